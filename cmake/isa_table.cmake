@@ -1,0 +1,41 @@
+# The ISA table: one row an instruction set, best first. To add one: write csrc/isa/<name>.cc, add its row.
+#
+#              name          architecture   CPU features it needs (csrc/cpu/features.cc)           compiler flags
+set(EDGEKERN_ISA_TABLE
+  "avx512_vnni | x86_64  | avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512_vnni | -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -Wno-uninitialized"
+  "avx_vnni    | x86_64  | avx2 fma f16c avx_vnni                                       | -mavx2 -mfma -mf16c -mavxvnni"
+  "avx2        | x86_64  | avx2 fma f16c                                                | -mavx2 -mfma -mf16c"
+  "scalar      | any     |                                                              | "
+)
+
+# Adds the rows for this architecture to `target` and writes isa_rows.h, the list that csrc/isa/table.cc reads.
+function(edgekern_add_isas target)
+  string(TOLOWER "${CMAKE_SYSTEM_PROCESSOR}" processor)
+  if(processor STREQUAL "amd64")
+    set(processor x86_64)
+  elseif(processor STREQUAL "arm64")
+    set(processor aarch64)
+  endif()
+  set(rows "")
+  foreach(row IN LISTS EDGEKERN_ISA_TABLE)
+    string(REPLACE "|" ";" fields "${row}")
+    list(GET fields 0 name)
+    list(GET fields 1 architecture)
+    list(GET fields 2 needs)
+    list(GET fields 3 flags)
+    foreach(field name architecture needs flags)
+      string(STRIP "${${field}}" ${field})
+    endforeach()
+    if(NOT architecture STREQUAL processor AND NOT architecture STREQUAL "any")
+      continue()
+    endif()
+    separate_arguments(flags)
+    set(source "${PROJECT_SOURCE_DIR}/csrc/isa/${name}.cc")
+    # Always optimised: the kernels rely on inlining to keep accumulators in registers and to export nothing.
+    set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS "-O3;${flags}")
+    target_sources(${target} PRIVATE "${source}")
+    string(APPEND rows "EK_ISA_ROW(${name}, \"${needs}\")\n")
+  endforeach()
+  file(CONFIGURE OUTPUT "${PROJECT_BINARY_DIR}/isa/isa_rows.h" CONTENT "${rows}")
+  target_include_directories(${target} PRIVATE "${PROJECT_BINARY_DIR}/isa")
+endfunction()

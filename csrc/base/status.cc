@@ -1,0 +1,31 @@
+#include "edgekern/edgekern.h"
+
+extern "C" const char* ek_status_message(ek_status status) {
+  switch (status) {
+    case EK_OK:
+      return "ok";
+    case EK_ERROR_NULL_POINTER:
+      return "a required pointer is NULL";
+    case EK_ERROR_SHAPE:
+      return "a size (m, n or k) is negative or too large";
+    case EK_ERROR_STRIDE:
+      return "a leading dimension is shorter than its row";
+    case EK_ERROR_DTYPE:
+      return "unknown dtype; expected f32, f16 or bf16";
+    case EK_ERROR_ACTIVATION:
+      return "unknown activation; expected none, relu, gelu, gelu_tanh or silu";
+    case EK_ERROR_PACKED:
+      return "not a packed matrix of this format (wrong magic, truncated, or not 64-byte aligned); pack it again";
+    case EK_ERROR_ISA:
+      return "this CPU cannot run that ISA, or EDGEKERN_ISA names an unknown one";
+    case EK_ERROR_WORKSPACE:
+      return "the workspace is smaller than the size asked for";
+    case EK_ERROR_VALUE:
+      return "a weight, scale or bias is NaN or infinite";
+    case EK_ERROR_OUT_OF_MEMORY:
+      return "out of memory";
+  }
+  return "unknown status";
+}
+
+extern "C" const char* ek_version(void) { return EDGEKERN_VERSION; }

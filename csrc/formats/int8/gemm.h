@@ -1,0 +1,240 @@
+// The multiplication: tiles of MR rows x NP panels, each in two steps.
+//
+//   accumulate   acc[m][n] = row_sum[m] - zero_point[m] * column_sum[n] + sum_k lhs[m][k] * rhs[n][k]
+//                All accumulators stay in registers for the whole of K; at the end they go to a tile in L1.
+//   finish       y = act(acc * lhs_scale[m] * rhs_scale[n] + bias[n]), from that tile straight to y.
+//
+// The tile between the two costs one store and one load an accumulator, 2 % at K = 384 and less beyond, and buys one
+// accumulate per tile shape instead of one per shape x dtype x activation.
+//
+// Register budget of accumulate: MR * NV accumulators (times PH), NV vectors of rhs, one Lhs (two vectors on AVX2).
+// PH > 1 sums every PH-th line separately: one row has too few accumulators to hide the latency of dot.
+#pragma once
+
+#include <string.h>
+
+#include "formats/int8/activation.h"
+#include "isa/kernels.h"
+#include "isa/tile.h"
+
+namespace edgekern::int8 {
+namespace {
+
+constexpr int kMaxRows = 8;
+constexpr int kMaxPanels = 4;
+constexpr int64_t kTileColumns = kMaxPanels * kPanelColumns;
+
+struct TileArgs {
+  const uint8_t* lhs;
+  int64_t lhs_stride;
+  const int8_t* rhs;
+  int64_t panel_bytes;
+  int64_t lines;
+  const int32_t* zero_point;
+  const int32_t* row_sum;
+  const int32_t* column_sum;
+  int32_t* tile;  // [MR][kTileColumns]
+};
+
+template <class Isa, int MR, int NP>
+void accumulate(const TileArgs& t) {
+  using I32 = typename Isa::I32;
+  constexpr int kVectors = kPanelColumns / Isa::kLanes;  // per line
+  constexpr int NV = NP * kVectors;
+  constexpr int PH = Isa::phases_at(MR, NP);
+  constexpr int64_t kStepBytes = kLineDepth * Isa::kLhsBytes;
+
+  I32 acc[PH][MR][NV];
+  unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
+    I32 column_sum = Isa::load_i32(t.column_sum + n * Isa::kLanes);
+    unroll<MR>([&](auto m) EK_LAMBDA_INLINE {
+      acc[0][m][n] = Isa::sub_i32(Isa::set_i32(t.row_sum[m]), Isa::mul_i32(Isa::set_i32(t.zero_point[m]), column_sum));
+      unroll<PH - 1>([&](auto ph) EK_LAMBDA_INLINE { acc[ph + 1][m][n] = Isa::set_i32(0); });
+    });
+  });
+
+  const uint8_t* lhs[MR];
+  unroll<MR>([&](auto m) EK_LAMBDA_INLINE { lhs[m] = t.lhs + m * t.lhs_stride; });
+  const int8_t* rhs[NP];
+  unroll<NP>([&](auto p) EK_LAMBDA_INLINE { rhs[p] = t.rhs + p * t.panel_bytes; });
+
+  auto line = [&](int64_t k, auto ph) EK_LAMBDA_INLINE {
+    typename Isa::Rhs w[NV];
+    unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
+      const int8_t* at = rhs[n / kVectors] + k * kLineBytes;
+      if constexpr (MR <= Isa::kStreamRows && n % kVectors == 0) __builtin_prefetch(at + Isa::kPrefetchBytes);
+      w[n] = Isa::load_rhs(at + n % kVectors * (kLineBytes / kVectors));
+    });
+    unroll<MR>([&](auto m) EK_LAMBDA_INLINE {
+      typename Isa::Lhs a = Isa::load_lhs(lhs[m] + k * kStepBytes);
+      unroll<NV>([&](auto n) EK_LAMBDA_INLINE { acc[ph][m][n] = Isa::dot(acc[ph][m][n], a, w[n]); });
+    });
+  };
+  int64_t k = 0;
+  for (; k + PH <= t.lines; k += PH) unroll<PH>([&](auto ph) EK_LAMBDA_INLINE { line(k + ph, ph); });
+  for (; k < t.lines; ++k) line(k, Index<0>{});
+
+  unroll<MR>([&](auto m) EK_LAMBDA_INLINE {
+    unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
+      unroll<PH - 1>([&](auto ph) EK_LAMBDA_INLINE { acc[0][m][n] = Isa::add_i32(acc[0][m][n], acc[ph + 1][m][n]); });
+      Isa::store_i32(t.tile + m * kTileColumns + n * Isa::kLanes, acc[0][m][n]);
+    });
+  });
+}
+
+// One tile on its way out: int32 sums, or float ones where K took several blocks.
+struct FinishArgs {
+  const GemmArgs& gemm;
+  const int32_t* tile;
+  const float* total;  // instead of tile when not nullptr
+  int64_t m0, rows, n0, columns;
+};
+
+template <class Isa, ek_dtype D, ek_activation A>
+void finish(const FinishArgs& f) {
+  using F32 = typename Isa::F32;
+  const GemmArgs& g = f.gemm;
+  for (int64_t m = 0; m < f.rows; ++m) {
+    F32 lhs_scale = Isa::set(g.lhs.scale[f.m0 + m]);
+    int64_t out = (f.m0 + m) * g.ld_y + f.n0;
+    for (int64_t n = 0; n < f.columns; n += Isa::kLanes) {
+      int64_t at = m * kTileColumns + n;
+      F32 sum = f.total != nullptr ? Isa::load(f.total + at) : Isa::to_f32(Isa::load_i32(f.tile + at));
+      F32 scale = Isa::mul(lhs_scale, Isa::load(g.rhs.scale + f.n0 + n));
+      F32 y = activate<Isa, A>(Isa::fma(sum, scale, Isa::load(g.rhs.bias + f.n0 + n)));
+      int64_t left = f.columns - n;
+      if (left >= Isa::kLanes) {
+        Isa::template store_as<D>(g.y, out + n, y);
+      } else {
+        Isa::template store_as<D>(g.y, out + n, y, left);
+      }
+    }
+  }
+}
+
+template <class Isa>
+void finish_integers(const FinishArgs& f) {
+  for (int64_t m = 0; m < f.rows; ++m)
+    memcpy(static_cast<int32_t*>(f.gemm.y) + (f.m0 + m) * f.gemm.ld_y + f.n0, f.tile + m * kTileColumns,
+           static_cast<size_t>(f.columns) * sizeof(int32_t));
+}
+
+using Finish = void (*)(const FinishArgs&);
+
+template <class Isa, ek_dtype D>
+Finish choose_finish(ek_activation activation) {
+  switch (activation) {
+    case EK_RELU:
+      return finish<Isa, D, EK_RELU>;
+    case EK_GELU:
+      return finish<Isa, D, EK_GELU>;
+    case EK_GELU_TANH:
+      return finish<Isa, D, EK_GELU_TANH>;
+    case EK_SILU:
+      return finish<Isa, D, EK_SILU>;
+    default:
+      return finish<Isa, D, EK_NONE>;
+  }
+}
+
+template <class Isa>
+Finish choose_finish(const GemmArgs& args) {
+  if (args.integers) return finish_integers<Isa>;
+  if (args.dtype == EK_F32) return choose_finish<Isa, EK_F32>(args.activation);
+  if (args.dtype == EK_F16) return choose_finish<Isa, EK_F16>(args.activation);
+  return choose_finish<Isa, EK_BF16>(args.activation);
+}
+
+using Accumulate = void (*)(const TileArgs&);
+
+// accumulate<Isa, rows, panels> for 1 <= rows <= Isa::kRows and panels 1, 2, 4 up to Isa::panels_at(rows).
+template <class Isa>
+struct AccumulateTable {
+  Accumulate at[Isa::kRows][3] = {};  // [rows - 1][log2(panels)]
+
+  constexpr AccumulateTable() {
+    unroll<Isa::kRows>([this](auto m) {
+      unroll<3>([this, m](auto log2) {
+        constexpr int kTileRows = decltype(m){} + 1, kTilePanels = 1 << decltype(log2){};
+        if constexpr (kTilePanels <= Isa::panels_at(kTileRows)) at[m][log2] = accumulate<Isa, kTileRows, kTilePanels>;
+      });
+    });
+  }
+};
+
+template <class Isa>
+void gemm(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
+  static_assert(Isa::kRows <= kMaxRows);
+  constexpr int64_t kBlockLines = kBlockDepth / kLineDepth;
+  alignas(64) int32_t tile[kMaxRows * kTileColumns];
+  alignas(64) float total[kMaxRows * kTileColumns];
+  static constexpr AccumulateTable<Isa> kAccumulate;
+  Finish finish_tile = choose_finish<Isa>(g);
+  int64_t panel_bytes = g.rhs.lines * kLineBytes;
+  for (int64_t p = p0; p < p1;) {
+    // Full panels for the height this block has; a tail of rows keeps them, a tail of panels halves them.
+    int64_t panels = Isa::panels_at(static_cast<int>(min_of(Isa::kRows, m1 - m0)));
+    while (panels > p1 - p) panels /= 2;
+    int64_t n0 = p * kPanelColumns;
+    for (int64_t m = m0; m < m1; m += Isa::kRows) {
+      int64_t rows = min_of(Isa::kRows, m1 - m);
+      Accumulate accumulate_tile = kAccumulate.at[rows - 1][panels / 2];  // 1, 2, 4 -> 0, 1, 2
+      FinishArgs f{g, tile, g.rhs.blocks > 1 ? total : nullptr, m, rows, n0, min_of(g.rhs.n - n0, panels * kPanelColumns)};
+      for (int64_t block = 0; block < g.rhs.blocks; ++block) {
+        int64_t line = block * kBlockLines;
+        accumulate_tile({g.lhs.data + m * g.lhs.stride + line * kLineDepth * Isa::kLhsBytes, g.lhs.stride,
+                         g.rhs.panels + p * panel_bytes + line * kLineBytes, panel_bytes,
+                         min_of(kBlockLines, g.rhs.lines - line), g.lhs.zero_point + m,
+                         g.lhs.row_sum + block * g.lhs.rows + m, g.rhs.column_sum + block * g.rhs.padded_n + n0, tile});
+        if (g.rhs.blocks > 1)
+          for (int64_t i = 0; i < rows * kTileColumns; ++i)
+            total[i] = (block == 0 ? 0.0f : total[i]) + static_cast<float>(tile[i]);
+      }
+      finish_tile(f);
+    }
+    p += panels;
+  }
+}
+
+// The ISA's ceiling: dot from registers, enough chains to hide its latency.
+template <class Isa>
+int64_t peak_macs(int64_t steps) {
+  constexpr int kChains = 10;
+  typename Isa::I32 acc[kChains];
+  unroll<kChains>([&](auto c) EK_LAMBDA_INLINE { acc[c] = Isa::set_i32(0); });
+  alignas(64) int8_t line[kLineBytes] = {1, 2, 3, 4, 5, 6, 7, 8};
+  typename Isa::Lhs a = Isa::load_lhs(reinterpret_cast<const uint8_t*>(line));
+  typename Isa::Rhs w = Isa::load_rhs(line);
+  for (int64_t i = 0; i < steps; ++i) {
+    unroll<kChains>([&](auto c) EK_LAMBDA_INLINE {
+      Isa::opaque(a);  // or the products, all alike, would be computed once
+      acc[c] = Isa::dot(acc[c], a, w);
+    });
+  }
+  unroll<kChains - 1>([&](auto c) EK_LAMBDA_INLINE { acc[0] = Isa::add_i32(acc[0], acc[c + 1]); });
+  volatile int32_t keep = Isa::reduce(acc[0]);
+  (void)keep;
+  return steps * kChains * Isa::kLanes * kLineDepth;
+}
+
+template <class Isa>
+uint64_t stream_read(const void* data, size_t size) {
+  constexpr int kStreams = 8;
+  constexpr size_t kVector = Isa::kLanes * sizeof(int32_t);
+  const char* p = static_cast<const char*>(data);
+  typename Isa::I32 acc[kStreams];
+  unroll<kStreams>([&](auto s) EK_LAMBDA_INLINE { acc[s] = Isa::set_i32(0); });
+  size_t i = 0;
+  for (; i + kStreams * kVector <= size; i += kStreams * kVector)
+    unroll<kStreams>([&](auto s) EK_LAMBDA_INLINE {
+      acc[s] = Isa::add_i32(acc[s], Isa::load_i32(reinterpret_cast<const int32_t*>(p + i + s * kVector)));
+    });
+  unroll<kStreams - 1>([&](auto s) EK_LAMBDA_INLINE { acc[0] = Isa::add_i32(acc[0], acc[s + 1]); });
+  uint64_t sum = static_cast<uint32_t>(Isa::reduce(acc[0]));
+  for (; i < size; ++i) sum += static_cast<unsigned char>(p[i]);
+  return sum;
+}
+
+}  // namespace
+
+}  // namespace edgekern::int8

@@ -1,0 +1,178 @@
+// Activations to u8, one scale and zero point a row: one pass for the range, one to round and store.
+//
+//   low = min(0, min x), high = max(0, max x), scale = (high - low) / 255, zero_point = round(-low / scale)
+//   q = clamp(round(x / scale) + zero_point, 0, 255)            round: half to even
+//
+// The range always holds 0, so that 0.0 (padding, ReLU output) is exact. x / scale is computed as x * (1 / scale): every
+// ISA does these same float operations, so q is the same bit for bit everywhere.
+#pragma once
+
+#include <string.h>
+
+#include "formats/int8/layout.h"
+#include "isa/kernels.h"
+#include "isa/tile.h"
+
+namespace edgekern::int8 {
+namespace {
+
+// Below this a row counts as zero: 1 / scale must stay finite.
+constexpr float kSmallestScale = 7.8886090522101181e-31f;  // 2^-100
+
+struct RowScale {
+  float scale, inverse;
+  int32_t zero_point;
+  bool zero;  // nothing to round: a zero row, or one with NaN or Inf (scale NaN turns its outputs into NaN)
+};
+
+EK_INLINE RowScale scale_of(float low, float high, bool finite) {
+  float scale = high / 255.0f - low / 255.0f;  // divided first: high - low may overflow
+  if (!finite) return {__builtin_nanf(""), 0.0f, 0, true};
+  if (!(scale >= kSmallestScale)) return {1.0f, 0.0f, 0, true};
+  float inverse = 1.0f / scale;
+  // Adding 1.5 * 2^23 leaves round-half-even(v) in the low mantissa bits, for |v| < 2^22.
+  float magic = -low * inverse + 12582912.0f;
+  int32_t bits;
+  memcpy(&bits, &magic, 4);
+  int32_t zero_point = bits - 0x4b400000;
+  return {scale, inverse, zero_point < 0 ? 0 : zero_point > 255 ? 255 : zero_point, false};
+}
+
+// kParts vectors from x[i...]; past k the lanes are zero and memory is not read.
+template <class Isa, ek_dtype D>
+EK_INLINE void load_parts(const void* x, int64_t i, int64_t k, typename Isa::F32 (&v)[Isa::kParts]) {
+  constexpr int64_t kBytes = D == EK_F32 ? 4 : 2;
+  constexpr int64_t kStep = Isa::kParts * Isa::kLanes;
+  if (i + kStep <= k) {
+    unroll<Isa::kParts>([&](auto part) EK_LAMBDA_INLINE { v[part] = Isa::template load_as<D>(x, i + part * Isa::kLanes); });
+    return;
+  }
+  alignas(64) char tail[kStep * kBytes] = {};
+  memcpy(tail, static_cast<const char*>(x) + i * kBytes, static_cast<size_t>((k - i) * kBytes));
+  unroll<Isa::kParts>([&](auto part) EK_LAMBDA_INLINE { v[part] = Isa::template load_as<D>(tail, part * Isa::kLanes); });
+}
+
+template <class Isa, ek_dtype D>
+RowScale find_range(const void* x, int64_t k) {
+  using F32 = typename Isa::F32;
+  constexpr int P = Isa::kParts;
+  F32 low[P], high[P], poison[P];
+  unroll<P>([&](auto p) EK_LAMBDA_INLINE { low[p] = high[p] = poison[p] = Isa::set(0.0f); });
+  for (int64_t i = 0; i < k; i += P * Isa::kLanes) {
+    F32 v[P];
+    load_parts<Isa, D>(x, i, k, v);
+    unroll<P>([&](auto p) EK_LAMBDA_INLINE {
+      low[p] = Isa::min(v[p], low[p]);  // a NaN in v is passed over here ...
+      high[p] = Isa::max(v[p], high[p]);
+      poison[p] = Isa::fma(v[p], Isa::set(0.0f), poison[p]);  // ... and sticks here, as Inf * 0 does
+    });
+  }
+  float lowest = 0.0f, highest = 0.0f, poisoned = 0.0f;
+  unroll<P>([&](auto p) EK_LAMBDA_INLINE {
+    float l = Isa::reduce_min(low[p]), h = Isa::reduce_max(high[p]);
+    lowest = l < lowest ? l : lowest;
+    highest = h > highest ? h : highest;
+    poisoned += Isa::reduce_add(poison[p]);
+  });
+  return scale_of(lowest, highest, poisoned == 0.0f);
+}
+
+// Rounds one row and hands each kStep bytes to store(bytes, i). A zero row is all zero bytes.
+template <class Isa, ek_dtype D, class Store>
+EK_INLINE void round_row(const void* x, int64_t k, const RowScale& row, Store&& store) {
+  constexpr int64_t kStep = Isa::kParts * Isa::kLanes;
+  typename Isa::F32 v[Isa::kParts], inverse = Isa::set(row.inverse);
+  typename Isa::I32 zero_point = Isa::set_i32(row.zero_point);
+  if (row.zero) {
+    unroll<Isa::kParts>([&](auto part) EK_LAMBDA_INLINE { v[part] = Isa::set(0.0f); });
+    for (int64_t i = 0; i < k; i += kStep) store(Isa::to_bytes(v, inverse, zero_point), i);
+    return;
+  }
+  for (int64_t i = 0; i < k; i += kStep) {
+    load_parts<Isa, D>(x, i, k, v);
+    store(Isa::to_bytes(v, inverse, zero_point), i);
+  }
+}
+
+// A store functor for round_row: this ISA's row layout, with its row sums by block of K.
+template <class Isa>
+struct LhsStore {
+  const LhsRows& out;
+  int64_t m;
+  typename Isa::I32 sum = Isa::set_i32(0);
+
+  EK_INLINE void operator()(typename Isa::Bytes bytes, int64_t i) {
+    if (i > 0 && i % kBlockDepth == 0) flush(i / kBlockDepth - 1);
+    Isa::store_lhs(out.data + m * out.stride + i * Isa::kLhsBytes, bytes, sum);
+  }
+  EK_INLINE void flush(int64_t block) {
+    out.row_sum[block * out.rows + m] = Isa::reduce(sum);
+    sum = Isa::set_i32(0);
+  }
+};
+
+template <class Isa, ek_dtype D>
+void quantize_as(const void* x, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsRows& out) {
+  constexpr int64_t kBytes = D == EK_F32 ? 4 : 2;
+  for (int64_t m = m0; m < m1; ++m) {
+    const char* row = static_cast<const char*>(x) + m * ld_x * kBytes;
+    RowScale scale = find_range<Isa, D>(row, k);
+    LhsStore<Isa> store{out, m};
+    round_row<Isa, D>(row, k, scale, store);
+    store.flush(max_of(0, ceil_div(k, kBlockDepth) - 1));
+    out.scale[m] = scale.scale;
+    out.zero_point[m] = scale.zero_point - Isa::kZeroOffset;
+  }
+}
+
+template <class Isa>
+void quantize(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsRows& out) {
+  if (dtype == EK_F32) return quantize_as<Isa, EK_F32>(x, ld_x, k, m0, m1, out);
+  if (dtype == EK_F16) return quantize_as<Isa, EK_F16>(x, ld_x, k, m0, m1, out);
+  return quantize_as<Isa, EK_BF16>(x, ld_x, k, m0, m1, out);
+}
+
+template <class Isa, ek_dtype D>
+void quantize_u8_as(const void* x, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, uint8_t* q, int64_t ld_q, float* scales,
+                    int32_t* zero_points) {
+  constexpr int64_t kBytes = D == EK_F32 ? 4 : 2;
+  constexpr int64_t kStep = Isa::kParts * Isa::kLanes;
+  for (int64_t m = m0; m < m1; ++m) {
+    const char* row = static_cast<const char*>(x) + m * ld_x * kBytes;
+    RowScale scale = find_range<Isa, D>(row, k);
+    round_row<Isa, D>(row, k, scale, [&](typename Isa::Bytes bytes, int64_t i) EK_LAMBDA_INLINE {
+      alignas(64) uint8_t step[kStep];
+      Isa::store_bytes(step, bytes);
+      memcpy(q + m * ld_q + i, step, static_cast<size_t>(min_of(kStep, k - i)));
+    });
+    scales[m] = scale.scale;
+    zero_points[m] = scale.zero_point;
+  }
+}
+
+template <class Isa>
+void quantize_u8(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, uint8_t* q, int64_t ld_q,
+                 float* scales, int32_t* zero_points) {
+  if (dtype == EK_F32) return quantize_u8_as<Isa, EK_F32>(x, ld_x, k, m0, m1, q, ld_q, scales, zero_points);
+  if (dtype == EK_F16) return quantize_u8_as<Isa, EK_F16>(x, ld_x, k, m0, m1, q, ld_q, scales, zero_points);
+  return quantize_u8_as<Isa, EK_BF16>(x, ld_x, k, m0, m1, q, ld_q, scales, zero_points);
+}
+
+template <class Isa>
+void load_u8(const uint8_t* q, int64_t ld_q, const int32_t* zero_point, int64_t k, int64_t m0, int64_t m1,
+             const LhsRows& out) {
+  constexpr int64_t kStep = Isa::kParts * Isa::kLanes;
+  for (int64_t m = m0; m < m1; ++m) {
+    LhsStore<Isa> store{out, m};
+    for (int64_t i = 0; i < k; i += kStep) {
+      alignas(64) uint8_t step[kStep] = {};
+      memcpy(step, q + m * ld_q + i, static_cast<size_t>(min_of(kStep, k - i)));
+      store(Isa::load_bytes(step), i);
+    }
+    store.flush(max_of(0, ceil_div(k, kBlockDepth) - 1));
+    out.zero_point[m] = zero_point[m] - Isa::kZeroOffset;
+  }
+}
+
+}  // namespace
+}  // namespace edgekern::int8

@@ -1,0 +1,151 @@
+// edgekern's C ABI: the only public header, and the only way into the native library.
+//
+// Rules that hold for every function here:
+//   * It returns an ek_status (or a plain value that cannot fail) and never throws.
+//   * It allocates nothing but the one thread pool you ask for: buffers and workspace are the caller's.
+//   * It keeps no state but the CPU probe, so it may be called from any number of threads at once.
+//   * Leading dimensions (ld_*) count elements, not bytes, and may exceed the row length.
+//   * Names: lhs = activations (M x K), rhs = weights (N x K), both row-major; "packed" = rhs in kernel order.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define EK_API __declspec(dllexport)
+#else
+#define EK_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// ---------------------------------------------------------------------------------------------- status
+
+typedef enum ek_status {
+  EK_OK = 0,
+  EK_ERROR_NULL_POINTER = 1,  // a required pointer is NULL
+  EK_ERROR_SHAPE = 2,         // a negative or too large m, n or k
+  EK_ERROR_STRIDE = 3,        // a leading dimension shorter than its row
+  EK_ERROR_DTYPE = 4,         // not one of ek_dtype
+  EK_ERROR_ACTIVATION = 5,    // not one of ek_activation
+  EK_ERROR_PACKED = 6,        // not a packed matrix of this format, or truncated, or misaligned (64 bytes)
+  EK_ERROR_ISA = 7,           // this CPU cannot run that ISA, or EDGEKERN_ISA names none
+  EK_ERROR_WORKSPACE = 8,     // workspace smaller than asked for
+  EK_ERROR_VALUE = 9,         // a weight or scale that is NaN or infinite
+  EK_ERROR_OUT_OF_MEMORY = 10
+} ek_status;
+
+// English, static storage, never NULL.
+EK_API const char* ek_status_message(ek_status status);
+EK_API const char* ek_version(void);  // "0.1.0"
+
+// ------------------------------------------------------------------------------------------- CPU and ISA
+
+// One row of the kernel table. Opaque, static, never freed.
+typedef struct ek_isa ek_isa;
+
+EK_API size_t ek_isa_count(void);                      // ISAs compiled into this library
+EK_API const ek_isa* ek_isa_at(size_t index);          // best first; NULL past the end
+EK_API const ek_isa* ek_isa_find(const char* name);    // NULL when no such ISA is compiled in
+EK_API const char* ek_isa_name(const ek_isa* isa);     // "scalar", "avx2", "avx_vnni", "avx512_vnni", ...
+EK_API int ek_isa_supported(const ek_isa* isa);        // 1 when this CPU and OS run it
+// Writes the CPU features this ISA needs and the CPU lacks ("avx512f avx512_vnni"), space separated, into buffer.
+// Returns the length the whole text has; empty when supported.
+EK_API size_t ek_isa_missing(const ek_isa* isa, char* buffer, size_t size);
+// The best supported ISA, or, when the environment variable EDGEKERN_ISA is set, the one it names (read at the first call).
+// EK_ERROR_ISA when that name is unknown or this CPU cannot run it.
+EK_API ek_status ek_isa_default(const ek_isa** isa);
+
+EK_API const char* ek_cpu_name(void);  // brand string, or "unknown"
+// CPU features found, space separated ("avx2 f16c fma"); same convention as ek_isa_missing.
+EK_API size_t ek_cpu_features(char* buffer, size_t size);
+
+// ---------------------------------------------------------------------------------------------- threading
+
+// How work is spread. The library owns no threads: the caller lends a parallel_for.
+//   parallel_for(context, n, task, arg) must call task(arg, begin, end) on disjoint ranges that cover [0, n), on any
+//   number of threads (one included), and return when all are done. It may run nested calls serially.
+typedef void (*ek_task)(void* arg, int64_t begin, int64_t end);
+typedef struct ek_parallel {
+  void (*parallel_for)(void* context, int64_t n, ek_task task, void* arg);
+  void* context;
+  int num_threads;  // how many threads parallel_for will use at most
+} ek_parallel;
+// Everywhere below, a NULL ek_parallel means: this thread only.
+
+// A small pool for programs that bring none. Threads sleep between calls. Not used under torch.
+typedef struct ek_pool ek_pool;
+EK_API ek_status ek_pool_create(int num_threads, ek_pool** pool);
+EK_API void ek_pool_destroy(ek_pool* pool);
+EK_API ek_parallel ek_pool_parallel(ek_pool* pool);
+
+// --------------------------------------------------------------------------------------------------- types
+
+typedef enum ek_dtype { EK_F32 = 0, EK_F16 = 1, EK_BF16 = 2 } ek_dtype;
+
+typedef enum ek_activation {
+  EK_NONE = 0,
+  EK_RELU = 1,
+  EK_GELU = 2,       // x/2 (1 + erf(x / sqrt 2))
+  EK_GELU_TANH = 3,  // the tanh approximation
+  EK_SILU = 4        // x / (1 + exp(-x))
+} ek_activation;
+
+// ---------------------------------------------------------------------------------------------- int8 (W8A8)
+//
+// y[m][n] = act( lhs_scale[m] * rhs_scale[n] * sum_k (q[m][k] - zero_point[m]) * w[n][k]  + bias[n] )
+//
+//   w  s8, symmetric per output channel; every s8 value is allowed, -128 too
+//   q  u8, one scale and zero point per row, found from that row at run time
+// The integer sum is exact and the same bit for bit on every ISA. A row that holds NaN or Inf gives a row of NaN.
+
+#define EK_INT8_MAX_K_EXACT 65536  // up to here the sum is one int32; beyond it is a float sum of exact int32 blocks
+
+// Canonical weights from floats: q[n][k] = round_half_even(w / scale[n]), scale[n] = max|w[n]| / 127 (1 for a zero row).
+EK_API ek_status ek_int8_quantize_rhs(int64_t n, int64_t k, const void* rhs, ek_dtype dtype, int64_t ld_rhs, int8_t* q,
+                                      int64_t ld_q, float* scale, const ek_parallel* parallel);
+
+// Bytes of a packed matrix; 0 for a shape that cannot be packed.
+EK_API size_t ek_int8_packed_size(int64_t n, int64_t k);
+// packed must be 64-byte aligned and ek_int8_packed_size(n, k) bytes. bias may be NULL.
+EK_API ek_status ek_int8_pack(int64_t n, int64_t k, const int8_t* q, int64_t ld_q, const float* scale,
+                              const float* bias, void* packed, const ek_parallel* parallel);
+typedef struct ek_int8_shape {
+  int64_t n, k;
+  int has_bias;
+} ek_int8_shape;
+EK_API ek_status ek_int8_describe(const void* packed, size_t packed_size, ek_int8_shape* shape);
+// The exact inverse of ek_int8_pack. bias may be NULL when not wanted.
+EK_API ek_status ek_int8_unpack(const void* packed, size_t packed_size, int8_t* q, int64_t ld_q, float* scale,
+                                float* bias, const ek_parallel* parallel);
+
+// Scratch that ek_int8_linear and ek_int8_matmul_s32 need for these sizes; no alignment asked. isa NULL = default.
+EK_API size_t ek_int8_workspace_size(const ek_isa* isa, int64_t m, int64_t k);
+
+// The whole layer in one parallel region: quantise lhs, multiply, scale, add bias, activate. y has lhs's dtype.
+EK_API ek_status ek_int8_linear(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m, const void* lhs,
+                                ek_dtype dtype, int64_t ld_lhs, void* y, int64_t ld_y, ek_activation activation,
+                                void* workspace, size_t workspace_size, const ek_parallel* parallel);
+
+// The two halves of ek_int8_linear, for tests and for integer pipelines.
+EK_API ek_status ek_int8_quantize_lhs(const ek_isa* isa, int64_t m, int64_t k, const void* lhs, ek_dtype dtype,
+                                      int64_t ld_lhs, uint8_t* q, int64_t ld_q, float* scale, int32_t* zero_point,
+                                      const ek_parallel* parallel);
+// acc[m][n] = sum_k (q[m][k] - zero_point[m]) * w[n][k]; K <= EK_INT8_MAX_K_EXACT.
+EK_API ek_status ek_int8_matmul_s32(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m,
+                                    const uint8_t* q, int64_t ld_q, const int32_t* zero_point, int32_t* acc,
+                                    int64_t ld_acc, void* workspace, size_t workspace_size,
+                                    const ek_parallel* parallel);
+
+// ------------------------------------------------------------------------------------- the machine's limits
+
+// Runs `steps` rounds of this ISA's int8 multiply-add from registers; returns the multiply-adds done, for timing.
+EK_API int64_t ek_peak_int8_macs(const ek_isa* isa, int64_t steps);
+// Reads bytes [data, data + size) with this ISA's widest loads; returns a checksum so that nothing is optimised away.
+EK_API uint64_t ek_stream_read(const ek_isa* isa, const void* data, size_t size);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,123 @@
+// 8-lane vectors for the 256-bit ISAs: everything in tile.h's vocabulary but the int8 product itself.
+#pragma once
+
+#include <immintrin.h>
+#include <string.h>
+
+#include "edgekern/edgekern.h"
+#include "isa/tile.h"
+
+namespace edgekern {
+namespace {
+
+struct Avx2Vectors {
+  using F32 = __m256;
+  using I32 = __m256i;
+  static constexpr int kLanes = 8;
+
+  // ------------------------------------------------------------------------------------------------- floats
+  static EK_INLINE F32 set(float v) { return _mm256_set1_ps(v); }
+  static EK_INLINE F32 load(const float* p) { return _mm256_loadu_ps(p); }
+  static EK_INLINE F32 add(F32 a, F32 b) { return _mm256_add_ps(a, b); }
+  static EK_INLINE F32 sub(F32 a, F32 b) { return _mm256_sub_ps(a, b); }
+  static EK_INLINE F32 mul(F32 a, F32 b) { return _mm256_mul_ps(a, b); }
+  static EK_INLINE F32 div(F32 a, F32 b) { return _mm256_div_ps(a, b); }
+  static EK_INLINE F32 fma(F32 a, F32 b, F32 c) { return _mm256_fmadd_ps(a, b, c); }
+  static EK_INLINE F32 min(F32 a, F32 b) { return _mm256_min_ps(a, b); }
+  static EK_INLINE F32 max(F32 a, F32 b) { return _mm256_max_ps(a, b); }
+  static EK_INLINE F32 round(F32 a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  // 2^n for a whole n in [-126, 127], built in the exponent field.
+  static EK_INLINE F32 pow2(F32 n) {
+    I32 biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+  }
+  static EK_INLINE F32 select_negative(F32 x, F32 if_negative, F32 otherwise) {
+    return _mm256_blendv_ps(otherwise, if_negative, x);
+  }
+  static EK_INLINE float reduce_add(F32 v) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+  }
+  static EK_INLINE float reduce_min(F32 v) {
+    __m128 s = _mm_min_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_min_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_min_ss(s, _mm_movehdup_ps(s)));
+  }
+  static EK_INLINE float reduce_max(F32 v) {
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+  }
+
+  template <ek_dtype D>
+  static EK_INLINE F32 load_as(const void* p, int64_t i) {
+    if constexpr (D == EK_F32) return _mm256_loadu_ps(static_cast<const float*>(p) + i);
+    __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(static_cast<const uint16_t*>(p) + i));
+    if constexpr (D == EK_F16) return _mm256_cvtph_ps(half);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+  }
+
+  template <ek_dtype D>
+  static EK_INLINE void store_as(void* p, int64_t i, F32 v) {
+    if constexpr (D == EK_F32) {
+      _mm256_storeu_ps(static_cast<float*>(p) + i, v);
+    } else {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(static_cast<uint16_t*>(p) + i), to_half<D>(v));
+    }
+  }
+  template <ek_dtype D>
+  static EK_INLINE void store_as(void* p, int64_t i, F32 v, int64_t count) {
+    constexpr int64_t kBytes = D == EK_F32 ? 4 : 2;
+    alignas(32) char whole[kLanes * kBytes];
+    store_as<D>(whole, 0, v);
+    memcpy(static_cast<char*>(p) + i * kBytes, whole, static_cast<size_t>(count * kBytes));
+  }
+
+  // ----------------------------------------------------------------------------------------------- integers
+  static EK_INLINE I32 set_i32(int32_t v) { return _mm256_set1_epi32(v); }
+  static EK_INLINE I32 load_i32(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static EK_INLINE void store_i32(int32_t* p, I32 v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  static EK_INLINE I32 add_i32(I32 a, I32 b) { return _mm256_add_epi32(a, b); }
+  static EK_INLINE I32 sub_i32(I32 a, I32 b) { return _mm256_sub_epi32(a, b); }
+  static EK_INLINE I32 mul_i32(I32 a, I32 b) { return _mm256_mullo_epi32(a, b); }
+  static EK_INLINE F32 to_f32(I32 a) { return _mm256_cvtepi32_ps(a); }
+  static EK_INLINE int32_t reduce(I32 v) {
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+  }
+
+  // ------------------------------------------------------------------------------- activations to u8, 32 a step
+  using Bytes = __m256i;
+  static constexpr int kParts = 4;
+
+  static EK_INLINE Bytes load_bytes(const uint8_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
+  static EK_INLINE void store_bytes(uint8_t* p, Bytes v) { _mm256_store_si256(reinterpret_cast<__m256i*>(p), v); }
+  static EK_INLINE Bytes to_bytes(const F32 (&x)[kParts], F32 inverse, I32 zero_point) {
+    auto rounded = [&](int i) EK_LAMBDA_INLINE {
+      return _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_mul_ps(x[i], inverse)), zero_point);
+    };
+    // Both packs saturate, which is the clamp to 0..255; they work in 128-bit halves, so dwords come out interleaved.
+    __m256i words01 = _mm256_packs_epi32(rounded(0), rounded(1)), words23 = _mm256_packs_epi32(rounded(2), rounded(3));
+    __m256i bytes = _mm256_packus_epi16(words01, words23);
+    return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  }
+
+ private:
+  template <ek_dtype D>
+  static EK_INLINE __m128i to_half(F32 v) {
+    if constexpr (D == EK_F16) return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
+    // bf16, half to even: add 0x7fff and the bit that will be last, then cut. NaN would overflow into Inf: it is set apart.
+    __m256i u = _mm256_castps_si256(v);
+    __m256i last = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    __m256i rounded = _mm256_add_epi32(u, _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff)));
+    __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
+    __m256i words = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, is_nan), 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  }
+};
+
+}  // namespace
+}  // namespace edgekern

@@ -1,0 +1,84 @@
+// The kernel table: what every ISA file exports, one constant of this type and nothing else.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "edgekern/edgekern.h"
+#include "formats/int8/layout.h"
+
+namespace edgekern {
+
+namespace int8 {
+
+// Quantised activations in the row layout of one ISA, in the caller's workspace.
+struct LhsRows {
+  uint8_t* data;        // row m starts at data + m * stride
+  int64_t stride;       // bytes
+  float* scale;         // [rows]
+  int32_t* zero_point;  // [rows], already less the ISA's kZeroOffset
+  int32_t* row_sum;     // [blocks of K][rows]: what the ISA's trick owes to each sum, see its file
+  int64_t rows;
+};
+
+// The packed matrix, as plain numbers and pointers (layout.h explains them).
+struct RhsPanels {
+  int64_t n, padded_n;
+  int64_t lines;      // of 4 k, per panel
+  int64_t blocks;     // of kBlockDepth
+  const int8_t* panels;
+  const int32_t* column_sum;  // [blocks][padded_n]
+  const float* scale;         // [padded_n]
+  const float* bias;          // [padded_n]
+};
+
+struct GemmArgs {
+  LhsRows lhs;
+  RhsPanels rhs;
+  void* y;       // of dtype, or int32 when integers is set
+  int64_t ld_y;  // elements
+  ek_dtype dtype;
+  ek_activation activation;
+  bool integers;  // store the int32 sums instead of finishing them
+};
+
+struct Kernels {
+  const char* gemm_name;
+  const char* gemv_name;  // the same template at M = 1
+  int64_t rows;           // tile rows: M is best split at multiples of this
+  int64_t lhs_bytes;      // bytes an activation takes in LhsRows
+  // Rows [m0, m1) of lhs, found at `x` with row 0 first, into out.
+  void (*quantize)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsRows& out);
+  // The same rows as plain u8, for integer pipelines; zero points in 0..255.
+  void (*quantize_u8)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, uint8_t* q,
+                      int64_t ld_q, float* scale, int32_t* zero_point);
+  // Rows that are u8 already.
+  void (*load_u8)(const uint8_t* q, int64_t ld_q, const int32_t* zero_point, int64_t k, int64_t m0, int64_t m1,
+                  const LhsRows& out);
+  // y[m0..m1) x panels [p0, p1).
+  void (*gemm)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);
+};
+
+}  // namespace int8
+
+struct Kernels {
+  int8::Kernels int8;
+  int64_t (*peak_int8_macs)(int64_t steps);
+  uint64_t (*stream_read)(const void* data, size_t size);
+};
+
+}  // namespace edgekern
+
+// One row of the ISA table (cmake/isa_table.cmake fills it, isa/table.cc holds it).
+struct ek_isa {
+  const char* name;
+  const char* needs;  // CPU features, space separated
+  const edgekern::Kernels* kernels;
+};
+
+namespace edgekern {
+
+// `isa` itself, or the default one when it is NULL; EK_ERROR_ISA when this CPU cannot run it.
+ek_status resolve_isa(const ek_isa* isa, const Kernels** kernels);
+
+}  // namespace edgekern

@@ -1,0 +1,28 @@
+// Fills a kernel table from one ISA's vocabulary. The last line of every ISA file uses it.
+#pragma once
+
+#include "formats/int8/gemm.h"
+#include "formats/int8/quantize.h"
+#include "isa/kernels.h"
+
+namespace edgekern {
+namespace {
+
+template <class Isa>
+constexpr Kernels kernels_of() {
+  return {
+      .int8 = {.gemm_name = Isa::kInt8GemmName,
+               .gemv_name = Isa::kInt8GemvName,
+               .rows = Isa::kRows,
+               .lhs_bytes = Isa::kLhsBytes,
+               .quantize = int8::quantize<Isa>,
+               .quantize_u8 = int8::quantize_u8<Isa>,
+               .load_u8 = int8::load_u8<Isa>,
+               .gemm = int8::gemm<Isa>},
+      .peak_int8_macs = int8::peak_macs<Isa>,
+      .stream_read = int8::stream_read<Isa>,
+  };
+}
+
+}  // namespace
+}  // namespace edgekern

@@ -1,0 +1,173 @@
+// Plain C++: runs on every CPU, and is the text to read before the vector files. 8 "lanes" in arrays; where the compiler
+// can vectorise for the baseline CPU it does.
+#include <string.h>
+
+#include "base/half.h"
+#include "edgekern/edgekern.h"
+#include "isa/kernels_of.h"
+#include "isa/tile.h"
+
+namespace edgekern {
+namespace {
+
+template <class T>
+struct Lanes {
+  T lane[8];
+};
+
+template <class T, class Op>
+EK_INLINE Lanes<T> map(Op&& op) {
+  Lanes<T> r;
+  for (int i = 0; i < 8; ++i) r.lane[i] = op(i);
+  return r;
+}
+
+// Half to even through the float adder: see scale_of in formats/int8/quantize.h. For |v| < 2^22.
+EK_INLINE int32_t round_even(float v) {
+  return static_cast<int32_t>(f32_to_bits(v + 12582912.0f)) - 0x4b400000;
+}
+
+struct Scalar {
+  static constexpr const char* kInt8GemmName = "int8_gemm_scalar";
+  static constexpr const char* kInt8GemvName = "int8_gemv_scalar";
+
+  using F32 = Lanes<float>;
+  using I32 = Lanes<int32_t>;
+  static constexpr int kLanes = 8;
+
+  // ------------------------------------------------------------------------------------------------- floats
+  static EK_INLINE F32 set(float v) { return map<float>([&](int) { return v; }); }
+  static EK_INLINE F32 load(const float* p) { return map<float>([&](int i) { return p[i]; }); }
+  static EK_INLINE F32 add(F32 a, F32 b) { return map<float>([&](int i) { return a.lane[i] + b.lane[i]; }); }
+  static EK_INLINE F32 sub(F32 a, F32 b) { return map<float>([&](int i) { return a.lane[i] - b.lane[i]; }); }
+  static EK_INLINE F32 mul(F32 a, F32 b) { return map<float>([&](int i) { return a.lane[i] * b.lane[i]; }); }
+  static EK_INLINE F32 div(F32 a, F32 b) { return map<float>([&](int i) { return a.lane[i] / b.lane[i]; }); }
+  static EK_INLINE F32 fma(F32 a, F32 b, F32 c) {
+    return map<float>([&](int i) { return a.lane[i] * b.lane[i] + c.lane[i]; });  // two roundings: no CPU promise here
+  }
+  static EK_INLINE F32 min(F32 a, F32 b) {
+    return map<float>([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
+  }
+  static EK_INLINE F32 max(F32 a, F32 b) {
+    return map<float>([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+  }
+  static EK_INLINE F32 round(F32 a) {
+    return map<float>([&](int i) { return static_cast<float>(round_even(a.lane[i])); });
+  }
+  static EK_INLINE F32 pow2(F32 n) {
+    return map<float>([&](int i) { return bits_to_f32(static_cast<uint32_t>(round_even(n.lane[i]) + 127) << 23); });
+  }
+  static EK_INLINE F32 select_negative(F32 x, F32 if_negative, F32 otherwise) {
+    return map<float>([&](int i) { return f32_to_bits(x.lane[i]) >> 31 ? if_negative.lane[i] : otherwise.lane[i]; });
+  }
+  static EK_INLINE float reduce_add(F32 v) {
+    float r = 0.0f;
+    for (float x : v.lane) r += x;
+    return r;
+  }
+  static EK_INLINE float reduce_min(F32 v) {
+    float r = v.lane[0];
+    for (float x : v.lane) r = x < r ? x : r;
+    return r;
+  }
+  static EK_INLINE float reduce_max(F32 v) {
+    float r = v.lane[0];
+    for (float x : v.lane) r = x > r ? x : r;
+    return r;
+  }
+
+  template <ek_dtype D>
+  static EK_INLINE F32 load_as(const void* p, int64_t at) {
+    return map<float>([&](int i) {
+      if constexpr (D == EK_F32) return static_cast<const float*>(p)[at + i];
+      uint16_t half;
+      memcpy(&half, static_cast<const char*>(p) + 2 * (at + i), 2);
+      return D == EK_F16 ? f16_to_f32(half) : bf16_to_f32(half);
+    });
+  }
+  template <ek_dtype D>
+  static EK_INLINE void store_as(void* p, int64_t at, F32 v) {
+    store_as<D>(p, at, v, kLanes);
+  }
+  template <ek_dtype D>
+  static EK_INLINE void store_as(void* p, int64_t at, F32 v, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      if constexpr (D == EK_F32) {
+        static_cast<float*>(p)[at + i] = v.lane[i];
+      } else {
+        static_cast<uint16_t*>(p)[at + i] = D == EK_F16 ? f32_to_f16(v.lane[i]) : f32_to_bf16(v.lane[i]);
+      }
+    }
+  }
+
+  // ----------------------------------------------------------------------------------------------- integers
+  static EK_INLINE I32 set_i32(int32_t v) { return map<int32_t>([&](int) { return v; }); }
+  static EK_INLINE I32 load_i32(const int32_t* p) {
+    return map<int32_t>([&](int i) {
+      int32_t v;
+      memcpy(&v, p + i, 4);  // stream_read gives any address
+      return v;
+    });
+  }
+  static EK_INLINE void store_i32(int32_t* p, I32 v) { memcpy(p, v.lane, sizeof(v.lane)); }
+  // Through unsigned: sums of peak and stream measurements may wrap.
+  static EK_INLINE I32 add_i32(I32 a, I32 b) {
+    return map<int32_t>([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.lane[i]) + static_cast<uint32_t>(b.lane[i])); });
+  }
+  static EK_INLINE I32 sub_i32(I32 a, I32 b) { return map<int32_t>([&](int i) { return a.lane[i] - b.lane[i]; }); }
+  static EK_INLINE I32 mul_i32(I32 a, I32 b) { return map<int32_t>([&](int i) { return a.lane[i] * b.lane[i]; }); }
+  static EK_INLINE F32 to_f32(I32 a) { return map<float>([&](int i) { return static_cast<float>(a.lane[i]); }); }
+  static EK_INLINE int32_t reduce(I32 v) {
+    uint32_t r = 0;
+    for (int32_t x : v.lane) r += static_cast<uint32_t>(x);
+    return static_cast<int32_t>(r);
+  }
+
+  // -------------------------------------------------------------------------------- activations to u8, 8 a step
+  using Bytes = Lanes<uint8_t>;
+  static constexpr int kParts = 1;
+
+  static EK_INLINE Bytes load_bytes(const uint8_t* p) { return map<uint8_t>([&](int i) { return p[i]; }); }
+  static EK_INLINE void store_bytes(uint8_t* p, Bytes v) { memcpy(p, v.lane, sizeof(v.lane)); }
+  static EK_INLINE Bytes to_bytes(const F32 (&x)[kParts], F32 inverse, I32 zero_point) {
+    return map<uint8_t>([&](int i) {
+      int32_t q = round_even(x[0].lane[i] * inverse.lane[i]) + zero_point.lane[i];
+      return static_cast<uint8_t>(q < 0 ? 0 : q > 255 ? 255 : q);
+    });
+  }
+
+  // -------------------------------------------------------------------------------------------- int8 product
+  struct Lhs {
+    int32_t q[4];
+  };
+  struct Rhs {
+    const int8_t* line;
+  };
+  static constexpr int kLhsBytes = 1;
+  static constexpr int32_t kZeroOffset = 0;
+
+  static constexpr int kRows = 2;
+  static constexpr int panels_at(int) { return 1; }
+  static constexpr int phases_at(int, int) { return 1; }
+  static constexpr int kStreamRows = 0;
+  static constexpr int64_t kPrefetchBytes = 0;
+
+  static EK_INLINE Lhs load_lhs(const uint8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
+  static EK_INLINE Rhs load_rhs(const int8_t* p) { return {p}; }
+  static EK_INLINE I32 dot(I32 acc, const Lhs& a, Rhs w) {
+    return map<int32_t>([&](int i) {
+      const int8_t* four = w.line + i * 4;
+      return acc.lane[i] + a.q[0] * four[0] + a.q[1] * four[1] + a.q[2] * four[2] + a.q[3] * four[3];
+    });
+  }
+  static EK_INLINE void opaque(Lhs& lhs) { __asm__ volatile("" : "+m"(lhs)); }
+
+  static EK_INLINE void store_lhs(uint8_t* p, Bytes q, I32&) { store_bytes(p, q); }
+};
+
+}  // namespace
+
+extern const Kernels kernels_scalar;
+constexpr Kernels kernels_scalar = kernels_of<Scalar>();
+
+}  // namespace edgekern

@@ -1,0 +1,55 @@
+// What an ISA must provide, and the one trick all kernels lean on.
+//
+// An ISA file defines one struct, its vocabulary, and instantiates the formats' kernel templates with it:
+//
+//   kLanes              32-bit lanes of a vector
+//   F32, I32            a vector of floats, of int32
+//   load, load_as<D>    F32 from memory as floats, or as dtype D        store_as<D>(p, i, v), store_as<D>(p, i, v, count)
+//   set, add, sub, mul, div, fma, min, max, round, pow2, select_negative, reduce_*   arithmetic on F32
+//   load_i32, store_i32, set_i32, add_i32, mul_i32, to_f32, reduce                    on I32
+//
+//   and for int8 (formats/int8):
+//   Lhs, Rhs            4 k of one row, spread over all columns; one vector of a packed line
+//   load_lhs, load_rhs, dot(acc, lhs, rhs)    acc[column] += sum over 4 k
+//   kLhsBytes           bytes that one activation takes in this ISA's row layout
+//   kZeroOffset         what the row layout subtracts from the u8 activation
+//   Bytes, kParts, to_bytes, store_lhs, load_bytes, store_bytes     kParts F32 vectors quantised to kParts * kLanes u8
+//   kRows, panels_at, phases_at               tile shape, see formats/int8/gemm.h
+//   opaque(lhs)         keeps the compiler from hoisting work on lhs out of a loop
+//
+// min and max must return the second operand when the first is NaN, as the x86 instructions do.
+//
+// Everything in an ISA file and in the templates it includes has internal linkage (anonymous namespaces) and no STL is
+// included: a function that two ISA files both emit under one name would be kept once by the linker, perhaps the copy
+// that this CPU cannot run. scripts/check_isa.py holds the built objects to that.
+#pragma once
+
+#include <stdint.h>
+
+#define EK_INLINE __attribute__((always_inline)) inline
+// On a lambda the attribute stands where `inline` is not allowed.
+#define EK_LAMBDA_INLINE __attribute__((always_inline))
+
+namespace edgekern {
+namespace {
+
+template <int I>
+struct Index {
+  constexpr operator int() const { return I; }
+};
+
+// unroll<N>(body) is body(0); body(1); ... with each index a compile-time constant, expanded before the optimiser runs.
+//
+// Why not a plain loop: accumulators live in an array acc[MR][NV], and gcc turns an array into registers only when every
+// index is already constant early on. After a loop that it unrolls itself it is too late: gcc 12 then keeps copies or
+// spills of every accumulator and the kernel runs at half the speed.
+template <int N, class Body>
+EK_INLINE constexpr void unroll(Body&& body) {
+  if constexpr (N > 0) {
+    unroll<N - 1>(body);
+    body(Index<N - 1>{});
+  }
+}
+
+}  // namespace
+}  // namespace edgekern
