@@ -32,7 +32,12 @@ function(edgekern_add_isas target)
     separate_arguments(flags)
     set(source "${PROJECT_SOURCE_DIR}/csrc/isa/${name}.cc")
     # Always optimised: the kernels rely on inlining to keep accumulators in registers and to export nothing.
-    set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS "-O3;${flags}")
+    # Under sanitizers less so: gcc takes minutes to unroll instrumented code.
+    set(optimise "-O$<IF:$<BOOL:${EDGEKERN_SANITIZE}>,1,3>")
+    # gcc: partial redundancy elimination and plain register assignment each put copies of accumulators into hot loops;
+    # without the one and with renaming in the other there are none (scripts/check_isa.py looks).
+    set(gcc "$<$<CXX_COMPILER_ID:GNU>:-fno-tree-pre;-frename-registers>")
+    set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS "${optimise};${gcc};${flags}")
     target_sources(${target} PRIVATE "${source}")
     string(APPEND rows "EK_ISA_ROW(${name}, \"${needs}\")\n")
   endforeach()

@@ -102,7 +102,7 @@ struct Avx512Vnni {
 
   static constexpr int kRows = 6;
   static constexpr int panels_at(int) { return 4; }
-  static constexpr int phases_at(int rows, int panels) { return rows * panels >= 12 ? 1 : rows * panels >= 8 ? 2 : 4; }
+  static constexpr int phases_at(int rows, int) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
   static constexpr int kStreamRows = 2;
   static constexpr int64_t kPrefetchBytes = 1024;
 

@@ -72,7 +72,8 @@ void accumulate(const TileArgs& t) {
   };
   int64_t k = 0;
   for (; k + PH <= t.lines; k += PH) unroll<PH>([&](auto ph) EK_LAMBDA_INLINE { line(k + ph, ph); });
-  for (; k < t.lines; ++k) line(k, Index<0>{});
+  if constexpr (PH > 1)
+    for (; k < t.lines; ++k) line(k, Index<0>{});
 
   unroll<MR>([&](auto m) EK_LAMBDA_INLINE {
     unroll<NV>([&](auto n) EK_LAMBDA_INLINE {

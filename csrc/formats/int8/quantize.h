@@ -97,13 +97,22 @@ EK_INLINE void round_row(const void* x, int64_t k, const RowScale& row, Store&& 
 // A store functor for round_row: this ISA's row layout, with its row sums by block of K.
 template <class Isa>
 struct LhsStore {
+  static constexpr int64_t kStep = Isa::kParts * Isa::kLanes;
   const LhsRows& out;
-  int64_t m;
+  int64_t m, k;
   typename Isa::I32 sum = Isa::set_i32(0);
 
   EK_INLINE void operator()(typename Isa::Bytes bytes, int64_t i) {
     if (i > 0 && i % kBlockDepth == 0) flush(i / kBlockDepth - 1);
+    if (i + kStep > k) bytes = pad(bytes, k - i);
     Isa::store_lhs(out.data + m * out.stride + i * Isa::kLhsBytes, bytes, sum);
+  }
+  // Past k the row holds what this ISA counts as zero, so that nothing is owed for lanes no line multiplies.
+  static EK_INLINE typename Isa::Bytes pad(typename Isa::Bytes bytes, int64_t used) {
+    alignas(64) uint8_t step[kStep];
+    Isa::store_bytes(step, bytes);
+    memset(step + used, Isa::kZeroOffset, static_cast<size_t>(kStep - used));
+    return Isa::load_bytes(step);
   }
   EK_INLINE void flush(int64_t block) {
     out.row_sum[block * out.rows + m] = Isa::reduce(sum);
@@ -117,7 +126,7 @@ void quantize_as(const void* x, int64_t ld_x, int64_t k, int64_t m0, int64_t m1,
   for (int64_t m = m0; m < m1; ++m) {
     const char* row = static_cast<const char*>(x) + m * ld_x * kBytes;
     RowScale scale = find_range<Isa, D>(row, k);
-    LhsStore<Isa> store{out, m};
+    LhsStore<Isa> store{out, m, k};
     round_row<Isa, D>(row, k, scale, store);
     store.flush(max_of(0, ceil_div(k, kBlockDepth) - 1));
     out.scale[m] = scale.scale;
@@ -163,7 +172,7 @@ void load_u8(const uint8_t* q, int64_t ld_q, const int32_t* zero_point, int64_t 
              const LhsRows& out) {
   constexpr int64_t kStep = Isa::kParts * Isa::kLanes;
   for (int64_t m = m0; m < m1; ++m) {
-    LhsStore<Isa> store{out, m};
+    LhsStore<Isa> store{out, m, k};
     for (int64_t i = 0; i < k; i += kStep) {
       alignas(64) uint8_t step[kStep] = {};
       memcpy(step, q + m * ld_q + i, static_cast<size_t>(min_of(kStep, k - i)));

@@ -1,0 +1,23 @@
+// Runs the tests; first says which ISAs this CPU can run, since the others are left out.
+#define DOCTEST_CONFIG_IMPLEMENT
+#include <doctest/doctest.h>
+#include <stdio.h>
+
+#include "edgekern/edgekern.h"
+
+int main(int argc, char** argv) {
+  printf("CPU: %s\n", ek_cpu_name());
+  for (size_t i = 0; i < ek_isa_count(); ++i) {
+    const ek_isa* isa = ek_isa_at(i);
+    char missing[256];
+    if (ek_isa_missing(isa, missing, sizeof(missing)) == 0) {
+      printf("  %-12s tested\n", ek_isa_name(isa));
+    } else {
+      printf("  %-12s SKIPPED: this CPU lacks %s\n", ek_isa_name(isa), missing);
+    }
+  }
+  doctest::Context context(argc, argv);
+  int result = context.run();
+  fflush(stdout);
+  return result;
+}

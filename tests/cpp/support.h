@@ -1,0 +1,107 @@
+// What the tests share: seeded data, aligned and guarded memory, and the packed matrix with its oracle's weights.
+#pragma once
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <random>
+#include <string>
+#include <vector>
+
+#include "edgekern/edgekern.h"
+
+namespace edgekern::test {
+
+inline std::vector<const ek_isa*> supported_isas() {
+  std::vector<const ek_isa*> isas;
+  for (size_t i = 0; i < ek_isa_count(); ++i)
+    if (ek_isa_supported(ek_isa_at(i))) isas.push_back(ek_isa_at(i));
+  return isas;
+}
+
+class Random {
+ public:
+  explicit Random(uint32_t seed) : engine_(seed) {}
+  template <class T>
+  std::vector<T> integers(int64_t count, int low, int high) {
+    std::uniform_int_distribution<int> draw(low, high);
+    std::vector<T> values(count);
+    for (T& v : values) v = static_cast<T>(draw(engine_));
+    return values;
+  }
+  std::vector<float> normals(int64_t count, float mean = 0, float deviation = 1) {
+    std::normal_distribution<float> draw(mean, deviation);
+    std::vector<float> values(count);
+    for (float& v : values) v = draw(engine_);
+    return values;
+  }
+
+ private:
+  std::mt19937 engine_;
+};
+
+// `size` bytes that end exactly where an unreadable page begins; and, with `front`, start right after one.
+class Guarded {
+ public:
+  explicit Guarded(size_t size, bool front = false) {
+    size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    size_t body = (size + page - 1) / page * page;
+    length_ = body + 2 * page;
+    base_ = static_cast<char*>(mmap(nullptr, length_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (base_ == MAP_FAILED) abort();
+    mprotect(base_, page, PROT_NONE);
+    mprotect(base_ + page + body, page, PROT_NONE);
+    data_ = front ? base_ + page : base_ + page + body - size;
+  }
+  Guarded(const void* from, size_t size) : Guarded(size) {
+    if (size > 0) memcpy(data_, from, size);
+  }
+  ~Guarded() { munmap(base_, length_); }
+  Guarded(const Guarded&) = delete;
+  Guarded& operator=(const Guarded&) = delete;
+  template <class T>
+  T* as() {
+    return reinterpret_cast<T*>(data_);
+  }
+
+ private:
+  char* base_;
+  char* data_;
+  size_t length_;
+};
+
+
+// Canonical weights and their packed form.
+struct Matrix {
+  int64_t n, k;
+  std::vector<int8_t> w;
+  std::vector<float> scale, bias;
+  std::vector<char> storage;
+  char* packed;
+  size_t size;
+
+  Matrix(int64_t n_, int64_t k_, std::vector<int8_t> w_, bool with_bias = true, uint32_t seed = 7)
+      : n(n_), k(k_), w(std::move(w_)) {
+    Random random(seed);
+    for (float v : random.normals(n)) scale.push_back(0.001f + 0.01f * v * v);
+    if (with_bias) bias = random.normals(n);
+    size = ek_int8_packed_size(n, k);
+    storage.resize(size + 64);
+    packed = storage.data() + (64 - reinterpret_cast<uintptr_t>(storage.data()) % 64) % 64;
+    status = ek_int8_pack(n, k, w.data(), k, scale.data(), with_bias ? bias.data() : nullptr, packed, nullptr);
+  }
+  static Matrix random(int64_t n, int64_t k, uint32_t seed, bool with_bias = true) {
+    return Matrix(n, k, Random(seed).integers<int8_t>(n * k, -128, 127), with_bias, seed);
+  }
+  const float* bias_or_null() const { return bias.empty() ? nullptr : bias.data(); }
+  ek_status status;
+};
+
+inline std::vector<char> workspace(const ek_isa* isa, int64_t m, int64_t k) {
+  return std::vector<char>(ek_int8_workspace_size(isa, m, k));
+}
+
+}  // namespace edgekern::test

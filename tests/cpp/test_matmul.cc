@@ -1,0 +1,103 @@
+// The integers: every ISA gives the reference's sums, bit for bit.
+#include <doctest/doctest.h>
+
+#include "formats/int8/reference.h"
+#include "support.h"
+
+using namespace edgekern;
+using namespace edgekern::test;
+
+namespace {
+
+std::vector<int32_t> matmul(const ek_isa* isa, const Matrix& rhs, int64_t m, const std::vector<uint8_t>& q,
+                            const std::vector<int32_t>& zero_point, const ek_parallel* parallel = nullptr) {
+  std::vector<int32_t> acc(m * rhs.n);
+  std::vector<char> scratch = workspace(isa, m, rhs.k);
+  ek_status status = ek_int8_matmul_s32(isa, rhs.packed, rhs.size, m, q.data(), rhs.k, zero_point.data(), acc.data(), rhs.n,
+                                        scratch.data(), scratch.size(), parallel);
+  REQUIRE_MESSAGE(status == EK_OK, ek_status_message(status));
+  return acc;
+}
+
+void check(const Matrix& rhs, int64_t m, const std::vector<uint8_t>& q, const std::vector<int32_t>& zero_point) {
+  std::vector<int64_t> wanted =
+      int8::reference::matmul(m, rhs.n, rhs.k, q.data(), zero_point.data(), rhs.w.data());
+  for (const ek_isa* isa : supported_isas()) {
+    std::vector<int32_t> got = matmul(isa, rhs, m, q, zero_point);
+    bool equal = std::equal(got.begin(), got.end(), wanted.begin(), wanted.end());
+    CHECK_MESSAGE(equal, ek_isa_name(isa), " m=", m, " n=", rhs.n, " k=", rhs.k);
+  }
+}
+
+void check_random(int64_t m, int64_t n, int64_t k) {
+  uint32_t seed = static_cast<uint32_t>(m * 1000003 + n * 1009 + k);
+  Random random(seed);
+  check(Matrix::random(n, k, seed), m, random.integers<uint8_t>(m * k, 0, 255), random.integers<int32_t>(m, 0, 255));
+}
+
+}  // namespace
+
+TEST_CASE("matmul: every row tail, and one row") {
+  for (int64_t m = 1; m <= 17; ++m) check_random(m, 80, 67);
+}
+
+TEST_CASE("matmul: every column tail") {
+  for (int64_t n = 1; n <= 66; ++n) check_random(3, n, 20);
+}
+
+TEST_CASE("matmul: every depth tail") {
+  for (int64_t k = 0; k <= 70; ++k) check_random(2, 17, k);
+}
+
+TEST_CASE("matmul: shapes with several groups of panels and several tiles") {
+  for (int64_t m : {1, 2, 6, 7, 25})
+    for (int64_t n : {63, 65, 130, 200})
+      for (int64_t k : {31, 129, 260}) check_random(m, n, k);
+}
+
+TEST_CASE("matmul: extreme values do not saturate or wrap") {
+  for (int weight : {-128, -127, -1, 0, 1, 127})
+    for (int activation : {0, 1, 127, 128, 129, 255})
+      for (int zero_point : {0, 1, 127, 128, 255}) {
+        Matrix rhs(18, 70, std::vector<int8_t>(18 * 70, static_cast<int8_t>(weight)));
+        check(rhs, 5, std::vector<uint8_t>(5 * 70, static_cast<uint8_t>(activation)), std::vector<int32_t>(5, zero_point));
+      }
+}
+
+TEST_CASE("matmul: alternating extremes, neighbours that add up and that cancel") {
+  for (int period : {1, 2, 4})
+    for (bool flip : {false, true}) {
+      std::vector<int8_t> w(33 * 96);
+      std::vector<uint8_t> q(7 * 96);
+      for (size_t i = 0; i < w.size(); ++i) w[i] = (i % 96 / period % 2 == 0) != flip ? int8_t{127} : int8_t{-128};
+      for (size_t i = 0; i < q.size(); ++i) q[i] = i % 96 / period % 2 == 0 ? 255 : 0;
+      check(Matrix(33, 96, w), 7, q, {0, 255, 128, 127, 1, 254, 77});
+    }
+}
+
+TEST_CASE("matmul: the deepest exact sum") {
+  constexpr int64_t k = EK_INT8_MAX_K_EXACT;
+  for (int weight : {-128, 127})
+    for (int activation : {0, 255}) {
+      Matrix rhs(3, k, std::vector<int8_t>(3 * k, static_cast<int8_t>(weight)));
+      check(rhs, 2, std::vector<uint8_t>(2 * k, static_cast<uint8_t>(activation)), {0, 255});
+    }
+}
+
+TEST_CASE("matmul: strided activations and sums") {
+  constexpr int64_t m = 9, n = 37, k = 45, ld_q = 61, ld_acc = 50;
+  Random random(11);
+  Matrix rhs = Matrix::random(n, k, 11);
+  std::vector<uint8_t> wide = random.integers<uint8_t>(m * ld_q, 0, 255), q;
+  std::vector<int32_t> zero_point = random.integers<int32_t>(m, 0, 255);
+  for (int64_t i = 0; i < m; ++i) q.insert(q.end(), wide.begin() + i * ld_q, wide.begin() + i * ld_q + k);
+  std::vector<int64_t> wanted = int8::reference::matmul(m, n, k, q.data(), zero_point.data(), rhs.w.data());
+  for (const ek_isa* isa : supported_isas()) {
+    std::vector<int32_t> acc(m * ld_acc, -1);
+    std::vector<char> scratch = workspace(isa, m, k);
+    REQUIRE(ek_int8_matmul_s32(isa, rhs.packed, rhs.size, m, wide.data(), ld_q, zero_point.data(), acc.data(), ld_acc,
+                               scratch.data(), scratch.size(), nullptr) == EK_OK);
+    for (int64_t i = 0; i < m; ++i)
+      for (int64_t j = 0; j < ld_acc; ++j) CHECK(acc[i * ld_acc + j] == (j < n ? wanted[i * n + j] : -1));
+  }
+}

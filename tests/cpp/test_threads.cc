@@ -1,0 +1,101 @@
+// Threads change when things happen, never what comes out.
+#include <doctest/doctest.h>
+#include <sys/wait.h>
+
+#include <atomic>
+#include <thread>
+
+#include "support.h"
+
+using namespace edgekern;
+using namespace edgekern::test;
+
+namespace {
+
+std::vector<float> linear(const Matrix& rhs, int64_t m, const std::vector<float>& x, const ek_parallel* parallel) {
+  std::vector<float> y(m * rhs.n);
+  std::vector<char> scratch = workspace(nullptr, m, rhs.k);
+  REQUIRE(ek_int8_linear(nullptr, rhs.packed, rhs.size, m, x.data(), EK_F32, rhs.k, y.data(), rhs.n, EK_GELU, scratch.data(),
+                         scratch.size(), parallel) == EK_OK);
+  return y;
+}
+
+struct Pool {
+  explicit Pool(int threads) { REQUIRE(ek_pool_create(threads, &pool) == EK_OK); }
+  ~Pool() { ek_pool_destroy(pool); }
+  ek_parallel parallel() const { return ek_pool_parallel(pool); }
+  ek_pool* pool = nullptr;
+};
+
+}  // namespace
+
+TEST_CASE("threads: the same bits for one to five threads") {
+  for (int64_t m : {1, 5, 64, 200}) {
+    Matrix rhs = Matrix::random(500, 600, 1);
+    std::vector<float> x = Random(2).normals(m * 600);
+    std::vector<float> wanted = linear(rhs, m, x, nullptr);
+    for (int threads = 1; threads <= 5; ++threads) {
+      Pool pool(threads);
+      ek_parallel parallel = pool.parallel();
+      for (int repeat = 0; repeat < 3; ++repeat) CHECK(linear(rhs, m, x, &parallel) == wanted);
+    }
+  }
+}
+
+TEST_CASE("threads: parallel packing packs the same bytes") {
+  Matrix rhs = Matrix::random(333, 77, 4);
+  Pool pool(3);
+  ek_parallel parallel = pool.parallel();
+  Guarded packed(rhs.size, true);
+  REQUIRE(ek_int8_pack(333, 77, rhs.w.data(), 77, rhs.scale.data(), rhs.bias.data(), packed.as<char>(), &parallel) == EK_OK);
+  CHECK(memcmp(packed.as<char>(), rhs.packed, rhs.size) == 0);
+}
+
+TEST_CASE("threads: a pool that runs everything on one thread, in one range or many") {
+  // What torch does inside another parallel region, and what a pool with fewer free threads does.
+  auto whole = [](void*, int64_t n, ek_task task, void* arg) { task(arg, 0, n); };
+  auto one_by_one = [](void*, int64_t n, ek_task task, void* arg) {
+    for (int64_t i = 0; i < n; ++i) task(arg, i, i + 1);
+  };
+  Matrix rhs = Matrix::random(300, 400, 5);
+  std::vector<float> x = Random(6).normals(32 * 400), wanted = linear(rhs, 32, x, nullptr);
+  for (auto* run : {+whole, +one_by_one}) {
+    ek_parallel parallel{run, nullptr, 4};
+    CHECK(linear(rhs, 32, x, &parallel) == wanted);
+  }
+}
+
+TEST_CASE("threads: several callers share one pool") {
+  Matrix rhs = Matrix::random(400, 500, 7);
+  std::vector<float> x = Random(8).normals(20 * 500), wanted = linear(rhs, 20, x, nullptr);
+  Pool pool(2);
+  ek_parallel parallel = pool.parallel();
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 4; ++i)
+    callers.emplace_back([&] {
+      for (int repeat = 0; repeat < 10; ++repeat) wrong += linear(rhs, 20, x, &parallel) != wanted;
+    });
+  for (std::thread& caller : callers) caller.join();
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("threads: a forked child works on without the pool's workers") {
+  Matrix rhs = Matrix::random(300, 400, 9);
+  std::vector<float> x = Random(10).normals(32 * 400), wanted = linear(rhs, 32, x, nullptr);
+  Pool pool(2);
+  ek_parallel parallel = pool.parallel();
+  CHECK(linear(rhs, 32, x, &parallel) == wanted);
+  pid_t child = fork();
+  if (child == 0) _exit(linear(rhs, 32, x, &parallel) == wanted ? 0 : 1);
+  int status = -1;
+  waitpid(child, &status, 0);
+  CHECK(status == 0);
+}
+
+TEST_CASE("threads: bad pools are refused") {
+  ek_pool* pool = nullptr;
+  CHECK(ek_pool_create(0, &pool) == EK_ERROR_SHAPE);
+  CHECK(ek_pool_create(2, nullptr) == EK_ERROR_NULL_POINTER);
+  ek_pool_destroy(nullptr);
+}
