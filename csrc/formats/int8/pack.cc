@@ -5,6 +5,7 @@
 #include <atomic>
 
 #include "base/half.h"
+#include "base/huge_pages.h"
 #include "base/parallel.h"
 #include "formats/int8/layout.h"
 
@@ -128,6 +129,7 @@ extern "C" ek_status ek_int8_pack(int64_t n, int64_t k, const int8_t* q, int64_t
   if (reinterpret_cast<uintptr_t>(packed) % 64 != 0) return EK_ERROR_PACKED;
   if (!all_finite(scale, n) || (bias != nullptr && !all_finite(bias, n))) return EK_ERROR_VALUE;
   Layout layout{n, k};
+  advise_huge_pages(packed, static_cast<size_t>(layout.bytes()));
   Header header{};
   memcpy(header.magic, kMagic, sizeof(kMagic));
   header.n = n;
