@@ -1,0 +1,188 @@
+// The int8 format over NumPy arrays. edgekern/kernels.py is the public face: it folds leading dimensions, allocates
+// aligned memory and documents; every check that guards memory is here.
+#include "int8.h"
+
+#include "arrays.h"
+#include "status.h"
+#include "threads.h"
+#include "workspace.h"
+#include "edgekern/edgekern.h"
+
+namespace edgekern {
+namespace {
+
+// Runs call(parallel) without the GIL, on this process's threads.
+template <class Call>
+ek_status run(Call&& call) {
+  py::gil_scoped_release nogil;
+  Threads threads;
+  ek_status status = call(threads.parallel());
+  threads.check();
+  return status;
+}
+
+const ek_isa* isa_of(const py::object& isa) {
+  if (isa.is_none()) return isa_named(nullptr);
+  if (!py::isinstance<py::str>(isa)) throw py::type_error(text("isa must be a name or None, got ", describe(isa)));
+  return isa_named(isa.cast<std::string>().c_str());
+}
+
+ek_int8_shape shape_of(const py::array& packed) {
+  ek_int8_shape shape;
+  if (ek_int8_describe(packed.data(), packed.nbytes(), &shape) != EK_OK) {
+    throw py::value_error(text("packed (", packed.nbytes(), " bytes) holds no packed int8 matrix of this version, or a "
+                               "truncated one; make it with int8_pack"));
+  }
+  return shape;
+}
+
+void expect_columns(const char* name, int64_t got, const ek_int8_shape& shape) {
+  if (got == shape.k) return;
+  throw py::value_error(text(name, " must have ", shape.k, " columns (what packed was made for), got ", got));
+}
+
+py::tuple quantize_rhs(const py::object& weight, const py::object& dtype) {
+  FloatMatrix rhs = float_matrix(weight, dtype, "weight");
+  py::array_t<int8_t> q({rhs.rows, rhs.cols});
+  py::array_t<float> scale(rhs.rows);
+  int8_t* q_data = q.mutable_data();
+  float* scale_data = scale.mutable_data();
+  ek_status status = run([&](const ek_parallel* parallel) {
+    return ek_int8_quantize_rhs(rhs.rows, rhs.cols, rhs.data(), rhs.dtype, rhs.ld, q_data, rhs.cols, scale_data,
+                                parallel);
+  });
+  if (status == EK_ERROR_VALUE) {
+    throw py::value_error("weight must be finite, got NaN or Inf; numpy.isfinite(weight) finds where");
+  }
+  check(status, "int8_quantize");
+  return py::make_tuple(q, scale);
+}
+
+size_t packed_size(int64_t n, int64_t k) {
+  size_t size = ek_int8_packed_size(n, k);
+  if (size == 0) throw py::value_error(text("a matrix of ", n, " x ", k, " is negative or too large to pack"));
+  return size;
+}
+
+void pack(const py::object& q_object, const py::object& scale_object, const py::object& bias_object,
+          const py::object& out) {
+  py::array q = array_of<int8_t>(q_object, "q", 2);
+  py::array scale = array_of<float>(scale_object, "scale", 1), bias;
+  if (!bias_object.is_none()) bias = array_of<float>(bias_object, "bias", 1);
+  const int64_t n = q.shape(0), k = q.shape(1);
+  if (scale.size() != n) throw py::value_error(text("scale must have ", n, " values, one a row of q; got ", scale.size()));
+  if (!bias_object.is_none() && bias.size() != n) {
+    throw py::value_error(text("bias must have ", n, " values, one a row of q; got ", bias.size()));
+  }
+  py::array packed = packed_bytes(out);
+  if (static_cast<size_t>(packed.nbytes()) != packed_size(n, k)) {
+    throw py::value_error(text("out must have ", packed_size(n, k), " bytes, got ", packed.nbytes()));
+  }
+  const float* bias_data = bias_object.is_none() ? nullptr : static_cast<const float*>(bias.data());
+  ek_status status = run([&](const ek_parallel* parallel) {
+    return ek_int8_pack(n, k, static_cast<const int8_t*>(q.data()), leading_dimension(q),
+                        static_cast<const float*>(scale.data()), bias_data, packed.mutable_data(), parallel);
+  });
+  if (status == EK_ERROR_VALUE) throw py::value_error("scale must be finite, got NaN or Inf");
+  check(status, "int8_pack");
+}
+
+py::tuple describe_packed(const py::object& packed_object) {
+  ek_int8_shape shape = shape_of(packed_bytes(packed_object));
+  return py::make_tuple(shape.n, shape.k, shape.has_bias != 0);
+}
+
+py::tuple unpack(const py::object& packed_object) {
+  py::array packed = packed_bytes(packed_object);
+  ek_int8_shape shape = shape_of(packed);
+  py::array_t<int8_t> q({shape.n, shape.k});
+  py::array_t<float> scale(shape.n), bias(shape.n);
+  int8_t* q_data = q.mutable_data();
+  float *scale_data = scale.mutable_data(), *bias_data = shape.has_bias ? bias.mutable_data() : nullptr;
+  check(run([&](const ek_parallel* parallel) {
+          return ek_int8_unpack(packed.data(), packed.nbytes(), q_data, shape.k, scale_data, bias_data, parallel);
+        }),
+        "int8_unpack");
+  return py::make_tuple(q, scale, shape.has_bias ? py::object(bias) : py::none());
+}
+
+py::array linear(const py::object& x, const py::object& packed_object, int activation, const py::object& isa_object,
+                 const py::object& dtype) {
+  FloatMatrix lhs = float_matrix(x, dtype, "x");
+  py::array packed = packed_bytes(packed_object);
+  ek_int8_shape shape = shape_of(packed);
+  expect_columns("x", lhs.cols, shape);
+  const ek_isa* isa = isa_of(isa_object);
+  py::array y(lhs.array.dtype(), {lhs.rows, shape.n});
+  void* y_data = y.mutable_data();
+  check(run([&](const ek_parallel* parallel) {
+          Workspace workspace(ek_int8_workspace_size(isa, lhs.rows, lhs.cols));
+          return ek_int8_linear(isa, packed.data(), packed.nbytes(), lhs.rows, lhs.data(), lhs.dtype, lhs.ld, y_data,
+                                shape.n, static_cast<ek_activation>(activation), workspace.data(), workspace.size(),
+                                parallel);
+        }),
+        "int8_linear");
+  return y;
+}
+
+py::tuple quantize_lhs(const py::object& x, const py::object& isa_object, const py::object& dtype) {
+  FloatMatrix lhs = float_matrix(x, dtype, "x");
+  const ek_isa* isa = isa_of(isa_object);
+  py::array_t<uint8_t> q({lhs.rows, lhs.cols});
+  py::array_t<float> scale(lhs.rows);
+  py::array_t<int32_t> zero_point(lhs.rows);
+  uint8_t* q_data = q.mutable_data();
+  float* scale_data = scale.mutable_data();
+  int32_t* zero_data = zero_point.mutable_data();
+  check(run([&](const ek_parallel* parallel) {
+          return ek_int8_quantize_lhs(isa, lhs.rows, lhs.cols, lhs.data(), lhs.dtype, lhs.ld, q_data, lhs.cols,
+                                      scale_data, zero_data, parallel);
+        }),
+        "int8_quantize_lhs");
+  return py::make_tuple(q, scale, zero_point);
+}
+
+py::array matmul(const py::object& q_object, const py::object& zero_point_object, const py::object& packed_object,
+                 const py::object& isa_object) {
+  py::array q = array_of<uint8_t>(q_object, "q", 2);
+  py::array zero_point = array_of<int32_t>(zero_point_object, "zero_point", 1);
+  py::array packed = packed_bytes(packed_object);
+  ek_int8_shape shape = shape_of(packed);
+  expect_columns("q", q.shape(1), shape);
+  if (shape.k > EK_INT8_MAX_K_EXACT) {
+    throw py::value_error(text("packed must have at most ", EK_INT8_MAX_K_EXACT, " columns for one exact int32 sum, got ",
+                               shape.k, "; int8_linear takes more"));
+  }
+  const int64_t m = q.shape(0);
+  if (zero_point.size() != m) {
+    throw py::value_error(text("zero_point must have ", m, " values, one a row of q; got ", zero_point.size()));
+  }
+  const ek_isa* isa = isa_of(isa_object);
+  py::array_t<int32_t> acc({m, shape.n});
+  int32_t* acc_data = acc.mutable_data();
+  check(run([&](const ek_parallel* parallel) {
+          Workspace workspace(ek_int8_workspace_size(isa, m, shape.k));
+          return ek_int8_matmul_s32(isa, packed.data(), packed.nbytes(), m, static_cast<const uint8_t*>(q.data()),
+                                    leading_dimension(q), static_cast<const int32_t*>(zero_point.data()), acc_data,
+                                    shape.n, workspace.data(), workspace.size(), parallel);
+        }),
+        "int8_matmul");
+  return acc;
+}
+
+}  // namespace
+
+void bind_int8(py::module_& core) {
+  const py::none none;
+  core.def("int8_quantize_rhs", quantize_rhs, py::arg("weight"), py::arg("dtype") = none);
+  core.def("int8_packed_size", packed_size, py::arg("n"), py::arg("k"));
+  core.def("int8_pack", pack, py::arg("q"), py::arg("scale"), py::arg("bias"), py::arg("out"));
+  core.def("int8_describe", describe_packed, py::arg("packed"));
+  core.def("int8_unpack", unpack, py::arg("packed"));
+  core.def("int8_linear", linear, py::arg("x"), py::arg("packed"), py::arg("activation"), py::arg("isa") = none,
+           py::arg("dtype") = none);
+  core.def("int8_quantize_lhs", quantize_lhs, py::arg("x"), py::arg("isa") = none, py::arg("dtype") = none);
+  core.def("int8_matmul", matmul, py::arg("q"), py::arg("zero_point"), py::arg("packed"), py::arg("isa") = none);
+}
+
+}  // namespace edgekern

@@ -1,0 +1,222 @@
+// The torch op edgekern::int8_linear: checks its tensors, lends the library torch's memory and threads, makes y.
+//
+// Cost decides the shape of this file: a 64x64 layer computes for a tenth of the time its dispatch takes, so the op
+// makes about a dozen shim calls of some nanoseconds each and one allocation, y.
+#include "torch_ops.h"
+
+#include <cstddef>
+#include <sstream>
+
+#include "status.h"
+#include "threads.h"
+#include "torch_shim.h"
+#include "workspace.h"
+#include "edgekern/edgekern.h"
+
+namespace edgekern {
+
+TorchShim torch_shim{};
+
+namespace {
+
+constexpr int64_t kMaxDim = 64;  // torch's own limit
+constexpr size_t kPackedAlignment = 64;
+
+// dtype codes and device of the running torch, asked once.
+struct TorchCodes {
+  int32_t float32, float16, bfloat16, uint8, cpu;
+} codes;
+
+[[noreturn]] void fail(const std::string& message) {
+  throw std::invalid_argument("edgekern.int8_linear: " + message);
+}
+
+// A borrowed look at a tensor's metadata.
+struct View {
+  int64_t dim;
+  int64_t* sizes;
+  int64_t* strides;
+  int32_t dtype;
+
+  explicit View(const TensorHandle& tensor) {
+    check_torch(torch_shim.dim(tensor.get(), &dim), "read a tensor's dim");
+    check_torch(torch_shim.sizes(tensor.get(), &sizes), "read a tensor's sizes");
+    check_torch(torch_shim.strides(tensor.get(), &strides), "read a tensor's strides");
+    check_torch(torch_shim.dtype(tensor.get(), &dtype), "read a tensor's dtype");
+  }
+
+  std::string shape() const {
+    std::ostringstream shape;
+    for (int64_t d = 0; d < dim; ++d) shape << (d == 0 ? "[" : ", ") << sizes[d];
+    return shape.str() + "]";
+  }
+};
+
+std::byte* data_of(const TensorHandle& tensor) {
+  void* data = nullptr;
+  check_torch(torch_shim.data(tensor.get(), &data), "read a tensor's address");
+  return static_cast<std::byte*>(data);
+}
+
+// A new contiguous CPU tensor of x's shape with `last` in place of its last size.
+TensorHandle empty_like_rows(const View& x, int64_t last) {
+  int64_t sizes[kMaxDim], strides[kMaxDim], stride = 1;
+  for (int64_t d = x.dim - 1; d >= 0; --d) {
+    sizes[d] = d == x.dim - 1 ? last : x.sizes[d];
+    strides[d] = stride;
+    stride *= sizes[d] > 1 ? sizes[d] : 1;  // torch's rule for empty tensors
+  }
+  TorchTensor* tensor = nullptr;
+  check_torch(torch_shim.empty_strided(x.dim, sizes, strides, x.dtype, codes.cpu, -1, &tensor), "allocate a tensor");
+  return TensorHandle(tensor);
+}
+
+// x as a matrix: all dims but the last folded into m rows, ld elements apart.
+struct Rows {
+  int64_t m, ld;
+};
+
+int64_t count_rows(const View& x) {
+  int64_t m = 1;
+  for (int64_t d = 0; d < x.dim - 1; ++d) m *= x.sizes[d];
+  return m;
+}
+
+// True when x's memory is such a matrix as it stands: rows contiguous, not overlapping, evenly spaced.
+bool fold_rows(const View& x, Rows* rows) {
+  const int64_t k = x.sizes[x.dim - 1];
+  *rows = {1, k};
+  if (k > 1 && x.strides[x.dim - 1] != 1) return false;
+  for (int64_t d = x.dim - 2; d >= 0; --d) {
+    if (x.sizes[d] == 1) continue;  // its stride means nothing
+    if (rows->m == 1) {
+      rows->ld = x.strides[d];
+    } else if (x.strides[d] != rows->ld * rows->m) {
+      return false;
+    }
+    rows->m *= x.sizes[d];
+  }
+  return rows->ld >= k;
+}
+
+ek_dtype library_dtype(int32_t dtype) {
+  if (dtype == codes.float32) return EK_F32;
+  if (dtype == codes.bfloat16) return EK_BF16;
+  if (dtype == codes.float16) return EK_F16;
+  fail("x must be float32, bfloat16 or float16; convert it with x.float()");
+}
+
+// The stable C ABI cannot ask requires_grad. But an alias made in grad mode is a leaf exactly when its base needs no
+// gradient, and both aten ops can be called by name. About 1.5 us, paid in grad mode alone.
+bool records_gradient(const TensorHandle& x) {
+  if (!torch_shim.grad_enabled()) return false;
+  TorchTensor* handle = nullptr;
+  check_torch(torch_shim.new_handle(x.get(), &handle), "copy a tensor handle");
+  StableIValue stack[1] = {reinterpret_cast<StableIValue>(handle)};
+  check_torch(torch_shim.call("aten::alias", "", stack), "call aten::alias");
+  check_torch(torch_shim.call("aten::is_leaf", "", stack), "call aten::is_leaf");
+  return static_cast<uint8_t>(stack[0]) == 0;  // a bool fills the lowest byte
+}
+
+// packed is one contiguous run of bytes that the library recognises; returns its shape.
+ek_int8_shape describe(const View& packed, const std::byte* data) {
+  if (packed.dtype != codes.uint8 || packed.dim != 1 || (packed.sizes[0] > 1 && packed.strides[0] != 1)) {
+    fail("packed must be a contiguous 1-D uint8 tensor from edgekern.ops.int8_pack");
+  }
+  if (packed.sizes[0] == 0) fail("packed is empty: the layer has no weights yet; load_state_dict() brings them");
+  if (reinterpret_cast<uintptr_t>(data) % kPackedAlignment != 0) {
+    fail("packed must start at a multiple of 64 bytes; packed.clone() does");
+  }
+  ek_int8_shape shape;
+  if (ek_int8_describe(data, static_cast<size_t>(packed.sizes[0]), &shape) != EK_OK) {
+    fail(text("packed (", packed.sizes[0], " bytes) holds no packed int8 matrix of this version, or a truncated one; "
+              "make it with edgekern.ops.int8_pack"));
+  }
+  return shape;
+}
+
+TensorHandle int8_linear(TensorHandle x, const TensorHandle& packed, int64_t out_features, int64_t activation) {
+  View view(x);
+  const View packed_view(packed);
+  const std::byte* weights = data_of(packed);
+  const ek_int8_shape shape = describe(packed_view, weights);
+  const ek_dtype dtype = library_dtype(view.dtype);
+  if (view.dim == 0) fail("x must have at least one dimension, got a scalar");
+  if (view.dim > kMaxDim) fail(text("x has ", view.dim, " dimensions, at most ", kMaxDim, " are possible"));
+  if (view.sizes[view.dim - 1] != shape.k) {
+    fail(text("x must end in ", shape.k, " features (what packed was made for), got shape ", view.shape()));
+  }
+  if (out_features != shape.n) fail(text("out_features must be ", shape.n, " as in packed, got ", out_features));
+  if (activation < EK_NONE || activation > EK_SILU) {
+    fail(text("activation must be a code of edgekern.ops.ACTIVATIONS (0 to 4), got ", activation));
+  }
+  if (records_gradient(x)) {
+    throw std::invalid_argument(
+        "edgekern.int8_linear has no backward, and x requires grad: wrap the call in torch.inference_mode() or "
+        "torch.no_grad() for inference, or call edgekern.dense_(model) to train");
+  }
+
+  TensorHandle y = empty_like_rows(view, shape.n);
+  const int64_t m = count_rows(view);
+  if (m == 0) return y;
+  Rows rows;
+  if (!fold_rows(view, &rows)) {
+    TensorHandle contiguous = empty_like_rows(view, shape.k);
+    check_torch(torch_shim.copy(contiguous.get(), x.get(), 0), "copy x");
+    x = std::move(contiguous);
+    rows = {m, shape.k};
+  }
+  Workspace workspace(ek_int8_workspace_size(nullptr, m, shape.k));
+  Threads threads;
+  check(ek_int8_linear(nullptr, weights, static_cast<size_t>(packed_view.sizes[0]), m, data_of(x), dtype, rows.ld,
+                       data_of(y), shape.n, static_cast<ek_activation>(activation), workspace.data(),
+                       workspace.size(), threads.parallel()),
+        "int8_linear");
+  threads.check();
+  return y;
+}
+
+void int8_linear_cpu(StableIValue* stack, uint64_t, uint64_t) {
+  TensorHandle x(stack[0]), packed(stack[1]);
+  TensorHandle y = int8_linear(std::move(x), packed, static_cast<int64_t>(stack[2]), static_cast<int64_t>(stack[3]));
+  stack[0] = reinterpret_cast<StableIValue>(y.release());
+}
+
+// For every device and layout without a kernel of its own.
+void int8_linear_elsewhere(StableIValue* stack, uint64_t, uint64_t) {
+  TensorHandle x(stack[0]), packed(stack[1]);
+  fail("x and packed must be dense CPU tensors; move the model with model.cpu() and the input with x.cpu(), or call "
+       "edgekern.dense_(model) to run elsewhere");
+}
+
+TorchLibrary* implementation_library(const char* key) {
+  TorchLibrary* library = nullptr;
+  check_torch(torch_shim.library_implementation("edgekern", key, "edgekern", 0, &library), "open a library");
+  return library;
+}
+
+}  // namespace
+
+void register_torch_ops(const std::unordered_map<std::string, uintptr_t>& symbols) {
+  if (torch_shim.define != nullptr) throw std::logic_error("edgekern: the torch ops are already registered");
+  TorchShim shim{};
+  for_each_torch_symbol(shim, [&](const char* name, auto& function, bool required) {
+    auto found = symbols.find(name);
+    if (found != symbols.end()) function = reinterpret_cast<std::decay_t<decltype(function)>>(found->second);
+    if (function == nullptr && required) throw std::invalid_argument(text("symbols lacks ", name));
+  });
+  torch_shim = shim;
+  codes = {shim.dtype_float32(), shim.dtype_float16(), shim.dtype_bfloat16(), shim.dtype_uint8(), shim.device_cpu()};
+
+  // Libraries are never deleted: that would take the ops out of the dispatcher.
+  TorchLibrary* fragment = nullptr;
+  check_torch(shim.library_fragment("edgekern", "edgekern", 0, &fragment), "open a library");
+  check_torch(shim.define(fragment, "int8_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor"),
+              "define edgekern::int8_linear");
+  check_torch(shim.implement(implementation_library("CPU"), "int8_linear", int8_linear_cpu),
+              "implement edgekern::int8_linear for CPU");
+  check_torch(shim.implement(implementation_library("CompositeExplicitAutograd"), "int8_linear", int8_linear_elsewhere),
+              "implement edgekern::int8_linear for other devices");
+}
+
+}  // namespace edgekern

@@ -1,0 +1,65 @@
+"""edgekern: PyTorch models made smaller and faster on ordinary CPUs, with native int8 kernels.
+
+``edgekern.kernels`` needs NumPy alone. Everything else needs torch, and says so when it is missing.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata as _metadata
+from typing import TYPE_CHECKING, Any
+
+from edgekern import kernels
+from edgekern._lib import core as _core
+from edgekern._lib import has_torch as _has_torch
+from edgekern.config import Int8, PerLayer, config_from_dict
+
+__all__ = [
+    "BenchResult",
+    "CheckpointError",
+    "ConvertError",
+    "Int8",
+    "PerLayer",
+    "Report",
+    "bench",
+    "config_from_dict",
+    "convert_",
+    "dense_",
+    "explain",
+    "kernels",
+    "load",
+    "nn",
+    "ops",
+    "save",
+]
+
+try:
+    __version__ = _metadata.version("edgekern")
+except _metadata.PackageNotFoundError:  # run from a source tree
+    __version__ = _core.version
+
+
+def _why_no_torch() -> str:
+    """Why the torch half cannot be used; empty when it can."""
+    if not _has_torch:
+        return "torch is not installed"
+    import torch
+
+    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+    return "" if (major, minor) >= (2, 9) else f"torch {torch.__version__} is too old"
+
+
+_no_torch = _why_no_torch()
+
+if TYPE_CHECKING or not _no_torch:
+    from edgekern import nn, ops
+    from edgekern.bench import BenchResult, bench
+    from edgekern.checkpoint import CheckpointError, load, save
+    from edgekern.convert import convert_, dense_, explain
+    from edgekern.plan import ConvertError
+    from edgekern.summary import Report
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            raise ImportError(f"edgekern.{name} needs torch >= 2.9, but {_no_torch}; run: pip install 'torch>=2.9'")
+        raise AttributeError(f"module 'edgekern' has no attribute {name!r}")

@@ -1,0 +1,229 @@
+"""The native kernels over NumPy arrays. Works without torch.
+
+Names: ``lhs`` are activations ``[M, K]``, ``rhs`` are weights ``[N, K]``, both row-major. bfloat16, which NumPy lacks,
+travels as its bits: a ``uint16`` array with ``dtype="bfloat16"``.
+
+Every function raises ``TypeError`` for a wrong dtype and ``ValueError`` for a wrong shape or value, and names the
+argument. ``isa`` picks a kernel by name (see :func:`isas`); ``None`` is the best this CPU runs, or what the environment
+variable ``EDGEKERN_ISA`` names.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekern._lib import core, get_num_threads, set_num_threads
+
+__all__ = [
+    "ACTIVATIONS",
+    "Int8Packed",
+    "cpu",
+    "default_isa",
+    "get_num_threads",
+    "int8_linear",
+    "int8_matmul",
+    "int8_pack",
+    "int8_quantize",
+    "int8_quantize_lhs",
+    "isas",
+    "set_num_threads",
+]
+
+ACTIVATIONS: dict[str, int] = {"none": 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4}
+"""Activation name to the code the native side uses."""
+
+_ALIGNMENT = 64  # bytes: one packed line
+
+FloatArray = npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16]
+BFloat16 = Literal["bfloat16"]
+
+
+class Isa(TypedDict):
+    """One kernel family: its name, whether this CPU runs it, and the CPU features it lacks if not."""
+
+    name: str
+    supported: bool
+    missing: list[str]
+
+
+class Cpu(TypedDict):
+    """The CPU's brand string and the features that kernels are chosen by."""
+
+    name: str
+    features: list[str]
+
+
+def isas() -> list[Isa]:
+    """Every ISA compiled into this build, best first."""
+    return core.isas()
+
+
+def default_isa() -> str:
+    """The ISA that runs when none is asked for."""
+    return core.default_isa()
+
+
+def cpu() -> Cpu:
+    """The CPU this process runs on."""
+    return core.cpu()
+
+
+def _aligned_bytes(size: int) -> npt.NDArray[np.uint8]:
+    """An uninitialised 1-D uint8 array that starts at a multiple of 64 bytes."""
+    raw = np.empty(size + _ALIGNMENT - 1, dtype=np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size]
+
+
+class Int8Packed:
+    """An int8 weight matrix in kernel order, with its scales and bias.
+
+    The layout is private to a version and a build; keep the canonical ``(q, scale, bias)`` of :meth:`unpack` on disk.
+
+    Attributes:
+        data: the packed bytes, uint8, 1-D, 64-byte aligned. Shared, not copied, when ``data`` came aligned.
+        n: output features (rows).
+        k: input features (columns).
+        has_bias: whether a bias is packed.
+    """
+
+    __slots__ = ("data", "has_bias", "k", "n")
+
+    def __init__(self, data: npt.NDArray[np.uint8]) -> None:
+        if isinstance(data, np.ndarray) and data.ndim == 1 and data.ctypes.data % _ALIGNMENT != 0:
+            aligned = _aligned_bytes(data.size)
+            aligned[:] = data
+            data = aligned
+        self.n, self.k, self.has_bias = core.int8_describe(data)
+        self.data = data
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory the packed matrix takes."""
+        return self.data.nbytes
+
+    def unpack(self) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+        """The exact inverse of :func:`int8_pack`.
+
+        Returns:
+            ``q`` int8 [N, K], ``scale`` float32 [N] and ``bias`` float32 [N], or None when there is none.
+        """
+        return core.int8_unpack(self.data)
+
+    def __reduce__(self) -> tuple[type[Int8Packed], tuple[npt.NDArray[np.uint8]]]:
+        return Int8Packed, (self.data,)  # pickle and copy through __init__, which restores the alignment
+
+    def __repr__(self) -> str:
+        return f"Int8Packed(n={self.n}, k={self.k}, has_bias={self.has_bias}, nbytes={self.nbytes})"
+
+
+def int8_quantize(
+    weight: FloatArray, dtype: BFloat16 | None = None
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Quantises weights to int8, symmetric, one scale per row.
+
+    ``scale[n] = max|weight[n]| / 127`` (1 for a zero row) and ``q = round_half_even(weight / scale)``.
+
+    Args:
+        weight: [N, K] float32 or float16, or bfloat16 bits. Finite.
+
+    Returns:
+        ``q`` int8 [N, K] and ``scale`` float32 [N].
+    """
+    return core.int8_quantize_rhs(weight, dtype)
+
+
+def int8_pack(
+    q: npt.NDArray[np.int8], scale: npt.NDArray[np.float32], bias: npt.NDArray[np.float32] | None = None
+) -> Int8Packed:
+    """Packs int8 weights into kernel order.
+
+    Args:
+        q: [N, K] int8; every value is allowed, -128 too.
+        scale: [N] float32, finite.
+        bias: [N] float32, or None.
+    """
+    if not isinstance(q, np.ndarray) or q.ndim != 2:
+        raise TypeError(f"q must be an int8 NumPy array of shape [N, K], got {_describe(q)}")
+    data = _aligned_bytes(core.int8_packed_size(*q.shape))
+    core.int8_pack(q, scale, bias, data)
+    return Int8Packed(data)
+
+
+def int8_linear(
+    x: FloatArray,
+    packed: Int8Packed,
+    activation: str = "none",
+    *,
+    isa: str | None = None,
+    dtype: BFloat16 | None = None,
+) -> FloatArray:
+    """A whole linear layer: ``act(x @ weight.T + bias)`` with x quantised row by row at run time.
+
+    Args:
+        x: [..., K] float32 or float16, or bfloat16 bits. A row with NaN or Inf gives a row of NaN.
+        packed: weights [N, K] and bias from :func:`int8_pack`.
+        activation: a key of :data:`ACTIVATIONS`.
+
+    Returns:
+        [..., N] of x's dtype.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}")
+    y = core.int8_linear(_as_matrix("x", x), _data(packed), ACTIVATIONS[activation], isa, dtype)
+    return y.reshape(*x.shape[:-1], y.shape[1])
+
+
+def int8_quantize_lhs(
+    x: FloatArray, *, isa: str | None = None, dtype: BFloat16 | None = None
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """The activation half of :func:`int8_linear`: x to uint8, asymmetric, one scale and zero point per row.
+
+    ``x[m] ~ scale[m] * (q[m] - zero_point[m])`` over the row's range widened to include 0, so that 0 is exact. A zero
+    row has scale 1 and a row with NaN or Inf has scale NaN; both have zero point 0 and q 0.
+
+    Args:
+        x: [M, K] float32 or float16, or bfloat16 bits.
+
+    Returns:
+        ``q`` uint8 [M, K], ``scale`` float32 [M], ``zero_point`` int32 [M] in 0..255.
+    """
+    return core.int8_quantize_lhs(x, isa, dtype)
+
+
+def int8_matmul(
+    q: npt.NDArray[np.uint8], zero_point: npt.NDArray[np.int32], packed: Int8Packed, *, isa: str | None = None
+) -> npt.NDArray[np.int32]:
+    """The integer half of :func:`int8_linear`: ``acc[m, n] = sum_k (q[m, k] - zero_point[m]) * w[n, k]``, exactly.
+
+    Args:
+        q: [M, K] uint8, K at most 65536.
+        zero_point: [M] int32 in 0..255.
+
+    Returns:
+        int32 [M, N], the same on every ISA.
+    """
+    return core.int8_matmul(q, zero_point, _data(packed), isa)
+
+
+def _as_matrix(name: str, x: object) -> np.ndarray:
+    """x [..., K] as [M, K]; copied only when its leading dimensions do not fold."""
+    if not isinstance(x, np.ndarray) or x.ndim == 0:
+        raise TypeError(f"{name} must be a NumPy array of shape [..., K], got {_describe(x)}")
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def _data(packed: object) -> npt.NDArray[np.uint8]:
+    if not isinstance(packed, Int8Packed):
+        raise TypeError(f"packed must be an Int8Packed from int8_pack, got {_describe(packed)}")
+    return packed.data
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} array of shape {value.shape}"
+    return type(value).__name__

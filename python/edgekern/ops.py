@@ -1,0 +1,107 @@
+"""The torch op, and its weights. Importing this module registers ``torch.ops.edgekern.int8_linear``.
+
+``int8_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
+
+- ``x``: [..., K] float32, bfloat16 or float16 on CPU, any strides
+- ``packed``: uint8, 1-D, from :func:`int8_pack`
+- ``out_features``: N, which fake tensors cannot read from ``packed``
+- ``activation``: a code of :data:`ACTIVATIONS`
+- result: [..., N] of x's dtype, contiguous
+
+Inference only: raises ``ValueError`` when x requires grad and grad mode is on. The kernel is native and registered
+through torch's stable C ABI, so one build of edgekern serves every torch from 2.9 on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import torch
+
+from edgekern._lib import core
+from edgekern.kernels import ACTIVATIONS
+
+__all__ = ["ACTIVATIONS", "int8_pack", "int8_quantize", "int8_unpack"]
+
+
+def _torch_symbols() -> dict[str, int]:
+    """Addresses of torch's C functions, by name."""
+    libraries = ctypes.CDLL(torch._C.__file__)  # finds the functions of every library torch._C depends on
+    addresses: dict[str, int] = {}
+    for name, required in core.torch_symbols().items():
+        function = getattr(libraries, name, None)
+        if function is not None:
+            addresses[name] = ctypes.cast(function, ctypes.c_void_p).value or 0
+        elif required:
+            raise ImportError(
+                f"edgekern needs torch >= 2.9: torch {torch.__version__} lacks the C function {name}; "
+                "upgrade with `pip install 'torch>=2.9'`"
+            )
+    return addresses
+
+
+core.set_num_threads(torch.get_num_threads())  # the built-in pool serves under torch 2.9, which cannot lend its own
+core.register_torch_ops(_torch_symbols())
+
+# The op has no backward, and its kernel says so itself. Without this line torch's fallback for ops that know no
+# autograd runs before every call: it costs half a microsecond and would let a backward pass go through with a warning.
+_library = torch.library.Library("edgekern", "FRAGMENT")
+_library.impl("int8_linear", torch.library.fallthrough_kernel, "Autograd")
+
+
+def _int8_linear_fake(x: torch.Tensor, packed: torch.Tensor, out_features: int, activation: int) -> torch.Tensor:
+    if x.device.type != "cpu" or packed.device.type != "cpu":
+        raise ValueError(
+            f"edgekern.int8_linear: x and packed must be on the CPU, got {x.device} and {packed.device}; "
+            "move the model with model.cpu() and the input with x.cpu(), or call edgekern.dense_(model) to run "
+            "elsewhere"
+        )
+    if x.dim() == 0:
+        raise ValueError("edgekern.int8_linear: x must have at least one dimension, got a scalar")
+    if torch.is_grad_enabled() and x.requires_grad:
+        raise ValueError(
+            "edgekern.int8_linear has no backward, and x requires grad: wrap the call in torch.inference_mode() or "
+            "torch.no_grad() for inference, or call edgekern.dense_(model) to train"
+        )
+    return x.new_empty((*x.shape[:-1], out_features))
+
+
+torch.library.register_fake("edgekern::int8_linear", _int8_linear_fake)
+
+
+def _array(name: str, tensor: torch.Tensor) -> np.ndarray:
+    """A CPU tensor's memory as an array; bfloat16 as uint16 bits."""
+    if not isinstance(tensor, torch.Tensor) or tensor.device.type != "cpu" or tensor.layout != torch.strided:
+        got = f"{tensor.layout} on {tensor.device}" if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+        raise TypeError(f"{name} must be a dense CPU tensor, got {got}; move it with {name}.cpu()")
+    tensor = tensor.detach()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(np.uint16)
+    return tensor.numpy()
+
+
+def int8_quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantises weights [N, K] of float32, bfloat16 or float16: ``q`` int8 [N, K] and ``scale`` float32 [N].
+
+    See :func:`edgekern.kernels.int8_quantize`.
+    """
+    array = _array("weight", weight)
+    q, scale = core.int8_quantize_rhs(array, "bfloat16" if weight.dtype == torch.bfloat16 else None)
+    return torch.from_numpy(q), torch.from_numpy(scale)
+
+
+def int8_pack(q: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Packs ``q`` int8 [N, K], ``scale`` float32 [N] and ``bias`` float32 [N] or None for the op: uint8, 1-D."""
+    array = _array("q", q)
+    if array.ndim != 2:
+        raise ValueError(f"q must have 2 dimensions, got shape {tuple(q.shape)}")
+    packed = torch.empty(core.int8_packed_size(*array.shape), dtype=torch.uint8)  # torch aligns CPU memory to 64 bytes
+    core.int8_pack(array, _array("scale", scale), None if bias is None else _array("bias", bias), packed.numpy())
+    return packed
+
+
+def int8_unpack(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """The exact inverse of :func:`int8_pack`."""
+    q, scale, bias = core.int8_unpack(_array("packed", packed))
+    return torch.from_numpy(q), torch.from_numpy(scale), None if bias is None else torch.from_numpy(bias)

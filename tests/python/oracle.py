@@ -1,0 +1,100 @@
+"""What the kernels compute, once more, in plain NumPy: integers in int64, floats step by step in float32.
+
+Also the inputs that the kernel tests share: sizes around every tile edge, hypothesis strategies, random integers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+SMALLEST_SCALE = np.float32(2.0**-100)
+MAX_EXACT_K = 65536
+
+TAILS = [1, 2, 3, 4, 5, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 255]
+sizes = st.one_of(st.sampled_from(TAILS), st.integers(1, 300))
+seeds = st.integers(0, 2**32 - 1)
+quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def random_int8(rng, *shape):
+    return rng.integers(-128, 128, shape, dtype=np.int8)
+
+
+def random_uint8(rng, *shape):
+    return rng.integers(0, 256, shape, dtype=np.uint8)
+
+
+def as_dtype(x, dtype):
+    """(the array to pass, the dtype argument, the float32 values it stands for)."""
+    if dtype == "bfloat16":
+        bits = to_bfloat16(x)
+        return bits, "bfloat16", from_bfloat16(bits)
+    x = x.astype(dtype)
+    return x, None, x.astype(np.float32)
+
+
+def quantize_rhs(weight):
+    """Weights [N, K] to (q int8, scale float32 [N])."""
+    weight = weight.astype(np.float32)
+    scale = np.abs(weight).max(axis=1, initial=0) / np.float32(127)
+    scale[scale < np.finfo(np.float32).tiny] = np.inf  # a row too small for a scale: every q is 0
+    q = np.rint(weight / scale[:, None]).astype(np.int8)
+    return q, np.where(np.isinf(scale), np.float32(1), scale)
+
+
+def quantize_lhs(x):
+    """Activations [M, K] to (q uint8, scale float32 [M], zero_point int32 [M])."""
+    x = x.astype(np.float32)
+    finite = np.isfinite(x).all(axis=1)
+    x = np.where(finite[:, None], x, np.float32(0))
+    low, high = x.min(axis=1, initial=0), x.max(axis=1, initial=0)
+    scale = high / np.float32(255) - low / np.float32(255)
+    empty = scale < SMALLEST_SCALE
+    inverse = np.float32(1) / np.where(empty, np.float32(1), scale)
+    zero_point = np.clip(np.rint(-low * inverse), 0, 255).astype(np.int32)
+    q = np.clip(np.rint(x * inverse[:, None]).astype(np.int64) + zero_point[:, None], 0, 255)
+    q[empty], zero_point[empty], scale[empty] = 0, 0, 1
+    scale[~finite] = np.nan
+    return q.astype(np.uint8), scale, zero_point
+
+
+def matmul(q, zero_point, weight):
+    """[M, K] x [N, K] to exact int64 [M, N]."""
+    return (q.astype(np.int64) - zero_point[:, None].astype(np.int64)) @ weight.astype(np.int64).T
+
+
+def activate(y, activation):
+    if activation == "relu":
+        return np.maximum(y, 0)
+    if activation == "gelu":
+        return y / 2 * (1 + np.vectorize(math.erf, otypes=[np.float64])(y / math.sqrt(2)))
+    if activation == "gelu_tanh":
+        return y / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))
+    if activation == "silu":
+        return y / (1 + np.exp(-y))
+    return y
+
+
+def linear(x, weight, weight_scale, bias=None, activation="none"):
+    """The float formula of the layer over quantised x, in float64, and the size its rounding errors scale with."""
+    q, scale, zero_point = quantize_lhs(x)
+    factor = scale[:, None].astype(np.float64) * weight_scale.astype(np.float64)
+    y = factor * matmul(q, zero_point, weight)
+    magnitude = np.abs(y)
+    if bias is not None:
+        y, magnitude = y + bias, magnitude + np.abs(bias)
+    return activate(y, activation), magnitude
+
+
+def to_bfloat16(x):
+    """float32 to bfloat16 bits (uint16), round half to even."""
+    bits = x.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def from_bfloat16(bits):
+    return (bits.astype(np.uint32) << 16).view(np.float32)
