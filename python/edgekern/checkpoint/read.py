@@ -1,0 +1,124 @@
+"""Reading a checkpoint into a fresh model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeVar
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from edgekern.checkpoint.errors import (
+    CheckpointCorruptError,
+    CheckpointFormatError,
+    CheckpointNotFoundError,
+)
+from edgekern.checkpoint.fit import fill, find_places, fit
+from edgekern.checkpoint.manifest import MANIFEST_FILE, TENSORS_FILE, LayerRecord, Manifest, dtype_name
+from edgekern.checkpoint.write import sha256_of
+from edgekern.nn import NATIVE_LINEARS, Int8Linear
+from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths, uninterrupted
+
+M = TypeVar("M", bound=nn.Module)
+
+_DTYPES = {dtype_name(dtype): dtype for dtype in Int8Linear.DTYPES}
+
+
+def load(model: M, directory: str | os.PathLike[str]) -> M:
+    """Fills a fresh model with what ``save`` wrote: native layers where there were some, and every other tensor.
+
+    ``model`` is built by the same code as the saved one, with dense layers; on the meta device (``with
+    torch.device("meta")``) it costs no memory. The files and the model are checked against each other first; when
+    anything is wrong the model stays as it was. Nothing in the files is imported or executed.
+
+    Args:
+        model: the model to fill, in place.
+        directory: what ``save`` was given.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        TypeError: ``model`` is not a module.
+        CheckpointError: one of its subclasses says what is wrong: not found, format, version, corrupt, or mismatch.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    folder = Path(directory)
+    manifest = _read_manifest(folder)
+    tensors = _open_tensors(folder, manifest)
+    natives = [_make_native(record, tensors) for record in manifest.layers]
+    layers = find_places(model, manifest)
+    plan = fit(model, layers, manifest, tensors)
+    with uninterrupted():
+        for layer, native in zip(layers, natives, strict=True):
+            replace(layer, native)
+        fill(model, plan)
+        settle_fused_paths(model)
+    return_freed_memory()
+    return model
+
+
+# ------------------------------------------------------------------------------------------------- the files
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    if not folder.is_dir():
+        raise CheckpointNotFoundError(f"directory: {folder} is not a directory")
+    for name in (MANIFEST_FILE, TENSORS_FILE):
+        if not (folder / name).is_file():
+            raise CheckpointNotFoundError(f"{folder} holds no {name}; expected what edgekern.save writes")
+    try:
+        text = (folder / MANIFEST_FILE).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointFormatError(f"{MANIFEST_FILE} is not UTF-8 text: {error}") from None
+    return Manifest.from_json(text)
+
+
+def _open_tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
+    """The stored tensors, backed by the file: only what is touched takes memory."""
+    path = folder / TENSORS_FILE
+    size = path.stat().st_size
+    if size != manifest.size:
+        raise CheckpointCorruptError(f"{path} has {size} bytes, {MANIFEST_FILE} says {manifest.size}; copy it again")
+    if sha256_of(path) != manifest.sha256:
+        raise CheckpointCorruptError(f"{path} has changed since it was saved (SHA-256 differs); copy it again")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it cannot be iterated itself
+    except SafetensorError as error:
+        raise CheckpointCorruptError(f"{path} is not a safetensors file: {error}") from None
+    found = {name: (dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()}
+    listed = {name: (record.dtype, record.shape) for name, record in manifest.tensors.items()}
+    if found != listed:
+        name = min(name for name in found.keys() | listed.keys() if found.get(name) != listed.get(name))
+        there, said = found.get(name, "missing"), listed.get(name, "nothing")
+        raise CheckpointCorruptError(f"{path}: tensor {name!r} is {there}, {MANIFEST_FILE} says {said}")
+    return tensors
+
+
+def _make_native(record: LayerRecord, tensors: dict[str, Tensor]) -> Int8Linear:
+    """The packed layer of one record."""
+    name = record.names[0]
+    if record.dtype not in _DTYPES or (record.bias_dtype or record.dtype) not in _DTYPES:
+        raise CheckpointFormatError(f"{MANIFEST_FILE}: layer {name!r}: dtype must be one of {', '.join(_DTYPES)}")
+    bias_dtype = None if record.bias_dtype is None else _DTYPES[record.bias_dtype]
+    try:
+        native = NATIVE_LINEARS[record.scheme.format](
+            record.in_features,
+            record.out_features,
+            bias_dtype is not None,
+            record.activation,
+            dtype=_DTYPES[record.dtype],
+            bias_dtype=bias_dtype,
+        )
+    except ValueError as error:
+        raise CheckpointFormatError(f"{MANIFEST_FILE}: layer {name!r}: {error}") from None
+    prefix = f"{name}."
+    own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    try:
+        native.load_state_dict(own)
+    except RuntimeError as error:
+        raise CheckpointCorruptError(f"layer {name!r} of the checkpoint cannot be packed: {error}") from None
+    return native

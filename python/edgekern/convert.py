@@ -1,0 +1,180 @@
+"""``convert_``, ``dense_`` and ``explain``: swapping a model's layers in place, all of them or none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edgekern import kernels
+from edgekern.config import Config, Scheme, check_config
+from edgekern.nn import NATIVE_LINEARS, Int8Linear
+from edgekern.nn.layers import Layer, find_layers, objection, obstacle, tied_weights
+from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths, uninterrupted
+from edgekern.plan import ConvertError, Decision, FilterFn, plan
+from edgekern.summary import DENSE, LayerRow, Report
+
+_LEFT_ALONE = "_edgekern_left_alone"
+
+
+def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None) -> Report:
+    """Replaces the linear layers of ``model`` by native ones, in place: all that ``config`` asks for, or none.
+
+    Everything is checked and all memory is set aside before the first layer changes, so an exception leaves the model
+    as it was. While layers change, each original is freed in turn and Ctrl-C waits. Converted layers are for inference.
+
+    Left alone, each with its reason in the report: layers without a rule or with the rule None, those ``filter_fn``
+    declines, subclasses with a forward of their own, parametrised, pruned, lazy, meta, sparse or quantised layers,
+    other devices and dtypes, and, unless a rule names or matches them, the output head ``lm_head`` and layers whose
+    weight another module shares.
+
+    Args:
+        model: any module that holds layers; a single nn.Linear has no place to be replaced in.
+        config: one scheme for every layer, or ``PerLayer``.
+        filter_fn: called as ``filter_fn(module, name)`` for each linear layer; false leaves it alone.
+
+    Returns:
+        What became of every linear and 2-d convolution layer.
+
+    Raises:
+        TypeError: an argument of another type.
+        ConvertError: a weight that holds NaN or infinity, a rule for a layer that does not exist or cannot be
+            converted, rules at odds over a layer with several names, or nothing to convert at all.
+    """
+    _check_model(model)
+    check_config(config)
+    if filter_fn is not None and not callable(filter_fn):
+        raise TypeError(f"filter_fn: expected a function (module, name) -> bool, got {type(filter_fn).__name__}")
+    decisions = plan(model, config, filter_fn)
+    steps = [_reserve(decision.layer, decision.scheme) for decision in decisions if decision.scheme]
+    rows = [row for decision in decisions for row in _planned_rows(decision)]
+    del decisions  # it holds the originals, which are to be freed one by one
+    _commit(model, steps)
+    setattr(model, _LEFT_ALONE, {row.name: row.reason for row in rows if row.format == DENSE})
+    return Report(tuple(rows))
+
+
+def dense_(model: nn.Module) -> Report:
+    """Replaces every native layer of ``model`` by nn.Linear with its dequantised weights, in place: all or none.
+
+    The weights have the dtype they had before conversion, and the values they were rounded to.
+
+    Returns:
+        One row for each native layer.
+
+    Raises:
+        TypeError: not a module.
+        ValueError: a layer has an activation fused into it, which nn.Linear cannot hold; the model is as it was.
+    """
+    _check_model(model)
+    steps = [(layer, layer.native, layer.native.dense()) for layer in find_layers(model) if layer.native]
+    rows = [_row(layer, layer.name, DENSE, native.packed.nbytes, layer.dense_bytes, "") for layer, native, _ in steps]
+    with uninterrupted():
+        for layer, _, linear in steps:
+            replace(layer, linear)
+        settle_fused_paths(model)
+        vars(model).pop(_LEFT_ALONE, None)
+    return Report(tuple(rows))
+
+
+def explain(model: nn.Module) -> Report:
+    """What every linear and 2-d convolution layer of ``model`` runs on, and why the dense ones are dense.
+
+    Works on a model before and after conversion, and on a loaded one. The size before of a native layer is that of the
+    dense layer it came from.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    remembered = vars(model).get(_LEFT_ALONE, {})
+    ties = tied_weights(model)
+
+    def reason(layer: Layer) -> str:
+        if layer.native:
+            return ""
+        return remembered.get(layer.name) or obstacle(layer) or objection(layer, ties) or "not converted"
+
+    return Report(tuple(row for layer in find_layers(model) for row in _rows(layer, reason(layer))))
+
+
+# ---------------------------------------------------------------------------------------------- carrying it out
+
+
+@dataclass
+class _Step:
+    """A layer, what replaces it, and the memory for that."""
+
+    layer: Layer
+    native: Int8Linear
+    packed: Tensor
+
+
+def _reserve(layer: Layer, scheme: Scheme) -> _Step:
+    native = NATIVE_LINEARS[scheme.format].like(layer.linear)
+    # Fresh memory costs nothing until it is written, but running out of it shows here, while the model is whole.
+    return _Step(layer, native, torch.empty(native.packed_size, dtype=torch.uint8, device="cpu"))
+
+
+def _commit(model: nn.Module, steps: list[_Step]) -> None:
+    """Quantises, packs and swaps layer by layer. ``steps`` is used up, so that nothing here keeps an original alive."""
+    largest = max((step.layer.dense_bytes for step in steps), default=0)
+    scratch = torch.empty(largest, dtype=torch.uint8, device="cpu")  # proves that there is room for one layer's temporaries
+    with uninterrupted():
+        del scratch
+        freed = 0
+        while steps:
+            step = steps.pop(0)
+            step.native.quantize_(step.layer.linear.weight, step.layer.linear.bias, step.packed)
+            replace(step.layer, step.native)
+            freed += step.layer.dense_bytes
+            del step
+            if freed >= largest:  # keeps the peak within the original and two layers
+                return_freed_memory()
+                freed = 0
+        settle_fused_paths(model)
+    return_freed_memory()
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ConvertError("model: a TorchScript module cannot be changed in place; convert it before torch.jit.script")
+    if isinstance(model, (nn.Linear, *NATIVE_LINEARS.values())):
+        raise ConvertError(
+            f"model: a single {type(model).__name__} has no parent to be replaced in; "
+            "wrap it: model = torch.nn.Sequential(layer)"
+        )
+
+
+# ---------------------------------------------------------------------------------------------- rows of the table
+
+
+def _planned_rows(decision: Decision) -> Iterator[LayerRow]:
+    layer = decision.layer
+    if decision.scheme is None:
+        yield from _rows(layer, decision.reason)
+    else:
+        native = NATIVE_LINEARS[decision.scheme.format].like(layer.linear)
+        yield _row(layer, layer.name, native.format, layer.dense_bytes, native.packed_size, "")
+        yield from _alias_rows(layer, native.format)
+
+
+def _rows(layer: Layer, reason: str) -> Iterator[LayerRow]:
+    """Rows of a layer as it is."""
+    after = layer.native.packed.nbytes if layer.native else layer.dense_bytes
+    layer_format = layer.native.format if layer.native else DENSE
+    yield _row(layer, layer.name, layer_format, layer.dense_bytes, after, reason)
+    yield from _alias_rows(layer, layer_format)
+
+
+def _alias_rows(layer: Layer, layer_format: str) -> Iterator[LayerRow]:
+    for name in layer.names[1:]:
+        yield _row(layer, name, layer_format, 0, 0, f"the same module as {layer.name!r}")
+
+
+def _row(layer: Layer, name: str, layer_format: str, before: int, after: int, reason: str) -> LayerRow:
+    isa = "" if layer_format == DENSE else kernels.default_isa()
+    kernel = isa and f"{layer_format}_gemm_{isa} / {layer_format}_gemv_{isa}"
+    return LayerRow(name, layer.kind, layer.shape, layer_format, kernel, isa, before, after, reason)

@@ -1,0 +1,222 @@
+"""Finding the layers of a model, and the reasons why one cannot or should not be converted."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from edgekern.nn import NATIVE_LINEARS
+from edgekern.nn.int8_linear import Int8Linear
+
+_NATIVE = tuple(NATIVE_LINEARS.values())
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model holds a layer."""
+
+    name: str
+    """Fully qualified."""
+    parent: nn.Module
+    attribute: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer, which a model may hold in several places under several names."""
+
+    module: nn.Module
+    kind: str
+    """``"Linear"`` or ``"Conv2d"``."""
+    names: tuple[str, ...]
+    """Every fully qualified name; the first one is used in tables and files."""
+    places: tuple[Place, ...]
+    """One for each name, or none for a layer that is itself the model."""
+
+    @property
+    def name(self) -> str:
+        """The first name."""
+        return self.names[0]
+
+    @property
+    def native(self) -> Int8Linear | None:
+        """The module when it is one of ours."""
+        return self.module if isinstance(self.module, _NATIVE) else None
+
+    @property
+    def linear(self) -> nn.Linear:
+        """The module, of a layer without obstacles."""
+        return cast(nn.Linear, self.module)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight; empty when it is not known yet."""
+        if self.native:
+            return (self.native.out_features, self.native.in_features)
+        parameter = self.module._parameters.get("weight")
+        weight = _computed_weight(self.module) if parameter is None else parameter
+        return () if nn.parameter.is_lazy(weight) else tuple(weight.shape)
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the layer as PyTorch holds it; of a native layer, what weight and bias would take dense."""
+        if self.native:
+            bias = 0 if self.native.bias_dtype is None else self.native.out_features * self.native.bias_dtype.itemsize
+            return self.native.out_features * self.native.in_features * self.native.dtype.itemsize + bias
+        tensors: list[Tensor] = [tensor for tensor in self.module.parameters() if not nn.parameter.is_lazy(tensor)]
+        if not tensors and not self.module._parameters:
+            tensors = [_computed_weight(self.module)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def find_layers(model: nn.Module) -> list[Layer]:
+    """Every linear and 2-d convolution layer of ``model``, native and foreign ones too, in the model's order."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    names: dict[nn.Module, list[str]] = defaultdict(list)
+    for name, module in modules.items():
+        if _kind(module):
+            names[module].append(name)
+
+    def place(name: str) -> Place:
+        parent, _, attribute = name.rpartition(".")
+        return Place(name, modules[parent], attribute)
+
+    return [
+        Layer(module, _kind(module), tuple(found), tuple(place(name) for name in found if name))
+        for module, found in names.items()
+    ]
+
+
+def obstacle(layer: Layer) -> str:
+    """Why ``layer`` cannot be converted; empty when it can."""
+    if layer.native:
+        return f"{layer.native.format} already"
+    return structural_obstacle(layer) or _obstacle_in_tensors(layer.linear)
+
+
+def structural_obstacle(layer: Layer) -> str:
+    """Why a native linear layer could not stand in for ``layer``, whatever tensors it holds; empty when it could."""
+    module = layer.module
+    if layer.native:
+        return ""
+    if isinstance(module, nn.Conv2d):
+        return "this version has no int8 convolution"
+    if not isinstance(module, nn.Linear):
+        return f"quantised already, as {type(module).__module__}.{type(module).__name__}"
+    return _obstacle_in_code(module) or _obstacle_around(layer)
+
+
+def objection(layer: Layer, ties: dict[nn.Module, str]) -> str:
+    """Why ``layer`` is left alone unless a rule asks for it; empty when nothing speaks against it."""
+    way_out = f"a rule for it converts it: PerLayer({{{layer.name!r}: Int8(), '_default': Int8()}})"
+    if layer.module in ties:
+        return f"its weight is also {ties[layer.module]!r}, so a packed copy would come on top; {way_out}"
+    if any(name.rpartition(".")[2] == "lm_head" for name in layer.names):
+        return f"the output head, whose rounding errors go straight to the logits; {way_out}"
+    return ""
+
+
+def tied_weights(model: nn.Module) -> dict[nn.Module, str]:
+    """For each linear layer whose weight another module holds too: the name of that other parameter."""
+    owners: dict[object, list[tuple[nn.Module, str]]] = defaultdict(list)
+    for path, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                owners[tensor_identity(parameter)].append((module, f"{path}.{name}" if path else name))
+    ties: dict[nn.Module, str] = {}
+    for shared in owners.values():
+        for module, _ in shared:
+            others = [name for owner, name in shared if owner is not module]
+            if others and isinstance(module, nn.Linear):
+                ties.setdefault(module, others[0])
+    return ties
+
+
+def tensor_identity(tensor: Tensor) -> object:
+    """Equal for two tensors that are the same elements of the same memory."""
+    if nn.parameter.is_lazy(tensor) or tensor.is_meta or tensor.layout != torch.strided or not tensor.numel():
+        return id(tensor)
+    return (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.dtype, tensor.shape, tensor.stride())
+
+
+def _kind(module: nn.Module) -> str:
+    if isinstance(module, (*_NATIVE, nn.Linear)):
+        return "Linear"
+    if isinstance(module, nn.Conv2d):
+        return "Conv2d"
+    # PyTorch's own quantised layers derive from neither, and are recognised without importing their packages.
+    foreign = type(module).__module__.startswith(("torch.ao.nn.", "torch.nn.quantized"))
+    if foreign and callable(getattr(module, "weight", None)):
+        return next((kind for kind in ("Linear", "Conv2d") if kind in type(module).__name__), "")
+    return ""
+
+
+def _computed_weight(module: nn.Module) -> Tensor:
+    """The weight where it is no parameter: a method of PyTorch's quantised layers, else an attribute."""
+    weight = cast("Tensor | Callable[[], Tensor]", module.weight)
+    return weight if isinstance(weight, Tensor) else weight()
+
+
+def _obstacle_in_code(module: nn.Linear) -> str:
+    """What the module computes is more than x @ weight.T + bias."""
+    if parametrize.is_parametrized(module):
+        return "parametrised; parametrize.remove_parametrizations(layer, 'weight') makes its weight plain"
+    if module._parameters.get("weight") is None:
+        return "its weight is recomputed at every call; prune.remove or remove_weight_norm makes it plain"
+    if "forward" in vars(module):
+        return "its forward was replaced by another, which a native layer would not run"
+    if type(module).forward is not nn.Linear.forward:
+        return f"{type(module).__name__} has a forward of its own, which a native layer would not run"
+    if "_compiled_call_impl" in vars(module):
+        return "compiled by itself; convert first, then compile"
+    extra = [*(module._parameters.keys() - {"weight", "bias"}), *module._buffers, *module._modules]
+    if extra:
+        return f"holds more than weight and bias: {', '.join(sorted(extra))}"
+    return ""
+
+
+def _obstacle_around(layer: Layer) -> str:
+    """Other code looks into the layer, past its forward."""
+    module = layer.module
+    if any(isinstance(place.parent, nn.MultiheadAttention) for place in layer.places):
+        return "nn.MultiheadAttention reads its weight and never calls it"
+    if module._backward_hooks or module._backward_pre_hooks:
+        return "has backward hooks, which an inference-only layer would never call"
+    if any(getattr(hook, "with_module", False) for hook in module._load_state_dict_pre_hooks.values()):
+        return "has a load_state_dict hook bound to it, which would not survive it"
+    return ""
+
+
+def _obstacle_in_tensors(module: nn.Linear) -> str:
+    """The tensors are not plain floats in this machine's memory."""
+    tensors = {"weight": module.weight, "bias": module.bias}
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if nn.parameter.is_lazy(tensor):
+            return "lazy: its shape is not known before the first call"
+        if tensor.is_meta:
+            return f"its {name} is on the meta device and has no values"
+        if tensor.device.type != "cpu":
+            return f"its {name} is on {tensor.device}; move it with .cpu()"
+        if type(tensor) not in (nn.Parameter, Tensor):
+            return f"its {name} is a {type(tensor).__name__}, not a plain tensor"
+        if tensor.layout != torch.strided:
+            return f"its {name} has layout {tensor.layout}; .to_dense() makes it plain"
+        if tensor.dtype not in Int8Linear.DTYPES:
+            return f"its {name} is {tensor.dtype}; float32, bfloat16 and float16 can be converted"
+    return _obstacle_in_shape(module.weight, module.bias)
+
+
+def _obstacle_in_shape(weight: Tensor, bias: Tensor | None) -> str:
+    if weight.ndim != 2 or not weight.numel():
+        return f"its weight of shape {list(weight.shape)} is empty or no matrix"
+    if bias is not None and bias.shape != weight.shape[:1]:
+        return f"its bias of shape {list(bias.shape)} does not fit its weight of shape {list(weight.shape)}"
+    return ""

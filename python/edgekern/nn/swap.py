@@ -1,0 +1,94 @@
+"""Exchanging layers in place, without ever leaving a model half done."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import cast
+
+from torch import nn
+
+from edgekern.nn import NATIVE_LINEARS
+from edgekern.nn.int8_linear import Int8Linear
+from edgekern.nn.layers import Layer
+
+# Handles that users hold point at these very dictionaries, so they move as they are and handle.remove() keeps working.
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+_OWN_ATTRIBUTES = vars(nn.Linear(1, 1, device="meta")).keys() | vars(Int8Linear(1, 1)).keys()
+
+# In eval mode these modules skip their children's forward and hand the children's weights to one fused float operator,
+# unless this attribute is false.
+_FUSED_PATHS = ((nn.TransformerEncoderLayer, "activation_relu_or_gelu"), (nn.TransformerEncoder, "use_nested_tensor"))
+_SAVED_PATH = "_edgekern_fused_path"
+_NATIVE = tuple(NATIVE_LINEARS.values())
+
+
+def replace(layer: Layer, new: nn.Module) -> None:
+    """Puts ``new`` wherever ``layer`` stands, with its training flag, hooks and what users attached to it."""
+    old = vars(layer.module)
+    vars(new).update({name: value for name, value in old.items() if name not in _OWN_ATTRIBUTES})
+    vars(new).update({name: old[name] for name in (*_HOOKS, "training")})
+    for place in layer.places:
+        place.parent._modules[place.attribute] = new
+
+
+def settle_fused_paths(model: nn.Module) -> None:
+    """Turns PyTorch's fused transformer path off where it would bypass native layers, back on where none are left."""
+    for module in model.modules():
+        for cls, switch in _FUSED_PATHS:
+            if not isinstance(module, cls):
+                continue
+            native = any(isinstance(child, _NATIVE) for child in module.modules())
+            saved = vars(module).get(_SAVED_PATH)
+            if native and saved is None:
+                setattr(module, _SAVED_PATH, getattr(module, switch))
+                setattr(module, switch, False)
+            elif not native and saved is not None:
+                setattr(module, switch, saved)
+                delattr(module, _SAVED_PATH)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Holds Ctrl-C back until the block has ended. Only in the main thread: no other ever sees a KeyboardInterrupt."""
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or previous is None:
+        yield
+        return
+    held: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if held:
+            signal.raise_signal(signal.SIGINT)
+
+
+def return_freed_memory() -> None:
+    """Gives freed heap pages back to the system, which glibc would keep: weights under 32 MiB come from its heap."""
+    if _malloc_trim is not None:
+        _malloc_trim(0)
+
+
+def _find_malloc_trim() -> Callable[[int], int] | None:
+    try:
+        return cast(Callable[[int], int], ctypes.CDLL(None).malloc_trim)
+    except (AttributeError, OSError, TypeError):  # not glibc
+        return None
+
+
+_malloc_trim = _find_malloc_trim()

@@ -1,0 +1,111 @@
+"""Deciding, for every layer of a model, whether it is converted and if not why. Nothing here changes a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from edgekern.config import Config, PerLayer, Scheme
+from edgekern.match import DEFAULT, Match, match
+from edgekern.nn.layers import Layer, find_layers, objection, obstacle, tied_weights
+
+FilterFn = Callable[[nn.Module, str], bool]
+
+
+class ConvertError(ValueError):
+    """A model cannot be converted as asked. It is as it was before the call."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What shall become of one layer: a scheme, or a reason to leave it alone."""
+
+    layer: Layer
+    scheme: Scheme | None
+    reason: str
+
+
+def plan(model: nn.Module, config: Config, filter_fn: FilterFn | None) -> list[Decision]:
+    """One decision for each layer of ``model``, in order.
+
+    Raises:
+        ConvertError: a rule that speaks for no layer, that names a layer which cannot be converted, or that is at odds
+            with another; a weight that is not finite; nothing to convert although something was asked for.
+    """
+    layers = find_layers(model)
+    rules = [_rule_for(layer, matches) for matches in [_matches(layers, config)] for layer in layers]
+    ties = tied_weights(model)
+    decisions = []
+    for layer, rule in zip(layers, rules, strict=True):
+        reason = _reason(layer, rule, ties, filter_fn)
+        decisions.append(Decision(layer, None if reason or rule is None else rule.value, reason))
+    if any(rule is not None and rule.value is not None for rule in rules) or not layers:
+        _check_not_idle(decisions)
+    for decision in decisions:
+        if decision.scheme is not None:
+            _check_finite(decision.layer)
+    return decisions
+
+
+def _matches(layers: list[Layer], config: Config) -> dict[str, Match[Scheme | None]]:
+    names = [name for layer in layers for name in layer.names]
+    if not isinstance(config, PerLayer):
+        return {name: Match(DEFAULT, config) for name in names}
+    try:
+        return match(config.rules, names)
+    except ValueError as error:
+        raise ConvertError(f"config: {error}") from None
+
+
+def _rule_for(layer: Layer, matches: dict[str, Match[Scheme | None]]) -> Match[Scheme | None] | None:
+    """The most direct rule among those for the layer's names."""
+    found = {name: matches[name] for name in layer.names if name in matches}
+    if not found:
+        return None
+    rank = max(rule.rank for rule in found.values())
+    direct = {name: rule for name, rule in found.items() if rule.rank == rank}
+    if len({rule.value for rule in direct.values()}) > 1:
+        said = ", ".join(f"{rule.value!r} for {name!r}" for name, rule in direct.items())
+        raise ConvertError(f"config: {' and '.join(map(repr, direct))} are one shared module, but the rules say {said}")
+    return next(iter(direct.values()))
+
+
+def _reason(
+    layer: Layer, rule: Match[Scheme | None] | None, ties: dict[nn.Module, str], filter_fn: FilterFn | None
+) -> str:
+    if rule is None:
+        return "no rule speaks for it, and there is no '_default'"
+    if rule.value is None:
+        return f"the rule {rule.rule!r} is None"
+    if filter_fn is not None and isinstance(layer.module, nn.Linear):
+        if not all(filter_fn(layer.module, name) for name in layer.names):
+            return "filter_fn declined it"
+    reason = obstacle(layer)
+    if reason and rule.rank == 2 and not layer.native:
+        raise ConvertError(f"config: {rule.rule!r} is named but cannot be converted: {reason}")
+    return reason or (objection(layer, ties) if rule.rank == 0 else "")
+
+
+def _check_not_idle(decisions: list[Decision]) -> None:
+    if any(decision.scheme is not None or decision.layer.native for decision in decisions):
+        return
+    if not decisions:
+        raise ConvertError("nothing to convert: the model has no linear layers")
+    reasons = Counter(decision.reason for decision in decisions)
+    examples = {decision.reason: decision.layer.name for decision in reversed(decisions)}
+    lines = [f"  {examples[reason]!r} ({count} such): {reason}" for reason, count in reasons.most_common()]
+    raise ConvertError("\n".join([f"nothing to convert: all {len(decisions)} layers are left alone", *lines]))
+
+
+def _check_finite(layer: Layer) -> None:
+    low, high = torch.aminmax(layer.linear.weight.detach())  # one pass, no copy, and NaN wins
+    if not (low.isfinite() and high.isfinite()):
+        value = "NaN" if low.isnan() else "infinity"
+        raise ConvertError(
+            f"the weight of {layer.name!r} holds {value}; repair it (torch.nan_to_num_), "
+            f"or leave the layer alone: PerLayer({{{layer.name!r}: None, '_default': Int8()}})"
+        )

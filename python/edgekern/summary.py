@@ -1,0 +1,118 @@
+"""The table behind ``convert_``, ``dense_`` and ``explain``: one row a layer, and the totals."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """What one layer is, what it runs on, and, when it was left alone, why."""
+
+    name: str
+    """Fully qualified name, as in ``model.named_modules()``."""
+    kind: str
+    """``"Linear"``, ``"Conv2d"``, ..."""
+    shape: tuple[int, ...]
+    """Shape of the weight: (out_features, in_features) of a Linear."""
+    format: str
+    """``"int8"``, or ``"dense"`` for what PyTorch computes."""
+    kernel: str
+    """Kernels that may run it: many rows / few rows of input. Empty when dense."""
+    isa: str
+    """Instruction set of those kernels on this machine. Empty when dense."""
+    bytes_before: int
+    """Weight and bias before."""
+    bytes_after: int
+    """Weight, scales and bias after; the same as before when nothing changed."""
+    reason: str
+    """Why it was left alone; empty when it was converted."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """This row as JSON-ready data."""
+        return {**dataclasses.asdict(self), "shape": list(self.shape)}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows in the model's order. Prints as a table, in a notebook too."""
+
+    rows: tuple[LayerRow, ...]
+
+    @property
+    def converted(self) -> tuple[LayerRow, ...]:
+        """Rows of the layers that were converted."""
+        return tuple(row for row in self.rows if not row.reason)
+
+    @property
+    def skipped(self) -> tuple[LayerRow, ...]:
+        """Rows of the layers left alone, each with its reason."""
+        return tuple(row for row in self.rows if row.reason)
+
+    @property
+    def bytes_before(self) -> int:
+        """Bytes of all listed layers before."""
+        return sum(row.bytes_before for row in self.rows)
+
+    @property
+    def bytes_after(self) -> int:
+        """Bytes of all listed layers after."""
+        return sum(row.bytes_after for row in self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[LayerRow]:
+        return iter(self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Rows and totals as JSON-ready data; sizes in bytes."""
+        return {
+            "layers": [row.to_dict() for row in self.rows],
+            "converted": len(self.converted),
+            "skipped": len(self.skipped),
+            "bytes_before": self.bytes_before,
+            "bytes_after": self.bytes_after,
+        }
+
+    def __str__(self) -> str:
+        lines = [list(_HEADER), *map(_cells, self.rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+        return "\n".join([*table, self._totals()])
+
+    def _repr_html_(self) -> str:
+        def line(cells: list[str], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+        body = "".join(line(_cells(row), "td") for row in self.rows)
+        return f"<table>{line(list(_HEADER), 'th')}{body}</table><p>{html.escape(self._totals())}</p>"
+
+    def _totals(self) -> str:
+        before, after = self.bytes_before, self.bytes_after
+        ratio = f" ({before / after:.2f}x smaller)" if after < before else ""
+        counts = f"{len(self)} layers: {len(self.converted)} converted, {len(self.skipped)} left alone"
+        return f"{counts}; {_size(before)} -> {_size(after)}{ratio}"
+
+
+_HEADER = ("layer", "kind", "shape", "format", "kernel", "before", "after", "left alone because")
+
+
+def _cells(row: LayerRow) -> list[str]:
+    shape = "x".join(map(str, row.shape))
+    sizes = [_size(row.bytes_before), _size(row.bytes_after)]
+    return [row.name, row.kind, shape, row.format, row.kernel, *sizes, row.reason]
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"
