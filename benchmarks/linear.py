@@ -1,0 +1,79 @@
+"""Time one linear layer, float32 in and float32 out: edgekern, its rivals, and the machine's own limits.
+
+Usage:
+
+    python benchmarks/linear.py                        the whole table
+    python benchmarks/linear.py --quick                a taste, in about a minute
+    python benchmarks/linear.py --cells '128x*' --rivals torch-fp32 --threads 2
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from harness.command import caps, choose_rivals, run
+from harness.table import Plan
+
+OURS = "edgekern"
+RIVALS = ("torch-fp32", "torch-bf16", "torch-int8-x86", "torch-int8-onednn", "onnxruntime-int8", "openvino-int8")
+LIMITS = ("peak-int8", "read-bandwidth")
+
+# (K, N) of real layers: MiniLM's and BERT's feed-forward pairs, SmolLM2's, and two of LLM size.
+LAYERS = ((384, 1536), (1536, 384), (576, 1536), (768, 3072), (2048, 8192), (4096, 4096))
+ROWS = (1, 4, 16, 64, 128, 512)
+SMALLEST = {"name": "1x64x64", "m": 1, "k": 64, "n": 64, "cold": False}  # nothing but the cost of a call
+QUICK_CELLS = ("1x768x3072", "1x768x3072-cold", "16x384x1536", "128x768x3072")
+
+
+def all_cells() -> list[dict[str, Any]]:
+    """Every (M, K, N), and M = 1 with cold weights too. Cells of one layer stay together: it is built once."""
+    cells: list[dict[str, Any]] = [SMALLEST]
+    for k, n in LAYERS:
+        for m in ROWS:
+            cells.append({"name": f"{m}x{k}x{n}", "m": m, "k": k, "n": n, "cold": False})
+        cells.append({"name": f"1x{k}x{n}-cold", "m": 1, "k": k, "n": n, "cold": True})
+    return cells
+
+
+def choose_cells(patterns: list[str]) -> list[dict[str, Any]]:
+    """Cells whose name matches a pattern; a pattern that matches none is an error."""
+    cells = all_cells()
+    for pattern in patterns:
+        if not any(fnmatch.fnmatch(cell["name"], pattern) for cell in cells):
+            raise typer.BadParameter(f"no cell is called like {pattern!r}; names are MxKxN, e.g. {cells[0]['name']}")
+    return [cell for cell in cells if any(fnmatch.fnmatch(cell["name"], pattern) for pattern in patterns)]
+
+
+def main(
+    cells: Annotated[list[str] | None, typer.Option(help="Name or glob, e.g. '128x*' or '*-cold'; repeatable.")] = None,
+    rivals: Annotated[list[str] | None, typer.Option(help="Only these rivals; repeatable. 'none': ours alone.")] = None,
+    threads: Annotated[list[int] | None, typer.Option(help="Thread counts; repeatable. Default: 1 and 2.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 7,
+    seconds: Annotated[float, typer.Option(help="For each subject in each round.")] = 0.06,
+    quick: Annotated[bool, typer.Option("--quick", help="Four cells and three short rounds.")] = False,
+    ours: Annotated[bool, typer.Option(help="--no-ours leaves edgekern and the machine's limits out.")] = True,
+    isa: Annotated[str | None, typer.Option(help="EDGEKERN_ISA for edgekern only.")] = None,
+    tier: Annotated[str | None, typer.Option(help="Hold everybody to avx2, avx_vnni or avx512_vnni.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: in benchmarks/results.")] = None,
+) -> None:
+    chosen = choose_rivals(rivals, RIVALS)
+    if quick:
+        rounds, seconds = min(rounds, 3), min(seconds, 0.03)
+    plan = Plan(
+        subjects=[OURS, *chosen] if ours else chosen,
+        limits=LIMITS if ours else (),
+        threads=threads or [1, 2],
+        tasks=choose_cells(cells or (list(QUICK_CELLS) if quick else ["*"])),
+        rounds=rounds,
+        seconds=seconds,
+        environment=caps(tier, isa),
+        required=[OURS, *LIMITS],
+    )
+    run("linear", plan, tier, isa, output)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""The commands of `edgekern`; its entry point is in edgekern_cli."""
