@@ -109,8 +109,10 @@ TEST_CASE("linear: deeper than one int32 can hold") {
 }
 
 TEST_CASE("linear: more rows than one slab holds") {
-  constexpr int64_t m = 900, n = 5, k = 9000;
-  check(Matrix::random(n, k, 10), m, Random(10).normals(m * k), EK_NONE);
+  constexpr int64_t m = 480, n = 2, k = 9000;
+  std::vector<float> x(m * k);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 9973) - 3000.0f;  // cheap: emulators run this too
+  check(Matrix::random(n, k, 10), m, x, EK_NONE);
 }
 
 TEST_CASE("linear: f16 and bf16 in and out, strided") {

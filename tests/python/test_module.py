@@ -187,7 +187,7 @@ def test_state_dict_is_canonical():
     assign=st.booleans(),
 )
 def test_state_dicts_pickles_and_copies_are_exact(shape, dtype, bias, seed, assign):
-    linear, layer = make(*shape, bias=bias, dtype=dtype, seed=seed)
+    _, layer = make(*shape, bias=bias, dtype=dtype, seed=seed)
     state = canonical(layer)
     loaded = Int8Linear(*shape, bias=bias, dtype=dtype)
     loaded.load_state_dict(state, assign=assign)

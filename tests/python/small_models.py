@@ -1,0 +1,65 @@
+"""Models for the tests of conversion, and what to compare them by."""
+
+import torch
+from torch import nn
+
+from edgekern.nn import Int8Linear
+
+
+class OwnForward(nn.Linear):
+    def forward(self, input):
+        return super().forward(input) + 1
+
+
+class NoForward(nn.Linear):
+    pass
+
+
+class Block(nn.Module):
+    def __init__(self, size=16):
+        super().__init__()
+        self.up = nn.Linear(size, 4 * size)
+        self.down = nn.Linear(4 * size, size, bias=False)
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(x)))
+
+
+class LanguageModel(nn.Module):
+    def __init__(self, tied=True, size=16, words=40):
+        super().__init__()
+        self.embed = nn.Embedding(words, size)
+        self.blocks = nn.ModuleList(Block(size) for _ in range(2))
+        self.lm_head = nn.Linear(size, words, bias=False)
+        if tied:
+            self.lm_head.weight = self.embed.weight
+
+    def forward(self, ids):
+        x = self.embed(ids)
+        for block in self.blocks:
+            x = block(x)
+        return self.lm_head(x)
+
+
+BLOCK_LAYERS = ["blocks.0.up", "blocks.0.down", "blocks.1.up", "blocks.1.down"]
+
+
+def snapshot(model):
+    """Everything that must survive a failure: which modules there are, their flags, and every bit of every tensor."""
+    modules = {name: (id(module), module.training) for name, module in model.named_modules(remove_duplicate=False)}
+    tensors = {name: (id(p), p.detach().clone()) for name, p in model.named_parameters(remove_duplicate=False)}
+    return modules, tensors, set(vars(model))
+
+
+def assert_untouched(model, before):
+    modules, tensors, attributes = snapshot(model)
+    assert modules == before[0]
+    assert attributes == before[2]
+    assert tensors.keys() == before[1].keys()
+    for name, (identity, tensor) in tensors.items():
+        assert identity == before[1][name][0]
+        assert torch.equal(tensor.view(torch.uint8), before[1][name][1].view(torch.uint8))
+
+
+def native_names(model):
+    return [name for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, Int8Linear)]
