@@ -15,7 +15,7 @@ export HF_HUB_OFFLINE := 1
 # A virtual environment of the caller's would mix its packages into ours.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: help demo test build-cpp test-cpp test-python lint sanitize check-isa bench clean
+.PHONY: help demo test build-cpp test-cpp test-python lint sanitize emulate-test check-isa bench clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -46,6 +46,14 @@ sanitize: $(VENV)/.tools build/doctest/.found ## C++ tests under AddressSanitize
 	$(BIN)/cmake --build build/sanitize
 	$(BIN)/ctest --test-dir build/sanitize --output-on-failure
 
+emulate-test: $(VENV)/.tools build/doctest/.found ## C++ tests on emulated CPUs with AVX-512 VNNI and AVX-VNNI
+	$(CMAKE) -B build/static -DEDGEKERN_STATIC_TESTS=ON -DDOCTEST_INCLUDE_DIR=$$(cat build/doctest/.found)
+	$(BIN)/cmake --build build/static
+	for isa in avx512_vnni avx_vnni; do \
+	  $(BIN)/python scripts/emulate_x86.py --cpu $$isa --env EDGEKERN_ISA=$$isa \
+	    -- build/static/tests/cpp/edgekern_tests || exit 1; \
+	done
+
 check-isa: build-cpp ## no ISA file leaks symbols, no stack traffic in hot loops
 	$(BIN)/python scripts/check_isa.py build/tests
 
@@ -67,9 +75,10 @@ $(VENV)/.data: requirements-data.txt $(VENV)/.tools
 	@touch $@
 
 # The package is installed as a user would have it, a wheel, so that the tests see what is in the wheel and nothing
-# else; the build folder is kept, so that a change costs seconds.
+# else; the build folder is kept, so that a change costs seconds. No conflict warnings: the data packages are there
+# without their dependencies, on purpose.
 $(VENV)/.installed: $(SOURCES) $(VENV)/.tools $(VENV)/.data
-	$(PIP) --no-build-isolation --config-settings=build-dir=build/wheel ".[demo,test,dev]"
+	$(PIP) --no-warn-conflicts --no-build-isolation --config-settings=build-dir=build/wheel ".[demo,test,dev]"
 	@touch $@
 
 build/doctest/.found: scripts/find_doctest.sh

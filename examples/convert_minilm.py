@@ -17,12 +17,12 @@ def main() -> None:
     encoder = load_minilm()
     before = encoder.encode(SENTENCES)
     inputs = encoder.random_inputs(batch=1, sequence=128)
-    dense = ek.bench(encoder.model, inputs, max_seconds=2)
+    dense = ek.bench(encoder.model, inputs, max_seconds=1)
 
     report = ek.convert_(encoder.model, ek.Int8())
 
     after = encoder.encode(SENTENCES)
-    int8 = ek.bench(encoder.model, inputs, max_seconds=2)
+    int8 = ek.bench(encoder.model, inputs, max_seconds=1)
     print(f"{len(report.converted)} of {len(report)} layers converted")
     print(f"bytes      {report.bytes_before:>12,} -> {report.bytes_after:,}")
     print(f"latency    {dense.p50:>9.2f} ms -> {int8.p50:.2f} ms")

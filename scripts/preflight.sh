@@ -10,7 +10,7 @@ fail() {
 }
 
 command -v "$python" > /dev/null || fail "no $python here; install Python 3.11 to 3.13, or say make PYTHON=..."
-version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') || fail "$python does not run"
 case $version in
   3.11 | 3.12 | 3.13) ;;
   *) fail "$python is Python $version; the pinned versions are for 3.11 to 3.13, so say make PYTHON=python3.12" ;;

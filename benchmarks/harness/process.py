@@ -46,7 +46,12 @@ class Worker:
         except BaseException:
             self.close()
             raise
+        self._stop()
+
+    def _stop(self) -> None:
+        """Stop the process, and return once it has stopped or ended."""
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     @property
     def pid(self) -> int:
@@ -76,7 +81,7 @@ class Worker:
             raise WorkerError(f"{self.name}: the process is gone") from None
         finally:
             if self._process.poll() is None:
-                self._process.send_signal(signal.SIGSTOP)
+                self._stop()
 
     def prepare(self, task: dict[str, Any]) -> dict[str, Any]:
         """Build what `task` needs and check it; returns the subject's facts. Raises WorkerError."""

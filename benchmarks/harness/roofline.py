@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.subject import Subject
 
 READ_BYTES = 256 << 20  # far beyond any last-level cache
-PEAK_SECONDS = 10e-3  # of one call: long against starting a thread, short against a scheduler's slice
+READ_CALLS = 4  # the array is read in this many calls of a few milliseconds each
+PEAK_SECONDS = 5e-3  # of one call: long against waking a thread, short against a scheduler's slice
 
 
 class _Limit(Subject):
@@ -39,11 +42,11 @@ class PeakInt8(_Limit):
     def prepare(self, **task: Any) -> dict[str, Any]:
         from harness.worker import time_calls
 
-        steps = 1 << 12
-        samples, _ = time_calls([lambda: self._core.peak_int8_macs(self._isa, steps)], 2e-3)
-        steps = max(steps, int(steps * PEAK_SECONDS / min(samples)))
+        trial = 1 << 12
+        samples, _ = time_calls([partial(self._core.peak_int8_macs, self._isa, trial)], 2e-3)
+        steps = max(trial, int(trial * PEAK_SECONDS / min(samples)))
         macs = self._core.peak_int8_macs(self._isa, steps) * self.threads
-        self.calls = [lambda: self._on_every_thread(lambda _: self._core.peak_int8_macs(self._isa, steps))]
+        self.calls = [partial(self._on_every_thread, lambda thread: self._core.peak_int8_macs(self._isa, steps))]
         return {"work": macs, "unit": "MAC", "isa": self._isa}
 
 
@@ -51,7 +54,11 @@ class ReadBandwidth(_Limit):
     """Bytes a second read from memory, all threads together, each from its own part of one large array."""
 
     def prepare(self, **task: Any) -> dict[str, Any]:
+        size = READ_BYTES // READ_CALLS // self.threads  # of one thread's part of one call
         if not self.calls:
-            parts = np.array_split(np.ones(READ_BYTES, np.uint8), self.threads)
-            self.calls = [lambda: self._on_every_thread(lambda i: self._core.stream_read(self._isa, parts[i]))]
-        return {"work": READ_BYTES, "unit": "byte", "isa": self._isa}
+            parts = np.ones((READ_CALLS, self.threads, size), np.uint8)
+            self.calls = [partial(self._on_every_thread, partial(self._read, part)) for part in parts]
+        return {"work": size * self.threads, "unit": "byte", "isa": self._isa}
+
+    def _read(self, part: NDArray[np.uint8], thread: int) -> int:
+        return self._core.stream_read(self._isa, part[thread])

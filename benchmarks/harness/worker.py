@@ -23,9 +23,10 @@ WARMUP_SECONDS = 5e-3
 
 
 def time_calls(calls: Sequence[Callable[[], Any]], seconds: float, start: int = 0) -> tuple[list[float], int]:
-    """Run `calls` in rotation for about `seconds`, at least once after a warm-up.
+    """Run `calls` in rotation for about `seconds`, after a warm-up.
 
-    Returns seconds a call, one number a sample, and the position in the rotation to go on from.
+    A call longer than `seconds` is run once: it warms itself up. Returns seconds a call, one number a sample, and the
+    position in the rotation to go on from.
     """
     clock = time.perf_counter
     position = start
@@ -36,6 +37,8 @@ def time_calls(calls: Sequence[Callable[[], Any]], seconds: float, start: int = 
         position += 1
         warm_calls += 1
     per_call = (clock() - began) / warm_calls
+    if per_call > seconds:
+        return [per_call], position
     # A rotation goes through cold memory: there the calls are timed one by one, as they never are alike.
     batch = max(1, round(BATCH_SECONDS / per_call)) if len(calls) == 1 else 1
     samples: list[float] = []

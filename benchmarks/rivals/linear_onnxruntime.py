@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -37,8 +37,12 @@ def quantized(model: onnx.ModelProto) -> bytes:
         return path.read_bytes()
 
 
+@cache
 def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """One pool of `threads` threads for every session of this process, as the rotation through layers needs."""
+    """One pool of `threads` threads for every session of this process, as the rotation through layers needs.
+
+    The pool can be made once only, hence the cache.
+    """
     onnxruntime.set_global_thread_pool_sizes(threads, 1)
     options = onnxruntime.SessionOptions()
     options.use_per_session_threads = False

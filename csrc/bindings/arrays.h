@@ -16,8 +16,8 @@ inline std::string describe(const py::handle& value) {
   return py::str("{} array of shape {}").format(value.attr("dtype"), value.attr("shape"));
 }
 
-// A row-major array of `dim` dimensions whose last one is contiguous: the array itself when it is that already, with any
-// distance between rows, else a copy. Not checked: dtype.
+// A row-major array of `dim` dimensions whose last one is contiguous: the array itself when it is that already, with
+// any distance between rows, else a copy. Not checked: dtype.
 inline py::array rows_of(const py::array& array) {
   const py::ssize_t item = array.itemsize(), dim = array.ndim();
   bool usable = (py::detail::array_proxy(array.ptr())->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
@@ -76,8 +76,10 @@ inline FloatMatrix float_matrix(const py::object& value, const py::object& dtype
   } else if (!bits && is_array_of(value, py::dtype::of<float>())) {
     code = EK_F32;
   } else {
-    throw py::type_error(text(name, " must be a NumPy array of float32 or float16, or of bfloat16 bits as uint16 with "
-                              "dtype='bfloat16'; got ", describe(value), " and dtype=", std::string(py::repr(dtype))));
+    throw py::type_error(text(name,
+                              " must be a NumPy array of float32 or float16, or of bfloat16 bits as uint16 with "
+                              "dtype='bfloat16'; got ",
+                              describe(value), " and dtype=", std::string(py::repr(dtype))));
   }
   expect_dim(value, name, 2);
   py::array array = rows_of(py::reinterpret_borrow<py::array>(value));

@@ -3,10 +3,10 @@
 #include "int8.h"
 
 #include "arrays.h"
+#include "edgekern/edgekern.h"
 #include "status.h"
 #include "threads.h"
 #include "workspace.h"
-#include "edgekern/edgekern.h"
 
 namespace edgekern {
 namespace {
@@ -30,7 +30,8 @@ const ek_isa* isa_of(const py::object& isa) {
 ek_int8_shape shape_of(const py::array& packed) {
   ek_int8_shape shape;
   if (ek_int8_describe(packed.data(), packed.nbytes(), &shape) != EK_OK) {
-    throw py::value_error(text("packed (", packed.nbytes(), " bytes) holds no packed int8 matrix of this version, or a "
+    throw py::value_error(text("packed (", packed.nbytes(),
+                               " bytes) holds no packed int8 matrix of this version, or a "
                                "truncated one; make it with int8_pack"));
   }
   return shape;
@@ -70,7 +71,8 @@ void pack(const py::object& q_object, const py::object& scale_object, const py::
   py::array scale = array_of<float>(scale_object, "scale", 1), bias;
   if (!bias_object.is_none()) bias = array_of<float>(bias_object, "bias", 1);
   const int64_t n = q.shape(0), k = q.shape(1);
-  if (scale.size() != n) throw py::value_error(text("scale must have ", n, " values, one a row of q; got ", scale.size()));
+  if (scale.size() != n)
+    throw py::value_error(text("scale must have ", n, " values, one a row of q; got ", scale.size()));
   if (!bias_object.is_none() && bias.size() != n) {
     throw py::value_error(text("bias must have ", n, " values, one a row of q; got ", bias.size()));
   }
@@ -150,8 +152,8 @@ py::array matmul(const py::object& q_object, const py::object& zero_point_object
   ek_int8_shape shape = shape_of(packed);
   expect_columns("q", q.shape(1), shape);
   if (shape.k > EK_INT8_MAX_K_EXACT) {
-    throw py::value_error(text("packed must have at most ", EK_INT8_MAX_K_EXACT, " columns for one exact int32 sum, got ",
-                               shape.k, "; int8_linear takes more"));
+    throw py::value_error(text("packed must have at most ", EK_INT8_MAX_K_EXACT,
+                               " columns for one exact int32 sum, got ", shape.k, "; int8_linear takes more"));
   }
   const int64_t m = q.shape(0);
   if (zero_point.size() != m) {

@@ -27,8 +27,8 @@ const ek_isa* isa_named(const char* name) {
   }
   isa = ek_isa_find(name);
   if (isa == nullptr) {
-    throw std::invalid_argument(text("edgekern: ", from, "='", name, "' is no ISA of this build; this CPU runs ",
-                                     supported_isas()));
+    throw std::invalid_argument(
+        text("edgekern: ", from, "='", name, "' is no ISA of this build; this CPU runs ", supported_isas()));
   }
   if (!ek_isa_supported(isa)) {
     char missing[256];

@@ -7,12 +7,12 @@
 #include <vector>
 
 #include "arrays.h"
+#include "edgekern/edgekern.h"
 #include "int8.h"
 #include "status.h"
 #include "threads.h"
 #include "torch_ops.h"
 #include "torch_shim.h"
-#include "edgekern/edgekern.h"
 
 namespace edgekern {
 namespace {

@@ -7,11 +7,11 @@
 #include <cstddef>
 #include <sstream>
 
+#include "edgekern/edgekern.h"
 #include "status.h"
 #include "threads.h"
 #include "torch_shim.h"
 #include "workspace.h"
-#include "edgekern/edgekern.h"
 
 namespace edgekern {
 
@@ -27,9 +27,7 @@ struct TorchCodes {
   int32_t float32, float16, bfloat16, uint8, cpu;
 } codes;
 
-[[noreturn]] void fail(const std::string& message) {
-  throw std::invalid_argument("edgekern.int8_linear: " + message);
-}
+[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument("edgekern.int8_linear: " + message); }
 
 // A borrowed look at a tensor's metadata.
 struct View {
@@ -103,7 +101,7 @@ ek_dtype library_dtype(int32_t dtype) {
   if (dtype == codes.float32) return EK_F32;
   if (dtype == codes.bfloat16) return EK_BF16;
   if (dtype == codes.float16) return EK_F16;
-  fail("x must be float32, bfloat16 or float16; convert it with x.float()");
+  fail(text("x must be float32, bfloat16 or float16, got c10::ScalarType ", dtype, "; convert it with x.float()"));
 }
 
 // The stable C ABI cannot ask requires_grad. But an alias made in grad mode is a leaf exactly when its base needs no
@@ -121,7 +119,8 @@ bool records_gradient(const TensorHandle& x) {
 // packed is one contiguous run of bytes that the library recognises; returns its shape.
 ek_int8_shape describe(const View& packed, const std::byte* data) {
   if (packed.dtype != codes.uint8 || packed.dim != 1 || (packed.sizes[0] > 1 && packed.strides[0] != 1)) {
-    fail("packed must be a contiguous 1-D uint8 tensor from edgekern.ops.int8_pack");
+    fail(text("packed must be a contiguous 1-D uint8 tensor from edgekern.ops.int8_pack, got c10::ScalarType ",
+              packed.dtype, " of shape ", packed.shape()));
   }
   if (packed.sizes[0] == 0) fail("packed is empty: the layer has no weights yet; load_state_dict() brings them");
   if (reinterpret_cast<uintptr_t>(data) % kPackedAlignment != 0) {
@@ -129,14 +128,15 @@ ek_int8_shape describe(const View& packed, const std::byte* data) {
   }
   ek_int8_shape shape;
   if (ek_int8_describe(data, static_cast<size_t>(packed.sizes[0]), &shape) != EK_OK) {
-    fail(text("packed (", packed.sizes[0], " bytes) holds no packed int8 matrix of this version, or a truncated one; "
+    fail(text("packed (", packed.sizes[0],
+              " bytes) holds no packed int8 matrix of this version, or a truncated one; "
               "make it with edgekern.ops.int8_pack"));
   }
   return shape;
 }
 
 TensorHandle int8_linear(TensorHandle x, const TensorHandle& packed, int64_t out_features, int64_t activation) {
-  View view(x);
+  const View view(x);
   const View packed_view(packed);
   const std::byte* weights = data_of(packed);
   const ek_int8_shape shape = describe(packed_view, weights);
@@ -169,8 +169,8 @@ TensorHandle int8_linear(TensorHandle x, const TensorHandle& packed, int64_t out
   Workspace workspace(ek_int8_workspace_size(nullptr, m, shape.k));
   Threads threads;
   check(ek_int8_linear(nullptr, weights, static_cast<size_t>(packed_view.sizes[0]), m, data_of(x), dtype, rows.ld,
-                       data_of(y), shape.n, static_cast<ek_activation>(activation), workspace.data(),
-                       workspace.size(), threads.parallel()),
+                       data_of(y), shape.n, static_cast<ek_activation>(activation), workspace.data(), workspace.size(),
+                       threads.parallel()),
         "int8_linear");
   threads.check();
   return y;
@@ -185,8 +185,9 @@ void int8_linear_cpu(StableIValue* stack, uint64_t, uint64_t) {
 // For every device and layout without a kernel of its own.
 void int8_linear_elsewhere(StableIValue* stack, uint64_t, uint64_t) {
   TensorHandle x(stack[0]), packed(stack[1]);
-  fail("x and packed must be dense CPU tensors; move the model with model.cpu() and the input with x.cpu(), or call "
-       "edgekern.dense_(model) to run elsewhere");
+  fail(
+      "x and packed must be dense CPU tensors; move the model with model.cpu() and the input with x.cpu(), or call "
+      "edgekern.dense_(model) to run elsewhere");
 }
 
 TorchLibrary* implementation_library(const char* key) {
@@ -211,8 +212,9 @@ void register_torch_ops(const std::unordered_map<std::string, uintptr_t>& symbol
   // Libraries are never deleted: that would take the ops out of the dispatcher.
   TorchLibrary* fragment = nullptr;
   check_torch(shim.library_fragment("edgekern", "edgekern", 0, &fragment), "open a library");
-  check_torch(shim.define(fragment, "int8_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor"),
-              "define edgekern::int8_linear");
+  check_torch(
+      shim.define(fragment, "int8_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor"),
+      "define edgekern::int8_linear");
   check_torch(shim.implement(implementation_library("CPU"), "int8_linear", int8_linear_cpu),
               "implement edgekern::int8_linear for CPU");
   check_torch(shim.implement(implementation_library("CompositeExplicitAutograd"), "int8_linear", int8_linear_elsewhere),

@@ -35,7 +35,9 @@ if hasattr(os, "register_at_fork"):
 def set_num_threads(n: int) -> None:
     """Sets how many threads native work uses, in this process.
 
-    With torch installed there is one setting, torch's: this calls ``torch.set_num_threads(n)``.
+    With torch installed there is one setting, torch's: this calls ``torch.set_num_threads(n)``. Native work follows
+    every change of torch's setting, except under torch 2.9, which cannot lend its threads: there it follows this
+    function alone.
 
     Raises:
         ValueError: ``n`` is below 1.

@@ -119,7 +119,7 @@ def _reserve(layer: Layer, scheme: Scheme) -> _Step:
 def _commit(model: nn.Module, steps: list[_Step]) -> None:
     """Quantises, packs and swaps layer by layer. ``steps`` is used up, so that nothing here keeps an original alive."""
     largest = max((step.layer.dense_bytes for step in steps), default=0)
-    scratch = torch.empty(largest, dtype=torch.uint8, device="cpu")  # proves that there is room for one layer's temporaries
+    scratch = torch.empty(largest, dtype=torch.uint8, device="cpu")  # proves that one layer's temporaries have room
     with uninterrupted():
         del scratch
         freed = 0

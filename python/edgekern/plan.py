@@ -37,13 +37,14 @@ def plan(model: nn.Module, config: Config, filter_fn: FilterFn | None) -> list[D
             with another; a weight that is not finite; nothing to convert although something was asked for.
     """
     layers = find_layers(model)
-    rules = [_rule_for(layer, matches) for matches in [_matches(layers, config)] for layer in layers]
+    matches = _matches(layers, config)
+    rules = [_rule_for(layer, matches) for layer in layers]
     ties = tied_weights(model)
     decisions = []
     for layer, rule in zip(layers, rules, strict=True):
         reason = _reason(layer, rule, ties, filter_fn)
         decisions.append(Decision(layer, None if reason or rule is None else rule.value, reason))
-    if any(rule is not None and rule.value is not None for rule in rules) or not layers:
+    if not layers or any(rule is not None and rule.value is not None for rule in rules):
         _check_not_idle(decisions)
     for decision in decisions:
         if decision.scheme is not None:

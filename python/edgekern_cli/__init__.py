@@ -1,7 +1,7 @@
 """The entry point of the `edgekern` command.
 
-It stands outside the package so that what goes wrong while edgekern itself is imported, such as an EDGEKERN_ISA that this
-CPU cannot run, is reported in one line like every other mistake.
+It stands outside the package so that what goes wrong while edgekern itself is imported, such as an EDGEKERN_ISA that
+this CPU cannot run, is reported in one line like every other mistake.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Models for the tests of conversion, and what to compare them by."""
+"""Models and layers for the tests, and what to compare them by."""
 
 import torch
 from torch import nn
@@ -63,3 +63,20 @@ def assert_untouched(model, before):
 
 def native_names(model):
     return [name for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, Int8Linear)]
+
+
+def make_layer(in_features=70, out_features=33, bias=True, dtype=torch.float32, seed=0):
+    torch.manual_seed(seed)
+    linear = nn.Linear(in_features, out_features, bias=bias, dtype=dtype)
+    return linear, Int8Linear.from_linear(linear)
+
+
+def canonical(layer):
+    return {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        assert left[name].dtype == right[name].dtype
+        assert torch.equal(left[name], right[name]), name

@@ -150,7 +150,7 @@ def unaligned(packed):
 # name: (x, packed from a good one, out_features, activation, message)
 TORCH_ERRORS = {
     "x is 0-d": (torch.tensor(1.0), lambda p: p, N, 0, "x must have at least one dimension"),
-    "x is float64": (torch.ones(2, K).double(), lambda p: p, N, 0, "x must be float32, bfloat16 or float16"),
+    "x is float64": (torch.ones(2, K).double(), lambda p: p, N, 0, "x must be float32, .*got c10::ScalarType 7"),
     "x is int64": (torch.ones(2, K).long(), lambda p: p, N, 0, "x must be float32, bfloat16 or float16"),
     "x is complex": (torch.ones(2, K) + 0j, lambda p: p, N, 0, "x must be float32, bfloat16 or float16"),
     "x is too wide": (torch.ones(2, 3, K + 1), lambda p: p, N, 0, r"x must end in 12 features.*got shape \[2, 3, 13\]"),
@@ -158,7 +158,13 @@ TORCH_ERRORS = {
     "x is sparse": (torch.ones(2, K).to_sparse(), lambda p: p, N, 0, "dense CPU tensors.*model.cpu"),
     "x is on meta": (torch.ones(2, K, device="meta"), lambda p: p, N, 0, "on the CPU, got meta and cpu"),
     "packed is on meta": (torch.ones(2, K), lambda p: p.to("meta"), N, 0, "on the CPU, got cpu and meta"),
-    "packed is int8": (torch.ones(2, K), lambda p: p.view(torch.int8), N, 0, "packed must be .*uint8"),
+    "packed is int8": (
+        torch.ones(2, K),
+        lambda p: p.view(torch.int8),
+        N,
+        0,
+        "packed must be .*uint8.*got c10::ScalarType 1",
+    ),
     "packed is 2-D": (torch.ones(2, K), lambda p: p[None], N, 0, "packed must be a contiguous 1-D"),
     "packed is strided": (torch.ones(2, K), lambda p: p[::2], N, 0, "packed must be a contiguous 1-D"),
     "packed is unaligned": (torch.ones(2, K), unaligned, N, 0, "multiple of 64 bytes; packed.clone"),

@@ -131,8 +131,9 @@ def test_nothing_to_convert_is_an_error_with_the_reasons():
     assert "'3' (1 such): this version has no int8 convolution" in str(error.value)
 
 
-def test_asking_for_nothing_is_no_error():
+@pytest.mark.parametrize("rules", [{"_default": None}, {"re:.*": None, "_default": Int8()}])
+def test_asking_for_nothing_is_no_error(rules):
     model = LanguageModel()
-    report = convert_(model, PerLayer({"_default": None}))
+    report = convert_(model, PerLayer(rules))
     assert len(report.skipped) == 5
     assert not report.converted

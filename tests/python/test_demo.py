@@ -99,16 +99,16 @@ def test_another_answer_after_loading_is_a_failure():
 @needs_data
 def test_the_quick_demo_end_to_end(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "BATCHES", (1,))
-    result = demo.run(quick=True, output=tmp_path / "out")
+    result = demo.run(quick=True, output=tmp_path)
     assert result["failures"] == []
     assert result["reload_identical"]
     assert result["converted"] == 37
     assert 3.5 < result["size"]["linear"]["fp32"] / result["size"]["linear"]["int8"] <= 4.0
     for score in result["quality"].values():
         assert abs(score["fp32"] - score["int8"]) < 0.003
-    assert json.loads((tmp_path / "out/demo.json").read_text()) == result
-    assert (tmp_path / "out/demo.png").stat().st_size > 10_000
-    explanation = (tmp_path / "out/explain.txt").read_text()
+    assert json.loads((tmp_path / "demo.json").read_text()) == result
+    assert (tmp_path / "demo.png").stat().st_size > 10_000
+    explanation = (tmp_path / "explain.txt").read_text()
     assert explanation.count("int8") >= 37
     assert "faster" in capsys.readouterr().out
 

@@ -83,6 +83,18 @@ def test_empty_inputs(isa):
     assert kernels.int8_linear(np.empty((2, 0, 8), np.float16), packed, isa=isa).shape == (2, 0, 3)
 
 
+def test_no_input_features_leave_the_bias(isa):
+    bias = np.arange(-2, 3, dtype=np.float32)
+    packed = kernels.int8_pack(np.empty((5, 0), np.int8), np.ones(5, np.float32), bias)
+    y = kernels.int8_linear(np.empty((3, 0), np.float32), packed, "relu", isa=isa)
+    np.testing.assert_array_equal(y, [np.maximum(bias, 0)] * 3)
+
+
+def test_no_output_features(isa):
+    packed = kernels.int8_pack(np.empty((0, 4), np.int8), np.empty(0, np.float32))
+    assert kernels.int8_linear(np.ones((3, 4), np.float32), packed, isa=isa).shape == (3, 0)
+
+
 # --------------------------------------------------------------------------------- layouts, threads, limits
 
 

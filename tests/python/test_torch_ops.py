@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-import time
-
 import numpy as np
 import pytest
 
@@ -30,10 +25,10 @@ def layer():
     return packed, kernels.Int8Packed(packed.numpy()), q * scale[:, None], bias
 
 
-def reference(x, layer, activation="none"):
+def reference(x, layer):
     """The NumPy-level kernel over the same values."""
     bits = x.contiguous().view(torch.int16).numpy().view(np.uint16) if x.dtype == torch.bfloat16 else x.numpy()
-    y = kernels.int8_linear(bits, layer[1], activation, dtype="bfloat16" if x.dtype == torch.bfloat16 else None)
+    y = kernels.int8_linear(bits, layer[1], dtype="bfloat16" if x.dtype == torch.bfloat16 else None)
     return torch.from_numpy(y.view(np.int16)).view(torch.bfloat16) if x.dtype == torch.bfloat16 else torch.from_numpy(y)
 
 
@@ -208,91 +203,3 @@ def test_compile_refuses_autograd(layer):
     compiled = torch.compile(Model(layer[0]), fullgraph=True)
     with pytest.raises(Exception, match=NO_BACKWARD):
         compiled(torch.randn(3, K, requires_grad=True))
-
-
-# ------------------------------------------------------------------------------------------------- threads
-
-
-def test_torch_set_num_threads_is_obeyed(layer):
-    q, scale = ops.int8_quantize(torch.randn(1024, 512))
-    packed, x, results = ops.int8_pack(q, scale), torch.randn(64, 512), []
-    for threads in (1, 2, 3, 4):
-        torch.set_num_threads(threads)
-        assert kernels.get_num_threads() == threads
-        results.append(int8_linear(x, packed, 1024, 0))
-    for other in results[1:]:
-        assert torch.equal(other, results[0])
-
-
-def test_one_thread_setting_for_torch_and_edgekern():
-    kernels.set_num_threads(3)
-    assert torch.get_num_threads() == 3
-
-
-def test_several_python_threads_at_once():
-    torch.manual_seed(1)
-    packed = ops.int8_pack(*ops.int8_quantize(torch.randn(256, 128)))
-    inputs = [torch.randn(rows, 128) for rows in (1, 3, 40, 200)]
-    expected = [int8_linear(x, packed, 256, 0) for x in inputs]
-    wrong, start = [], threading.Barrier(len(inputs))
-
-    def work(index):
-        start.wait()
-        for _ in range(100):
-            if not torch.equal(int8_linear(inputs[index], packed, 256, 0), expected[index]):
-                wrong.append(index)
-
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(inputs))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # Python 3.12 warns; surviving it is the point
-def test_after_fork():
-    packed = ops.int8_pack(*ops.int8_quantize(torch.randn(1024, 512)))
-    x = torch.randn(64, 512)
-    torch.set_num_threads(2)
-    expected = int8_linear(x, packed, 1024, 0)  # torch's threads run from here on, and the child has none of them
-    child = os.fork()
-    if child == 0:
-        same = (int8_linear(x, packed, 1024, 0).numpy() == expected.numpy()).all()
-        torch.set_num_threads(1)
-        same = same and (int8_linear(x, packed, 1024, 0).numpy() == expected.numpy()).all()
-        os._exit(0 if same and kernels.get_num_threads() == 1 else 1)
-    for _ in range(600):
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            break
-        time.sleep(0.05)
-    else:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        pytest.fail("the child hangs")
-    assert status == 0
-    assert torch.equal(int8_linear(x, packed, 1024, 0), expected)
-
-
-def test_the_gil_is_released():
-    packed = ops.int8_pack(torch.ones(2048, 2048, dtype=torch.int8), torch.ones(2048))
-    x, ticks, done = torch.randn(2048, 2048), [], threading.Event()
-
-    def tick():
-        while not done.is_set():
-            ticks.append(None)
-            done.wait(1e-4)
-
-    torch.set_num_threads(1)
-    ticker = threading.Thread(target=tick)
-    ticker.start()
-    while not ticks:
-        pass
-    before = len(ticks)
-    int8_linear(x, packed, 2048, 0)  # tens of milliseconds in one native call
-    during = len(ticks) - before
-    done.set()
-    ticker.join()
-    assert during > 2

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from edgekern.bench.latency import BenchResult, _summarise
+from edgekern.bench.latency import BenchResult, summarise
 
 _WARMUP_SECONDS = 0.2
 
@@ -44,7 +44,7 @@ def interleave(
         for name in order:
             times[name] += _turn(calls[name], repeats[name])
         order.reverse()
-    return {name: _summarise(found, torch.get_num_threads()) for name, found in times.items()}
+    return {name: summarise(found, torch.get_num_threads()) for name, found in times.items()}
 
 
 def _warm_up(call: Callable[[], object]) -> float:

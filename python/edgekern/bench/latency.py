@@ -77,7 +77,7 @@ def bench(
     with _measuring(model, threads), torch.inference_mode():
         _warm_up(model, args, kwargs, warmup_seconds)
         times = _measure(model, args, kwargs, max_seconds, max_repeats, progress)
-        return _summarise(times, torch.get_num_threads())
+        return summarise(times, torch.get_num_threads())
 
 
 def _arguments(inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -154,7 +154,8 @@ def _median_is_stable(times: list[float]) -> bool:
     return high - low <= 2 * _STABLE * ordered[len(ordered) // 2]
 
 
-def _summarise(times: list[float], threads: int) -> BenchResult:
+def summarise(times: list[float], threads: int) -> BenchResult:
+    """The result for calls that took ``times`` seconds."""
     ordered = sorted(1000 * seconds for seconds in times)
 
     def quantile(share: float) -> float:

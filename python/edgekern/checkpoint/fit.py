@@ -38,6 +38,8 @@ def find_places(model: nn.Module, manifest: Manifest) -> list[Layer]:
             close = difflib.get_close_matches(name, layers, n=3)
             hint = f"close to it: {', '.join(map(repr, close))}" if close else "nothing is close to it"
             raise CheckpointMismatchError(f"the model has no layer {name!r}, which the checkpoint converts; {hint}")
+        if not layer.places:
+            raise CheckpointMismatchError("the model is itself a single layer, which has no place to be replaced in")
         if set(layer.names) != set(record.names):
             raise CheckpointMismatchError(
                 f"the checkpoint shares one layer under {list(record.names)}, the model under {list(layer.names)}"

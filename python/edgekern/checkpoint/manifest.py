@@ -96,7 +96,7 @@ class Manifest:
             layers=tuple(_layer(entry) for entry in _check(data, "layers", list, "the file")),
             tensors={name: _tensor(name, entry) for name, entry in _check(data, "tensors", dict, "the file").items()},
             aliases=_aliases(data),
-            non_persistent=_strings(data, "non_persistent", "the file"),
+            non_persistent=_non_persistent(data),
             size=_check(data, "size", int, "the file"),
             sha256=_check(data, "sha256", str, "the file"),
         )
@@ -138,6 +138,14 @@ def _aliases(data: Mapping[str, Any]) -> dict[str, str]:
         if not isinstance(target, str) or target not in data["tensors"] or name in data["tensors"]:
             raise CheckpointFormatError(f"{MANIFEST_FILE}: alias {name!r} must name a stored tensor, got {target!r}")
     return aliases
+
+
+def _non_persistent(data: Mapping[str, Any]) -> tuple[str, ...]:
+    names = _strings(data, "non_persistent", "the file")
+    for name in names:
+        if name not in data["tensors"]:
+            raise CheckpointFormatError(f"{MANIFEST_FILE}: non_persistent names {name!r}, which is no stored tensor")
+    return names
 
 
 def _strings(data: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from edgekern._lib import core
 from edgekern.checkpoint.errors import CheckpointError, CheckpointExistsError
 from edgekern.checkpoint.manifest import MANIFEST_FILE, TENSORS_FILE, LayerRecord, Manifest, TensorRecord, dtype_name
+from edgekern.nn import Int8Linear
 from edgekern.nn.layers import find_layers, tensor_identity
 
 
@@ -34,6 +35,8 @@ def save(model: nn.Module, directory: str | os.PathLike[str], *, overwrite: bool
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, Int8Linear):
+        raise CheckpointError("model: a single Int8Linear has no name to be saved by; wrap it: nn.Sequential(layer)")
     folder = Path(directory)
     if folder.exists() and not folder.is_dir():
         raise CheckpointExistsError(f"directory: {folder} is a file")

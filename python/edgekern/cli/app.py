@@ -69,6 +69,7 @@ def demo(
     threads: Threads = None,
 ) -> None:
     """Score and time a real text encoder in float32 and int8."""
+    output.mkdir(parents=True, exist_ok=True)  # before anything that takes long
     from . import demo as command
 
     _use_threads(threads)

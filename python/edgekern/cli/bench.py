@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ class Case:
     """
 
     title: str
-    variants: dict[str, Callable[[], object]]
+    variants: Mapping[str, Callable[[], object]]
     macs: int | None = None
 
 

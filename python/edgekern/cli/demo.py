@@ -30,7 +30,7 @@ MAX_QUALITY_LOSS = 0.01  # in correlation; rounding to int8 moves it by a tenth 
 
 
 def run(quick: bool, output: Path) -> DemoResult:
-    """Runs the demo, prints the table, and writes demo.json, demo.png and explain.txt into `output`.
+    """Runs the demo, prints the table, and writes demo.json, demo.png and explain.txt into the folder `output`.
 
     The result's "failures" says what went wrong: quality lost, or a reloaded model that answers differently.
 
@@ -38,7 +38,6 @@ def run(quick: bool, output: Path) -> DemoResult:
         MissingDataError: the model's or the texts' package is not installed.
         OSError: `output` cannot be written.
     """
-    output.mkdir(parents=True, exist_ok=True)
     console = Console()
     with _progress(console) as step:
         result, report = _measure(quick, step)

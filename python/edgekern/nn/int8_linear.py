@@ -53,8 +53,8 @@ class Int8Linear(nn.Module):
         bias_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if in_features < 1 or out_features < 1:
-            raise ValueError(f"Int8Linear: expected sizes from 1, got {in_features} and {out_features}")
+        if not self.fits(in_features, out_features):
+            raise ValueError(f"Int8Linear: cannot pack {in_features} features in, {out_features} out; at least 1 each")
         if activation not in ops.ACTIVATIONS:
             raise ValueError(f"activation: expected one of {', '.join(ops.ACTIVATIONS)}; got {activation!r}")
         for name, value in (("dtype", dtype), ("bias_dtype", bias_dtype or dtype)):
@@ -73,6 +73,14 @@ class Int8Linear(nn.Module):
         return _int8_linear(input, self.packed, self.out_features, self._activation_code)
 
     # ------------------------------------------------------------------------------- from and to floats
+
+    @staticmethod
+    def fits(in_features: int, out_features: int) -> bool:
+        """Whether a weight of this shape can be packed: neither empty nor beyond the native limits."""
+        try:
+            return min(in_features, out_features) >= 1 and core.int8_packed_size(out_features, in_features) > 0
+        except (TypeError, ValueError):  # TypeError: no 64-bit integers
+            return False
 
     @classmethod
     def like(cls, linear: nn.Linear) -> Int8Linear:
@@ -231,7 +239,7 @@ class Int8Linear(nn.Module):
 
 
 def _empty_bytes(size: int) -> Tensor:
-    return torch.empty(size, dtype=torch.uint8, device="cpu")  # whatever the default device: kernels and packing are here
+    return torch.empty(size, dtype=torch.uint8, device="cpu")  # also where another device is the default
 
 
 def _dequantize(q: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:

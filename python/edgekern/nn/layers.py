@@ -140,7 +140,8 @@ def tied_weights(model: nn.Module) -> dict[nn.Module, str]:
 
 def tensor_identity(tensor: Tensor) -> object:
     """Equal for two tensors that are the same elements of the same memory."""
-    if nn.parameter.is_lazy(tensor) or tensor.is_meta or tensor.layout != torch.strided or not tensor.numel():
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_meta
+    if not plain or not tensor.numel():
         return id(tensor)
     return (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.dtype, tensor.shape, tensor.stride())
 
@@ -215,8 +216,8 @@ def _obstacle_in_tensors(module: nn.Linear) -> str:
 
 
 def _obstacle_in_shape(weight: Tensor, bias: Tensor | None) -> str:
-    if weight.ndim != 2 or not weight.numel():
-        return f"its weight of shape {list(weight.shape)} is empty or no matrix"
+    if weight.ndim != 2 or not Int8Linear.fits(weight.shape[1], weight.shape[0]):
+        return f"its weight of shape {list(weight.shape)} is empty, too large, or no matrix"
     if bias is not None and bias.shape != weight.shape[:1]:
         return f"its bias of shape {list(bias.shape)} does not fit its weight of shape {list(weight.shape)}"
     return ""

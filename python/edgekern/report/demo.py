@@ -7,24 +7,13 @@ from typing import Any, TypedDict
 from rich.table import Table
 
 
-class Latency(TypedDict):
-    """edgekern.bench.BenchResult of one variant of the model: milliseconds a call."""
-
-    p50: float
-    p95: float
-    mean: float
-    min: float
-    threads: int
-    repeats: int
-
-
 class BatchTiming(TypedDict):
-    """Both variants at one batch size, timed in alternating rounds of one run."""
+    """Both variants at one batch size, timed in alternating rounds: each an edgekern.bench.BenchResult, as a dict."""
 
     batch: int
     sequence: int
-    fp32: Latency
-    int8: Latency
+    fp32: dict[str, Any]
+    int8: dict[str, Any]
 
 
 class Pair(TypedDict):

@@ -1,11 +1,10 @@
-"""Reading results files back, and what can be concluded from them."""
+"""Reading results files back, cell by cell."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from harness.machine import QUIET_SHARE, cpu_slug
 from harness.table import SCHEMA, Record
 
 OURS = "edgekern"
+FLOOR = "stub"  # the model with instant linear layers: no rival, nobody can have it
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Cell:
         return record["median_s"] if record else None
 
     def best_rival(self) -> tuple[str, float] | None:
-        """The fastest subject that is not ours, and its median seconds."""
-        rivals = [(record["median_s"], name) for name, record in self.timings.items() if name != OURS]
+        """The fastest of the others, and its median seconds."""
+        rivals = [(record["median_s"], name) for name, record in self.timings.items() if name not in (OURS, FLOOR)]
         return min(rivals)[::-1] if rivals else None
 
     def ahead(self) -> float | None:
@@ -97,7 +97,7 @@ class Results:
 
 
 def _cpu_title(header: Record) -> str:
-    name = re.sub(r"\((R|TM)\)|\bCPU\b|\s+@.*|\s+Processor", "", header["cpu"]).strip()
+    name = " ".join(re.sub(r"\((R|TM)\)|\bCPU\b|@.*|\bProcessor\b", " ", header["cpu"]).split())
     family_model = header["cpu_family_model"]
     return f"{name} (family {family_model.replace('-', ', model ')})" if family_model else name
 
@@ -141,94 +141,6 @@ def newest(files: Iterable[Path]) -> list[Results]:
         if key not in found or results.header["date"] > found[key].header["date"]:
             found[key] = results
     return [found[key] for key in sorted(found)]
-
-
-def geometric_mean(ratios: Sequence[float]) -> float:
-    """Raises ValueError when there are none."""
-    if not ratios:
-        raise ValueError("geometric_mean: no ratios")
-    return math.exp(sum(map(math.log, ratios)) / len(ratios))
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A goal, what was measured, and whether that is enough. `met` is None when it was not measured."""
-
-    goal: str
-    measured: str
-    met: bool | None
-
-
-def _worst(goal: str, shares: list[tuple[float, Cell]], bar: float) -> Bar:
-    if not shares:
-        return Bar(goal, "not measured", None)
-    share, cell = min(shares, key=lambda pair: pair[0])
-    met = sum(value >= bar for value, _ in shares)
-    where = f"lowest {share:.0%} at {cell.name}, {cell.threads} thread{'s' * (cell.threads > 1)}"
-    return Bar(goal, f"{met} of {len(shares)} cells; {where}", share >= bar)
-
-
-def _against(goal: str, cells: Iterable[Cell], rival: str, largest_ratio: float) -> Bar:
-    """Our time over a rival's, at every thread count, must be at most `largest_ratio`."""
-    parts, met = [], []
-    for cell in cells:
-        ours, theirs = cell.seconds(OURS), cell.seconds(rival)
-        if ours and theirs:
-            parts.append(f"{ours * 1e6:.1f} / {theirs * 1e6:.1f} µs at {cell.threads}")
-            met.append(ours <= largest_ratio * theirs)
-    return Bar(goal, ", ".join(parts) + " threads" if parts else "not measured", all(met) if met else None)
-
-
-def tabled(cells: Iterable[Cell]) -> list[Cell]:
-    """The cells of the shape table: all but the smallest layer, which only shows what a call costs."""
-    return [cell for cell in cells if cell.name != "1x64x64"]
-
-
-def linear_bars(results: Results) -> list[Bar]:
-    """The goals for one linear layer, against this file."""
-    table = tabled(results.cells)
-    wide = [cell for cell in table if cell.task["m"] >= 64 and cell.task["k"] >= 768]
-    cold = [cell for cell in table if cell.task["cold"]]
-    peaks = [(share, cell) for cell in wide if (share := cell.peak_share()) is not None]
-    reads = [(share, cell) for cell in cold if (share := cell.bandwidth_share()) is not None]
-    ahead = [(ratio, cell) for cell in table if (ratio := cell.ahead()) is not None]
-    warm = [cell for cell in table if cell.name == "1x2048x8192"]
-    smallest = [cell for cell in results.cells if cell.name == "1x64x64"]
-    mean = geometric_mean([ratio for ratio, _ in ahead]) if ahead else None
-    return [
-        _worst("M ≥ 64, K ≥ 768: at least 85 % of the measured int8 peak", peaks, 0.85),
-        _worst("M = 1, weights in memory: at least 90 % of the measured read bandwidth", reads, 0.9),
-        _against("M = 1, 2048x8192 in cache: faster than quantize_dynamic (x86)", warm, "torch-int8-x86", 1.0),
-        _worst("Every cell at least as fast as its best rival", ahead, 1.0),
-        Bar(
-            "Geometric mean at least 1.2 times ahead of the best rival per cell",
-            f"{mean:.2f} times" if mean else "not measured",
-            mean >= 1.2 if mean else None,
-        ),
-        _against("A 64x64 layer at M = 1: at most 1.3 times nn.Linear", smallest, "torch-fp32", 1.3),
-    ]
-
-
-# (batch, at least so many times faster than quantize_dynamic, than float32), on two threads
-MODEL_GOALS = ((1, 1.1, 3.2), (32, 1.35, 3.4))
-
-
-def model_bars(results: Results) -> list[Bar]:
-    """The goals for MiniLM, against this file."""
-    bars = []
-    for batch, *goals in MODEL_GOALS:
-        cell = next((c for c in results.cells if c.task["batch"] == batch and c.threads == 2), None)
-        for rival, title, goal in zip(("torch-int8-x86", "torch-fp32"), ("quantize_dynamic", "float32"), goals, strict=True):
-            ours, theirs = (cell.seconds(OURS), cell.seconds(rival)) if cell else (None, None)
-            ratio = theirs / ours if ours and theirs else None
-            bars.append(
-                Bar(
-                    f"Batch {batch}, 2 threads: at least {goal} times faster than {title}",
-                    f"{ratio:.2f} times" if ratio else "not measured",
-                    ratio >= goal if ratio else None,
-                )
-            )
-    return bars
 
 
 def profile_of(results: Results, subject: str, task: str, threads: int) -> dict[str, Any]:

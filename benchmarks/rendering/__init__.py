@@ -1,0 +1,1 @@
+"""Results files into tables, charts and the goals met or missed."""

@@ -1,0 +1,291 @@
+"""The benchmark harness and what is rendered from its files. The rivals themselves are not installed here."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import render  # noqa: E402
+from harness import subject, table, worker  # noqa: E402
+from harness.machine import LoadMeter, cpu_slug, describe_machine  # noqa: E402
+from harness.process import Worker, WorkerError  # noqa: E402
+from harness.tier import tier_environment  # noqa: E402
+from linear import all_cells, choose_cells  # noqa: E402
+from rendering.bars import geometric_mean, linear_bars, model_bars  # noqa: E402
+from rendering.pages import linear_section, readme_block  # noqa: E402
+from rendering.results import newest, read_results  # noqa: E402
+
+MACHINE = {
+    "cpu": "Example(R) CPU 9000 @ 3.00GHz",
+    "cpu_family_model": "6-99",
+    "cores": 2,
+    "last_level_cache_bytes": 32 << 20,
+    "memory_bytes": 8 << 30,
+    "system": "Linux 6 x86_64",
+    "python": "3.11.0",
+    "commit": "abc",
+}
+
+
+def write_file(folder: Path, records: list[dict], benchmark: str = "linear", **header: object) -> Path:
+    full = {"kind": "header", "schema": 1, "benchmark": benchmark, **MACHINE, "date": "2026-01-02T00:00:00+00:00"}
+    full |= {"tier": None, "isa": None, "rounds": 7, "round_seconds": 0.06} | header
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{benchmark}-{len(list(folder.glob('*')))}.jsonl"
+    path.write_text("\n".join(map(json.dumps, [full, *records])) + "\n")
+    return path
+
+
+def timing(name: str, subject: str, seconds: float, threads: int = 2, **extra: object) -> dict:
+    shape, _, cold = name.partition("-")
+    m, k, n = map(int, shape.split("x"))
+    task = {"name": name, "m": m, "k": k, "n": n, "cold": bool(cold)}
+    record = {"kind": "timing", "subject": subject, "threads": threads, **task, "median_s": seconds}
+    return record | {"min_s": seconds, "p90_s": seconds, "samples": 9, "rounds": 7, "foreign_load": 0.0} | extra
+
+
+def limit(name: str, subject: str, work: float, seconds: float) -> dict:
+    return timing(name, subject, seconds, work=work, isa="avx512_vnni") | {"kind": "limit"}
+
+
+BIG, COLD = "128x768x3072", "1x768x3072-cold"
+MACS = 128 * 768 * 3072
+
+
+def good_records() -> list[dict]:
+    """Twice as fast as the best rival in one cell, three times in another; 90 % of the peak, 95 % of the bandwidth."""
+    return [
+        limit(BIG, "peak-int8", MACS * 10, 9e-3),  # 1e-3 s for one MACS would be 90 %
+        timing(BIG, "edgekern", 1e-3),
+        timing(BIG, "torch-fp32", 9e-3),
+        timing(BIG, "onnxruntime-int8", 2e-3),
+        limit(COLD, "read-bandwidth", 768 * 3072 * 100, 9.5e-3),  # 1e-4 s for one layer would be 95 %
+        timing(COLD, "edgekern", 1e-4),
+        timing(COLD, "torch-int8-x86", 3e-4),
+    ]
+
+
+def bars(path: Path) -> dict[str, bool | None]:
+    return {bar.goal.split(":")[0]: bar.met for bar in linear_bars(read_results(path))}
+
+
+def test_ratios_and_shares_come_from_medians_of_the_same_cell(tmp_path: Path) -> None:
+    results = read_results(write_file(tmp_path, good_records()))
+    big, cold = results.cells
+    assert big.best_rival() == ("onnxruntime-int8", 2e-3)
+    assert big.ahead() == pytest.approx(2.0)
+    assert big.peak_share() == pytest.approx(0.9)
+    assert cold.bandwidth_share() == pytest.approx(0.95)
+    assert geometric_mean([big.ahead(), cold.ahead()]) == pytest.approx(6**0.5)
+
+
+def test_bars_are_met_missed_or_not_measured(tmp_path: Path) -> None:
+    met = bars(write_file(tmp_path, good_records()))
+    assert met["M ≥ 64, K ≥ 768"] is True
+    assert met["M = 1, weights in memory"] is True
+    assert met["Geometric mean at least 1.2 times ahead of the best rival per cell"] is True
+    assert met["M = 1, 2048x8192 in cache"] is None
+    slow = [record | {"median_s": 2.1e-3} if record["subject"] == "edgekern" else record for record in good_records()]
+    missed = bars(write_file(tmp_path, slow))
+    assert [missed[goal] for goal in met if met[goal] is not None] == [False] * 4
+
+
+def test_model_bars_compare_two_threads_and_ignore_the_stub(tmp_path: Path) -> None:
+    def record(name: str, milliseconds: float) -> dict:
+        task = {"name": "batch 32", "batch": 32, "sequence": 128}
+        return timing("1x1x1", f"minilm-{name}", milliseconds * 1e-3, relative_error=0.01) | task
+
+    records = [record("edgekern", 10), record("torch-fp32", 40), record("torch-int8-x86", 13), record("stub", 5)]
+    results = read_results(write_file(tmp_path, records, "model"))
+    assert [bar.met for bar in model_bars(results)] == [None, None, False, True]
+    assert results.cells[0].best_rival() == ("torch-int8-x86", pytest.approx(13e-3))
+
+
+def test_pages_show_what_failed_and_who_disturbed(tmp_path: Path) -> None:
+    failure = {"kind": "failure", "subject": "openvino-int8", "threads": 2, "name": BIG, "reason": "no such plugin"}
+    records = [record | {"foreign_load": 0.5} for record in good_records()] + [failure]
+    text = linear_section(read_results(write_file(tmp_path, records)), ["chart.png"])
+    assert "OpenVINO int8 weights, 128x768x3072, 2 threads: no such plugin" in text
+    assert "2 of 2 cells were measured while other programs used the machine" in text
+    assert "| 128x768x3072 | 1,000 | 9,000 | *2,000* | - | 2.00 | 90% of peak |" in text
+    assert "| 1x768x3072, cold | 100 | - | - | *300* | 3.00 | 95% of bandwidth |" in text
+
+
+def test_readme_leaves_forced_results_out(tmp_path: Path) -> None:
+    free = read_results(write_file(tmp_path, good_records()))
+    forced = read_results(write_file(tmp_path, good_records(), tier="avx2"))
+    assert forced.slug == free.slug + "-avx2"
+    block = readme_block([forced, free], {})
+    assert block.count("One linear layer on") == 1
+    assert "2.45 times ahead" in block
+
+
+def test_render_writes_pages_and_charts_and_check_finds_stale_ones(tmp_path: Path) -> None:
+    write_file(tmp_path / "benchmarks/results", good_records())
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{render.START}\nold\n{render.END}\nafter\n")
+    render.main(tmp_path)
+    assert readme.read_text().startswith(f"before\n{render.START}\nOne linear layer on Example 9000")
+    assert readme.read_text().endswith(f"{render.END}\nafter\n")
+    for chart in tmp_path.glob("docs/img/*.png"):
+        assert chart.read_bytes().startswith(b"\x89PNG")
+    named = {path.name for path in tmp_path.glob("docs/img/*.png")}
+    assert named == {"linear-example-9000-6-99.png", "linear-example-9000-6-99-rates.png"}
+    with pytest.raises(render.typer.Exit) as fresh:
+        render.main(tmp_path, check=True)
+    assert fresh.value.exit_code == 0
+    readme.write_text(readme.read_text().replace("2.00", "3.00"))
+    with pytest.raises(render.typer.Exit) as stale:
+        render.main(tmp_path, check=True)
+    assert stale.value.exit_code == 1
+
+
+def test_a_readme_without_markers_is_an_error() -> None:
+    with pytest.raises(ValueError, match="expected one"):
+        render.fill("no markers", "block")
+
+
+def test_newest_result_of_a_machine_wins(tmp_path: Path) -> None:
+    old = write_file(tmp_path, good_records(), date="2026-01-01T00:00:00+00:00")
+    new = write_file(tmp_path, good_records(), date="2026-02-01T00:00:00+00:00")
+    assert [results.header["date"][:10] for results in newest([new, old])] == ["2026-02-01"]
+
+
+@pytest.mark.parametrize(("header", "message"), [({"schema": 99}, "expected schema"), ({"kind": "x"}, "a header")])
+def test_files_of_another_kind_are_refused(tmp_path: Path, header: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_results(write_file(tmp_path, [], **header))
+
+
+def test_cells_are_the_whole_table_and_patterns_must_match() -> None:
+    names = [cell["name"] for cell in all_cells()]
+    assert len(names) == len(set(names)) == 1 + 6 * 7
+    assert [cell["name"] for cell in choose_cells(["128x384*", "*x4096-cold"])] == ["128x384x1536", "1x4096x4096-cold"]
+    with pytest.raises(Exception, match="no cell is called like"):
+        choose_cells(["129x*"])
+
+
+def test_tiers_hold_everybody_and_isa_only_us() -> None:
+    assert tier_environment("avx2", None)["FBGEMM_ENABLE_INSTRUCTIONS"] == "AVX2"
+    assert tier_environment("avx512_vnni", "scalar")["EDGEKERN_ISA"] == "scalar"
+    assert tier_environment(None, None) == {}
+    with pytest.raises(ValueError, match="tier: expected one of"):
+        tier_environment("sse2", None)
+
+
+def test_calls_are_rotated_and_the_rotation_goes_on() -> None:
+    seen: list[int] = []
+    calls = [lambda i=i: seen.append(i) for i in range(3)]
+    samples, position = worker.time_calls(calls, seconds=1e-4)
+    worker.time_calls(calls, seconds=1e-4, start=position)
+    assert seen == [i % 3 for i in range(len(seen))]
+    assert 0 < min(samples) <= max(samples)
+
+
+def test_time_calls_measures_a_known_time() -> None:
+    samples, _ = worker.time_calls([lambda: time.sleep(2e-3)], seconds=0.02)
+    assert min(samples) >= 2e-3
+    assert len(worker.time_calls([lambda: time.sleep(2e-3)], seconds=1e-3)[0]) == 1
+
+
+def test_statistics() -> None:
+    found = table.statistics_of([float(i) for i in range(11)], rounds=3)
+    assert (found["median_s"], found["min_s"], found["p90_s"], found["samples"]) == (5.0, 0.0, 9.0, 11)
+
+
+class Sleeper(subject.Subject):
+    """A subject that takes a millisecond, and refuses the task called "bad"."""
+
+    packages = ("numpy", "no-such-package")
+
+    def prepare(self, **task: object) -> dict:
+        if task["name"] == "bad":
+            raise ArithmeticError("the answer is off by 50.0% (allowed 10%)")
+        print("chatter that must not reach the replies")
+        self.calls = [lambda: time.sleep(1e-3)]
+        return {"relative_error": 0.0}
+
+
+@pytest.fixture
+def sleeper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    """The environment in which worker processes know Sleeper, under a name that the registry has."""
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import sys\nsys.path[:0] = [{str(ROOT / 'benchmarks')!r}, {str(Path(__file__).parent)!r}]\n"
+        "from harness.subject import SUBJECTS\nSUBJECTS['sleeper'] = 'test_benchmarks:Sleeper'\n"
+    )
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+def state_of(pid: int) -> str:
+    """One letter: R runs, S sleeps, T has been stopped by SIGSTOP."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_a_worker_is_stopped_between_requests_and_survives_a_failure(sleeper: dict[str, str]) -> None:
+    with Worker("sleeper", 1, sleeper) as process:
+        assert process.versions["no-such-package"] == "source tree"
+        assert state_of(process.pid) == "T"
+        with pytest.raises(WorkerError, match=r"sleeper: ArithmeticError: the answer is off by 50.0%"):
+            process.prepare({"name": "bad"})
+        assert process.prepare({"name": "good"}) == {"relative_error": 0.0}
+        assert min(process.sample(5e-3)) >= 1e-3
+        assert state_of(process.pid) == "T"
+    assert not Path(f"/proc/{process.pid}").exists()
+
+
+def test_a_run_writes_a_file_that_reads_back(sleeper: dict[str, str], tmp_path: Path) -> None:
+    tasks = [{"name": name, "m": 1, "k": 8, "n": 8, "cold": False} for name in ("good", "bad")]
+    plan = table.Plan(["sleeper", "edgekern-typo"], [], [1], tasks, rounds=2, seconds=5e-3, environment=sleeper)
+    header = {"benchmark": "linear", **MACHINE, "date": "2026-01-01", "tier": None, "isa": None}
+    path = tmp_path / "results/linear.jsonl"
+    table.write_results(plan, header, path, table.Console(quiet=True))
+    results = read_results(path)
+    assert [cell.name for cell in results.cells] == ["good"]
+    assert results.cells[0].timings["sleeper"]["rounds"] == 2
+    assert [(record["subject"], record.get("name")) for record in results.failures] == [
+        ("edgekern-typo", None),
+        ("sleeper", "bad"),
+    ]
+    assert not path.with_name("linear.jsonl.part").exists()
+
+
+def test_a_required_subject_that_does_not_start_ends_the_run(sleeper: dict[str, str], tmp_path: Path) -> None:
+    plan = table.Plan(["nobody"], [], [1], [], 1, 1e-3, sleeper, required=["nobody"])
+    with pytest.raises(WorkerError, match="nobody"):
+        table.write_results(plan, {}, tmp_path / "x.jsonl", table.Console(quiet=True))
+    assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_own_work_is_not_foreign_load() -> None:
+    meter = LoadMeter([])
+    start = time.process_time()
+    while time.process_time() - start < 0.1:  # ten ticks of the kernel's clock
+        pass
+    total, _, own = (now - then for now, then in zip(meter._read(), meter._start, strict=True))
+    assert own >= 8
+    assert meter.foreign_share() <= 1 - (own - 5) / total  # the kernel's two clocks differ by a few ticks
+
+
+def test_this_machine_is_described() -> None:
+    machine = describe_machine()
+    assert machine["cores"] >= 1
+    assert machine["memory_bytes"] > 1 << 28
+    assert cpu_slug(machine) == cpu_slug(machine).lower().strip("-")
+    assert cpu_slug(MACHINE) == "example-9000-6-99"
+
+
+def test_committed_results_can_be_read_and_rendered() -> None:
+    """Holds for whatever files there are; the pages may be older than them."""
+    files = sorted((ROOT / "benchmarks/results").glob("*.jsonl"))
+    results = newest(files)
+    assert len(results) <= len(files)
+    docs, readme = render.pages(results, f"{render.START}{render.END}")
+    assert docs.count("\n## ") == len(results)
+    assert "docs/benchmarks.md" in readme
