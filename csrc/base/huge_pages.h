@@ -1,4 +1,4 @@
-// Asks the OS to back a large buffer with huge pages. Weights that stream from DRAM gain about 15 % from fewer TLB misses.
+// Asks the OS to back a large buffer with huge pages. Weights that stream from DRAM then miss the TLB less.
 #pragma once
 
 #include <stddef.h>

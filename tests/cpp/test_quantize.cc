@@ -12,19 +12,21 @@ using namespace edgekern::test;
 
 namespace {
 
-void check(int64_t m, int64_t k, const std::vector<float>& x) {
+// `lhs` holds, as dtype, the values that x holds as floats.
+void check(int64_t m, int64_t k, const std::vector<float>& x, const void* lhs, ek_dtype dtype) {
   int8::reference::Quantized wanted = int8::reference::quantize_lhs(m, k, x.data(), k);
   for (const ek_isa* isa : supported_isas()) {
     std::vector<uint8_t> q(m * k);
     std::vector<float> scale(m);
     std::vector<int32_t> zero_point(m);
-    REQUIRE(ek_int8_quantize_lhs(isa, m, k, x.data(), EK_F32, k, q.data(), k, scale.data(), zero_point.data(), nullptr) ==
-            EK_OK);
+    REQUIRE(ek_int8_quantize_lhs(isa, m, k, lhs, dtype, k, q.data(), k, scale.data(), zero_point.data(), nullptr) == EK_OK);
     CHECK_MESSAGE(q == wanted.q, ek_isa_name(isa), " m=", m, " k=", k);
     CHECK(zero_point == wanted.zero_point);
     for (int64_t i = 0; i < m; ++i) CHECK((scale[i] == wanted.scale[i] || (isnan(scale[i]) && isnan(wanted.scale[i]))));
   }
 }
+
+void check(int64_t m, int64_t k, const std::vector<float>& x) { check(m, k, x, x.data(), EK_F32); }
 
 }  // namespace
 
@@ -61,17 +63,7 @@ TEST_CASE("quantize_lhs: f16 and bf16 rows quantise as their f32 values") {
       half[i] = dtype == EK_F16 ? f32_to_f16(values[i]) : f32_to_bf16(values[i]);
       x[i] = dtype == EK_F16 ? f16_to_f32(half[i]) : bf16_to_f32(half[i]);
     }
-    int8::reference::Quantized wanted = int8::reference::quantize_lhs(m, k, x.data(), k);
-    for (const ek_isa* isa : supported_isas()) {
-      std::vector<uint8_t> q(m * k);
-      std::vector<float> scale(m);
-      std::vector<int32_t> zero_point(m);
-      REQUIRE(ek_int8_quantize_lhs(isa, m, k, half.data(), dtype, k, q.data(), k, scale.data(), zero_point.data(), nullptr) ==
-              EK_OK);
-      CHECK(q == wanted.q);
-      CHECK(scale == wanted.scale);
-      CHECK(zero_point == wanted.zero_point);
-    }
+    check(m, k, x, half.data(), dtype);
   }
 }
 
