@@ -4,8 +4,9 @@
 //
 //   a' * w = |a'| * (w ^ mask) + (mask ? |a'| : 0)          since -w = ~w + 1
 //
-// The xor is cheaper than vpsignb, the usual choice (10 % in this loop on Zen 3), takes w = -128 without a special case, and what it owes, the sum of |a'| over negative a', does not depend on the column: it
-// is summed once a row and goes into the accumulator's start (row_sum). |128 * -128 * 2| = 32768 just fits as negative.
+// The xor is cheaper than vpsignb, the usual choice (10 % in this loop on Zen 3), and takes w = -128 without a special case.
+// What it owes, the sum of |a'| over negative a', does not depend on the column: it is summed once a row and goes into the
+// accumulator's start (row_sum). |128 * -128 * 2| = 32768 just fits as negative.
 //
 // 2 x 32 tile: 8 accumulators, 4 rhs, mask and magnitude, ones, 1 temporary = 16 of 16 registers. 4 x 16 has as many
 // accumulators but 10 loads a step for 8: 7 % slower on Zen 3.
