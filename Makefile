@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE := 1
 # A virtual environment of the caller's would mix its packages into ours.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: help demo test build-cpp test-cpp test-python lint sanitize emulate-test check-isa cross-trees bench clean
+.PHONY: help demo test build-cpp test-cpp test-python test-example lint sanitize emulate-test check-isa cross-trees cross-example bench clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -25,7 +25,7 @@ help: ## list the targets
 demo: $(VENV)/.installed ## score and time a real encoder in fp32 and int8; results in demo-output/
 	$(BIN)/edgekern demo $(if $(QUICK),--quick)
 
-test: test-cpp test-python lint ## the whole test suite: C++, Python, lint
+test: test-cpp test-python test-example lint ## the whole test suite: C++, Python, lint
 
 test-cpp: build-cpp ## C++ tests, with ctest
 	$(BIN)/ctest --test-dir build/tests --output-on-failure
@@ -36,6 +36,10 @@ build-cpp: $(VENV)/.tools build/doctest/.found
 
 test-python: $(VENV)/.installed ## Python tests, with pytest, against the installed package
 	$(BIN)/python -m pytest
+
+test-example: build-cpp $(VENV)/.installed build/json/.found ## the installed C library, and examples/cpp built with it
+	CMAKE_PREFIX_PATH=$$(dirname $$(cat build/json/.found)) \
+	  $(BIN)/python -m pytest tests/example --library-build build/tests
 
 lint: $(VENV)/.installed ## ruff and mypy
 	$(BIN)/ruff check .
@@ -59,6 +63,13 @@ check-isa: build-cpp ## no ISA file leaks symbols, no stack traffic in hot loops
 	$(BIN)/python scripts/check_isa.py build/tests
 
 cross-trees: $(CROSS)/.trees ## what builds and tests for ARM need, in build/cross
+
+cross-example: $(CROSS)/.trees $(VENV)/.installed ## test-example for ARM, on emulated CPUs
+	@sh scripts/need_tools.sh cross-example qemu-aarch64=qemu-user readelf=binutils
+	$(CMAKE) -B $(CROSS)/library -DEDGEKERN_TESTS=OFF -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/cmake/toolchain-aarch64.cmake
+	$(BIN)/cmake --build $(CROSS)/library
+	$(BIN)/python -m pytest tests/example --library-build $(CROSS)/library --toolchain cmake/toolchain-aarch64.cmake \
+	  --qemu-root $(CROSS)/sysroot --qemu-cpu cortex-a53 --qemu-cpu max,sve=off
 
 bench: $(VENV)/.installed ## one linear layer against torch, on this machine
 	$(BIN)/edgekern bench
@@ -88,6 +99,10 @@ $(CROSS)/.trees: scripts/cross_trees.sh scripts/debian_sysroot.py scripts/privat
 	sh scripts/cross_trees.sh $(CURDIR)/$(CROSS)
 	@touch $@
 
-build/doctest/.found: scripts/find_doctest.sh
+build/doctest/.found: scripts/find_headers.sh
 	@mkdir -p $(@D)
-	@CXX="$(CXX)" sh scripts/find_doctest.sh $(CURDIR)/$(@D) > $@
+	@sh scripts/find_headers.sh $(CURDIR)/$(@D) doctest/doctest.h doctest-dev doctest-devel doctest > $@
+
+build/json/.found: scripts/find_headers.sh
+	@mkdir -p $(@D)
+	@sh scripts/find_headers.sh $(CURDIR)/$(@D) nlohmann/json.hpp nlohmann-json3-dev json-devel nlohmann-json > $@
