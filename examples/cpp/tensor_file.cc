@@ -1,6 +1,5 @@
 #include "tensor_file.h"
 
-#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -9,7 +8,7 @@
 using nlohmann::json;
 
 // The format is little-endian, and so is every CPU that the library has kernels for.
-static_assert(std::endian::native == std::endian::little);
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
 
 namespace {
 
