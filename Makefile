@@ -85,7 +85,7 @@ old-x86-test: build-static build/old-x86/.site ## C++ tests on an emulated CPU w
 wheel: build/wheel/.wheel ## this machine's wheel, in dist/
 wheel-aarch64: $(CROSS)/.wheel ## the wheel for 64-bit ARM Linux, in dist/
 
-cross-test: cross-test-cpp cross-test-python cross-test-torch ## all tests on emulated ARM CPUs
+cross-test: cross-test-cpp cross-test-python cross-test-torch cross-example ## all tests on emulated ARM CPUs
 
 build-cross: $(CROSS)/.trees $(VENV)/.tools
 	@$(NEED) "testing for ARM" qemu-aarch64=qemu-user

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,35 +44,30 @@ def configure(pytestconfig, prefix):
     return lambda source, build, *more: run("cmake", "-G", "Ninja", "-S", source, "-B", build, *options, *more)
 
 
-@dataclass(frozen=True)
-class Program:
-    """run_stack on one kind of library and one CPU."""
-
-    command: tuple[str | Path, ...]
-
-    def __call__(self, *arguments, **environment):
-        return run(*self.command, *arguments, **environment)
+@pytest.fixture(scope="session")
+def build(tmp_path_factory):
+    """One folder for both kinds of library: the second costs a link only."""
+    return tmp_path_factory.mktemp("example")
 
 
 @pytest.fixture(scope="session", params=["static", "shared"])
-def executable(request, configure, tmp_path_factory):
+def executable(request, configure, build):
     """examples/cpp/run_stack."""
-    build = tmp_path_factory.mktemp(request.param)
     done = configure(EXAMPLE, build, f"-DBUILD_SHARED_LIBS={'ON' if request.param == 'shared' else 'OFF'}")
     assert done.returncode == 0, done.stdout + done.stderr
     succeed("cmake", "--build", build)
     libraries = succeed("readelf", "--dynamic", "--wide", build / "run_stack")
     assert ("libedgekern.so" in libraries) == (request.param == "shared")
-    return build / "run_stack"
+    return shutil.copy(build / "run_stack", build / f"run_stack-{request.param}")
 
 
 @pytest.fixture(scope="session")
 def program(executable, cpu, pytestconfig):
     """run_stack, on the CPU at hand or on an emulated one."""
     if cpu is None:
-        return Program((executable,))
+        return partial(run, executable)
     root = pytestconfig.getoption("qemu_root").resolve()
-    return Program(("qemu-aarch64", "-cpu", cpu, "-L", root, executable))
+    return partial(run, "qemu-aarch64", "-cpu", cpu, "-L", root, executable)
 
 
 @pytest.fixture(scope="session")
