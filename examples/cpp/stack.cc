@@ -64,14 +64,14 @@ std::vector<Layer> read_header(const std::filesystem::path& path) {
 }
 
 // The canonical weights, from disk into the order that the ISA's kernels want.
-void load_weights(TensorFile& tensors, const ek_parallel* parallel, Layer* layer) {
+void load_weights(TensorFile& tensors, const ek_isa* isa, const ek_parallel* parallel, Layer* layer) {
   const int64_t n = layer->out_features, k = layer->in_features;
   const auto weight = tensors.read<int8_t>(layer->name + ".weight", {n, k});
   const auto scale = tensors.read<float>(layer->name + ".weight_scale", {n, 1});
   const auto bias = layer->has_bias ? tensors.read<float>(layer->name + ".bias", {n}) : std::vector<float>();
-  layer->packed_size = ek_int8_packed_size(n, k);
+  layer->packed_size = ek_int8_packed_size(isa, n, k);
   layer->packed.resize((layer->packed_size + sizeof(Line) - 1) / sizeof(Line));
-  check(ek_int8_pack(n, k, weight.data(), k, scale.data(), layer->has_bias ? bias.data() : nullptr,
+  check(ek_int8_pack(isa, n, k, weight.data(), k, scale.data(), layer->has_bias ? bias.data() : nullptr,
                      layer->packed.data(), parallel),
         "layer " + layer->name);
 }
@@ -82,7 +82,7 @@ Stack::Stack(const std::filesystem::path& folder, const ek_isa* isa, const ek_pa
     : isa_(isa), parallel_(parallel), layers_(read_header(folder / "edgekern.json")) {
   const std::filesystem::path path = folder / "model.safetensors";
   TensorFile tensors(path);
-  for (Layer& layer : layers_) load_weights(tensors, parallel, &layer);
+  for (Layer& layer : layers_) load_weights(tensors, isa, parallel, &layer);
   for (const auto& [name, tensor] : tensors.tensors()) {
     const std::string owner = name.substr(0, name.rfind('.'));
     if (std::none_of(layers_.begin(), layers_.end(), [&](const Layer& layer) { return layer.name == owner; }))
