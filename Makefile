@@ -6,6 +6,7 @@ VENV ?= .venv
 QUICK ?= # make demo QUICK=1: fewer rounds, for CI
 
 BIN := $(VENV)/bin
+CROSS := build/cross
 SOURCES := $(shell find csrc cmake python -type f -not -name '*.so' -not -path '*/__pycache__/*') VERSION CMakeLists.txt pyproject.toml
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DEDGEKERN_PYTHON=OFF -DEDGEKERN_TESTS=ON -S .
@@ -15,11 +16,11 @@ export HF_HUB_OFFLINE := 1
 # A virtual environment of the caller's would mix its packages into ours.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: help demo test build-cpp test-cpp test-python lint sanitize emulate-test check-isa bench clean
+.PHONY: help demo test build-cpp test-cpp test-python lint sanitize emulate-test check-isa cross-trees bench clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## score and time a real encoder in fp32 and int8; results in demo-output/
 	$(BIN)/edgekern demo $(if $(QUICK),--quick)
@@ -57,6 +58,8 @@ emulate-test: $(VENV)/.tools build/doctest/.found ## C++ tests on emulated CPUs 
 check-isa: build-cpp ## no ISA file leaks symbols, no stack traffic in hot loops
 	$(BIN)/python scripts/check_isa.py build/tests
 
+cross-trees: $(CROSS)/.trees ## what builds and tests for ARM need, in build/cross
+
 bench: $(VENV)/.installed ## one linear layer against torch, on this machine
 	$(BIN)/edgekern bench
 
@@ -79,6 +82,10 @@ $(VENV)/.data: requirements-data.txt $(VENV)/.tools
 # without their dependencies, on purpose.
 $(VENV)/.installed: $(SOURCES) $(VENV)/.tools $(VENV)/.data
 	$(PIP) --no-warn-conflicts --no-build-isolation --config-settings=build-dir=build/wheel ".[demo,test,dev]"
+	@touch $@
+
+$(CROSS)/.trees: scripts/cross_trees.sh scripts/debian_sysroot.py scripts/private_apt.py
+	sh scripts/cross_trees.sh $(CURDIR)/$(CROSS)
 	@touch $@
 
 build/doctest/.found: scripts/find_doctest.sh
