@@ -16,13 +16,12 @@ Needs binutils for x86-64 and llvm's tools for aarch64.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
 
 from objects import aarch64, x86_64
-from objects.listing import functions, innermost_loops, run
+from objects.listing import find_tool, functions, innermost_loops, run
 
 MACHINES = {62: x86_64, 183: aarch64}  # by e_machine, the bytes 18 and 19 of an ELF file
 
@@ -35,14 +34,6 @@ def machine_of(obj: Path) -> ModuleType:
     if head[:4] != b"\x7fELF" or number not in MACHINES:
         raise RuntimeError(f"{obj}: expected an ELF object for x86-64 or aarch64")
     return MACHINES[number]
-
-
-def tool(given: str | None, names: tuple[str, ...]) -> str:
-    """`given`, or the first of `names` that is installed. Raises RuntimeError when none is."""
-    for name in (given,) if given else names:
-        if shutil.which(name):
-            return name
-    raise RuntimeError(f"{given or ' or '.join(names)} is not installed (Debian and Ubuntu: binutils, llvm)")
 
 
 def check_symbols(obj: Path, isa: str, nm: str) -> list[str]:
@@ -80,7 +71,7 @@ def check(build: Path, objdump: str | None, nm: str | None) -> int:
     if not isas:
         raise RuntimeError(f"no objects of the library under {build}: build it there first")
     machine = machine_of(objects[0])
-    objdump, nm = tool(objdump, machine.OBJDUMP), tool(nm, machine.NM)
+    objdump, nm = objdump or find_tool(*machine.OBJDUMP), nm or find_tool(*machine.NM)
     problems: list[str] = []
     for obj in objects:
         isa = obj.name.removesuffix(".cc.o") if obj in isas else ""

@@ -13,8 +13,8 @@ NM = ("llvm-nm-19", "llvm-nm-16", "llvm-nm")
 
 # The instruction each ISA multiplies with, and how many its widest tile must hold: proof that the loop was found.
 MULTIPLIES = {
-    "neon": ("sml", 16),
-    "neon_dotprod": ("sdot", 24),
+    "neon": ("smlsl", 16),
+    "neon_dotprod": ("sdot", 48),
     "neon_i8mm": ("smmla", 24),
 }
 # What an object may hold beyond armv8.0 with NEON, in llvm's names; the rows of cmake/isa_table.cmake need the same.

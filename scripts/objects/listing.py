@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,6 +28,14 @@ def run(*command: str) -> str:
         raise RuntimeError(f"{command[0]} is not installed") from None
     except subprocess.CalledProcessError as error:
         raise RuntimeError(f"{' '.join(command)}: exit code {error.returncode}: {error.stderr.strip()}") from None
+
+
+def find_tool(*names: str) -> str:
+    """The first of these that is installed. Raises RuntimeError when none is."""
+    for name in names:
+        if shutil.which(name):
+            return name
+    raise RuntimeError(f"{' or '.join(names)} is not installed (Debian and Ubuntu: binutils, llvm-19)")
 
 
 def functions(listing: str) -> Iterator[Function]:
