@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE := 1
 # A virtual environment of the caller's would mix its packages into ours.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: help demo test build-cpp test-cpp test-python lint sanitize emulate-test check-isa cross-trees bench clean
+.PHONY: help demo test build-cpp test-cpp test-python lint sanitize emulate-test check-isa cross-trees arm-cost arm-cost-check build-arm-cost bench clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -59,6 +59,18 @@ check-isa: build-cpp ## no ISA file leaks symbols, no stack traffic in hot loops
 	$(BIN)/python scripts/check_isa.py build/tests
 
 cross-trees: $(CROSS)/.trees ## what builds and tests for ARM need, in build/cross
+
+arm-cost: build-arm-cost ## count instructions per multiply-add of the ARM kernels; renders docs/arm-cost.md
+	$(BIN)/python scripts/arm_cost.py build/arm-cost/benchmarks/native/kernel_cost
+
+arm-cost-check: build-arm-cost ## no ARM kernel costs more instructions than committed; its objects hold to the rules
+	$(BIN)/python scripts/check_isa.py build/arm-cost
+	$(BIN)/python scripts/arm_cost.py --check build/arm-cost/benchmarks/native/kernel_cost
+
+build-arm-cost: $(VENV)/.tools $(CROSS)/.trees
+	@sh scripts/need_tools.sh "counting ARM instructions" c++=g++ qemu-aarch64=qemu-user llvm-mca-19=llvm-19
+	$(CMAKE) -B build/arm-cost -DCMAKE_TOOLCHAIN_FILE=cmake/toolchain-aarch64.cmake -DEDGEKERN_TESTS=OFF -DEDGEKERN_BENCHMARKS=ON
+	$(BIN)/cmake --build build/arm-cost
 
 bench: $(VENV)/.installed ## one linear layer against torch, on this machine
 	$(BIN)/edgekern bench
