@@ -2,8 +2,8 @@
 //
 //   kernel_cost ISA FORMAT M N K CALLS        kernel_cost neon_dotprod int8 48 3072 768 1
 //
-// Two runs that differ by one call differ by exactly the instructions of that call. Prints the compiler, and an address on
-// the stack: what lies below it belongs to the functions that main calls.
+// Two runs that differ by one call differ by exactly the instructions of that call. Prints the compiler, and an address
+// on the stack: what lies below it belongs to the functions that main calls.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
