@@ -1,21 +1,33 @@
 # The ISA table: one row an instruction set, best first. To add one: write csrc/isa/<name>.cc, add its row.
 #
-#              name          architecture   CPU features it needs (csrc/cpu/features.cc)           compiler flags
+#   name           architecture   CPU features it needs (csrc/cpu/features.cc)           compiler flags
 set(EDGEKERN_ISA_TABLE
-  "avx512_vnni | x86_64  | avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512_vnni | -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -Wno-uninitialized"
-  "avx_vnni    | x86_64  | avx2 fma f16c avx_vnni                                       | -mavx2 -mfma -mf16c -mavxvnni"
-  "avx2        | x86_64  | avx2 fma f16c                                                | -mavx2 -mfma -mf16c"
-  "scalar      | any     |                                                              | "
+  "avx512_vnni  | x86_64  | avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512_vnni | -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -Wno-uninitialized"
+  "avx_vnni     | x86_64  | avx2 fma f16c avx_vnni                                       | -mavx2 -mfma -mf16c -mavxvnni"
+  "avx2         | x86_64  | avx2 fma f16c                                                | -mavx2 -mfma -mf16c"
+
+  # Half-precision arithmetic comes with every core that has the dot product: isa/neon_half.h counts on it.
+  "neon_i8mm    | aarch64 | asimd asimdhp asimddp i8mm                                  | -march=armv8.2-a+fp16+dotprod+i8mm"
+  "neon_dotprod | aarch64 | asimd asimdhp asimddp                                       | -march=armv8.2-a+fp16+dotprod"
+  "neon         | aarch64 | asimd                                                       | "
+
+  "scalar       | any     |                                                             | "
 )
 
-# Adds the rows for this architecture to `target` and writes isa_rows.h, the list that csrc/isa/table.cc reads.
-function(edgekern_add_isas target)
+# x86_64, aarch64, or the processor as CMake names it.
+function(edgekern_architecture result)
   string(TOLOWER "${CMAKE_SYSTEM_PROCESSOR}" processor)
   if(processor STREQUAL "amd64")
     set(processor x86_64)
   elseif(processor STREQUAL "arm64")
     set(processor aarch64)
   endif()
+  set(${result} "${processor}" PARENT_SCOPE)
+endfunction()
+
+# Adds the rows for this architecture to `target` and writes isa_rows.h, the list that csrc/isa/table.cc reads.
+function(edgekern_add_isas target)
+  edgekern_architecture(processor)
   set(rows "")
   foreach(row IN LISTS EDGEKERN_ISA_TABLE)
     string(REPLACE "|" ";" fields "${row}")

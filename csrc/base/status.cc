@@ -24,6 +24,9 @@ extern "C" const char* ek_status_message(ek_status status) {
       return "a weight, scale or bias is NaN or infinite";
     case EK_ERROR_OUT_OF_MEMORY:
       return "out of memory";
+    case EK_ERROR_ORDER:
+      return "packed for an ISA that reads another order of bytes; pack the "
+             "matrix again for this ISA";
   }
   return "unknown status";
 }

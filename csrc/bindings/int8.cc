@@ -59,14 +59,14 @@ py::tuple quantize_rhs(const py::object& weight, const py::object& dtype) {
   return py::make_tuple(q, scale);
 }
 
-size_t packed_size(int64_t n, int64_t k) {
-  size_t size = ek_int8_packed_size(n, k);
+size_t packed_size(int64_t n, int64_t k, const py::object& isa) {
+  size_t size = ek_int8_packed_size(isa_of(isa), n, k);
   if (size == 0) throw py::value_error(text("a matrix of ", n, " x ", k, " is negative or too large to pack"));
   return size;
 }
 
-void pack(const py::object& q_object, const py::object& scale_object, const py::object& bias_object,
-          const py::object& out) {
+void pack(const py::object& q_object, const py::object& scale_object, const py::object& bias_object, const py::object& out,
+          const py::object& isa_object) {
   py::array q = array_of<int8_t>(q_object, "q", 2);
   py::array scale = array_of<float>(scale_object, "scale", 1), bias;
   if (!bias_object.is_none()) bias = array_of<float>(bias_object, "bias", 1);
@@ -77,12 +77,14 @@ void pack(const py::object& q_object, const py::object& scale_object, const py::
     throw py::value_error(text("bias must have ", n, " values, one a row of q; got ", bias.size()));
   }
   py::array packed = packed_bytes(out);
-  if (static_cast<size_t>(packed.nbytes()) != packed_size(n, k)) {
-    throw py::value_error(text("out must have ", packed_size(n, k), " bytes, got ", packed.nbytes()));
+  const size_t size = packed_size(n, k, isa_object);
+  if (static_cast<size_t>(packed.nbytes()) != size) {
+    throw py::value_error(text("out must have ", size, " bytes, got ", packed.nbytes()));
   }
+  const ek_isa* isa = isa_of(isa_object);
   const float* bias_data = bias_object.is_none() ? nullptr : static_cast<const float*>(bias.data());
   ek_status status = run([&](const ek_parallel* parallel) {
-    return ek_int8_pack(n, k, static_cast<const int8_t*>(q.data()), leading_dimension(q),
+    return ek_int8_pack(isa, n, k, static_cast<const int8_t*>(q.data()), leading_dimension(q),
                         static_cast<const float*>(scale.data()), bias_data, packed.mutable_data(), parallel);
   });
   if (status == EK_ERROR_VALUE) throw py::value_error("scale must be finite, got NaN or Inf");
@@ -177,8 +179,8 @@ py::array matmul(const py::object& q_object, const py::object& zero_point_object
 void bind_int8(py::module_& core) {
   const py::none none;
   core.def("int8_quantize_rhs", quantize_rhs, py::arg("weight"), py::arg("dtype") = none);
-  core.def("int8_packed_size", packed_size, py::arg("n"), py::arg("k"));
-  core.def("int8_pack", pack, py::arg("q"), py::arg("scale"), py::arg("bias"), py::arg("out"));
+  core.def("int8_packed_size", packed_size, py::arg("n"), py::arg("k"), py::arg("isa") = none);
+  core.def("int8_pack", pack, py::arg("q"), py::arg("scale"), py::arg("bias"), py::arg("out"), py::arg("isa") = none);
   core.def("int8_describe", describe_packed, py::arg("packed"));
   core.def("int8_unpack", unpack, py::arg("packed"));
   core.def("int8_linear", linear, py::arg("x"), py::arg("packed"), py::arg("activation"), py::arg("isa") = none,

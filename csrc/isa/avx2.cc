@@ -11,12 +11,13 @@
 // 2 x 32 tile: 8 accumulators, 4 rhs, mask and magnitude, ones, 1 temporary = 16 of 16 registers. 4 x 16 has as many
 // accumulators but 10 loads a step for 8: 7 % slower on Zen 3.
 #include "isa/avx2_vectors.h"
+#include "isa/dot4.h"
 #include "isa/kernels_of.h"
 
 namespace edgekern {
 namespace {
 
-struct Avx2 : Avx2Vectors {
+struct Avx2 : Dot4<Avx2Vectors> {
   static constexpr const char* kInt8GemmName = "int8_gemm_avx2";
   static constexpr const char* kInt8GemvName = "int8_gemv_avx2";
 
@@ -39,8 +40,11 @@ struct Avx2 : Avx2Vectors {
     memcpy(&magnitude, p + 4, 4);
     return {_mm256_set1_epi32(mask), _mm256_set1_epi32(magnitude)};
   }
-  static EK_INLINE Rhs load_rhs(const int8_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
-  static EK_INLINE I32 dot(I32 acc, const Lhs& lhs, Rhs rhs) {
+  template <int kVector>
+  static EK_INLINE Rhs load_rhs(const int8_t* p) {
+    return _mm256_load_si256(reinterpret_cast<const __m256i*>(p) + kVector);
+  }
+  static EK_INLINE I32 multiply(I32 acc, const Lhs& lhs, Rhs rhs) {
     __m256i pairs = _mm256_maddubs_epi16(lhs.magnitude, _mm256_xor_si256(rhs, lhs.mask));
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }

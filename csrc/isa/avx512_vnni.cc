@@ -6,16 +6,14 @@
 #include <string.h>
 
 #include "edgekern/edgekern.h"
+#include "isa/dot4.h"
 #include "isa/kernels_of.h"
 #include "isa/tile.h"
 
 namespace edgekern {
 namespace {
 
-struct Avx512Vnni {
-  static constexpr const char* kInt8GemmName = "int8_gemm_avx512_vnni";
-  static constexpr const char* kInt8GemvName = "int8_gemv_avx512_vnni";
-
+struct Avx512Vectors {
   using F32 = __m512;
   using I32 = __m512i;
   static constexpr int kLanes = 16;
@@ -94,7 +92,24 @@ struct Avx512Vnni {
     return v;
   }
 
-  // -------------------------------------------------------------------------------------------- int8 product
+ private:
+  template <ek_dtype D>
+  static EK_INLINE __m256i to_half(F32 v) {
+    if constexpr (D == EK_F16) return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
+    // bf16, half to even: add 0x7fff and the bit that will be last, then cut. NaN would overflow into Inf: it is set apart.
+    __m512i u = _mm512_castps_si512(v);
+    __m512i last = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_add_epi32(u, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff)));
+    __m512i quiet = _mm512_or_si512(u, _mm512_set1_epi32(0x400000));
+    __mmask16 is_nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_blend_epi32(is_nan, rounded, quiet), 16));
+  }
+};
+
+struct Avx512Vnni : Dot4<Avx512Vectors> {
+  static constexpr const char* kInt8GemmName = "int8_gemm_avx512_vnni";
+  static constexpr const char* kInt8GemvName = "int8_gemv_avx512_vnni";
+
   using Lhs = __m512i;
   using Rhs = __m512i;
   static constexpr int kLhsBytes = 1;
@@ -111,28 +126,18 @@ struct Avx512Vnni {
     memcpy(&four, p, 4);
     return _mm512_set1_epi32(four);
   }
-  static EK_INLINE Rhs load_rhs(const int8_t* p) { return _mm512_load_si512(p); }
+  template <int>
+  static EK_INLINE Rhs load_rhs(const int8_t* p) {
+    return _mm512_load_si512(p);
+  }
   // One instruction by hand: gcc 12 copies or spills every accumulator around the intrinsic.
-  static EK_INLINE I32 dot(I32 acc, Lhs lhs, Rhs rhs) {
+  static EK_INLINE I32 multiply(I32 acc, Lhs lhs, Rhs rhs) {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(lhs), "v"(rhs));
     return acc;
   }
   static EK_INLINE void opaque(Lhs& lhs) { __asm__ volatile("" : "+v"(lhs)); }
 
   static EK_INLINE void store_lhs(uint8_t* p, const Bytes& q, I32&) { store_bytes(p, q); }
-
- private:
-  template <ek_dtype D>
-  static EK_INLINE __m256i to_half(F32 v) {
-    if constexpr (D == EK_F16) return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
-    // bf16, half to even: add 0x7fff and the bit that will be last, then cut. NaN would overflow into Inf: it is set apart.
-    __m512i u = _mm512_castps_si512(v);
-    __m512i last = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-    __m512i rounded = _mm512_add_epi32(u, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff)));
-    __m512i quiet = _mm512_or_si512(u, _mm512_set1_epi32(0x400000));
-    __mmask16 is_nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_blend_epi32(is_nan, rounded, quiet), 16));
-  }
 };
 
 }  // namespace

@@ -3,12 +3,13 @@
 //
 // 6 x 16 tile: 12 accumulators, 2 rhs, 1 lhs = 15 of 16 registers.
 #include "isa/avx2_vectors.h"
+#include "isa/dot4.h"
 #include "isa/kernels_of.h"
 
 namespace edgekern {
 namespace {
 
-struct AvxVnni : Avx2Vectors {
+struct AvxVnni : Dot4<Avx2Vectors> {
   static constexpr const char* kInt8GemmName = "int8_gemm_avx_vnni";
   static constexpr const char* kInt8GemvName = "int8_gemv_avx_vnni";
 
@@ -28,9 +29,12 @@ struct AvxVnni : Avx2Vectors {
     memcpy(&four, p, 4);
     return _mm256_set1_epi32(four);
   }
-  static EK_INLINE Rhs load_rhs(const int8_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
+  template <int kVector>
+  static EK_INLINE Rhs load_rhs(const int8_t* p) {
+    return _mm256_load_si256(reinterpret_cast<const __m256i*>(p) + kVector);
+  }
   // One instruction by hand: gcc 12 copies the accumulator around the intrinsic. {vex}, or assemblers pick AVX-512's form.
-  static EK_INLINE I32 dot(I32 acc, Lhs lhs, Rhs rhs) {
+  static EK_INLINE I32 multiply(I32 acc, Lhs lhs, Rhs rhs) {
     __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(lhs), "x"(rhs));
     return acc;
   }

@@ -11,23 +11,27 @@ namespace edgekern {
 
 namespace int8 {
 
-// Quantised activations in the row layout of one ISA, in the caller's workspace.
+// Quantised activations in the row layout of one ISA, in the caller's workspace. Rows come in groups of the ISA's
+// kGroupRows, interleaved by kStepDepth values of k, so that one load serves all of a group:
+//   groups of 1:  r0 k0.. | r1 k0.. | ...
+//   groups of 2:  r0 k0-7, r1 k0-7, r0 k8-15, r1 k8-15, ... | r2 k0-7, r3 k0-7, ...
 struct LhsRows {
-  uint8_t* data;        // row m starts at data + m * stride
-  int64_t stride;       // bytes
+  uint8_t* data;        // group g starts at data + g * kGroupRows * stride
+  int64_t stride;       // bytes a row
   float* scale;         // [rows]
   int32_t* zero_point;  // [rows], already less the ISA's kZeroOffset
   int32_t* row_sum;     // [blocks of K][rows]: what the ISA's trick owes to each sum, see its file
-  int64_t rows;
+  int64_t rows;         // whole groups
 };
 
 // The packed matrix, as plain numbers and pointers (layout.h explains them).
 struct RhsPanels {
   int64_t n, padded_n;
-  int64_t lines;      // of 4 k, per panel
-  int64_t blocks;     // of kBlockDepth
+  int64_t padded_k;
+  int64_t blocks;  // of kBlockDepth
   const int8_t* panels;
   const int32_t* column_sum;  // [blocks][padded_n]
+  const int32_t* odd_sum;     // the same
   const float* scale;         // [padded_n]
   const float* bias;          // [padded_n]
 };
@@ -45,7 +49,9 @@ struct GemmArgs {
 struct Kernels {
   const char* gemm_name;
   const char* gemv_name;  // the same template at M = 1
+  Order order;            // of the packed matrix
   int64_t rows;           // tile rows: M is best split at multiples of this
+  int64_t group_rows;     // rows interleaved in LhsRows
   int64_t lhs_bytes;      // bytes an activation takes in LhsRows
   // Rows [m0, m1) of lhs, found at `x` with row 0 first, into out.
   void (*quantize)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsRows& out);

@@ -13,7 +13,9 @@ constexpr Kernels kernels_of() {
   return {
       .int8 = {.gemm_name = Isa::kInt8GemmName,
                .gemv_name = Isa::kInt8GemvName,
+               .order = Isa::kOrder,
                .rows = Isa::kRows,
+               .group_rows = Isa::kGroupRows,
                .lhs_bytes = Isa::kLhsBytes,
                .quantize = int8::quantize<Isa>,
                .quantize_u8 = int8::quantize_u8<Isa>,

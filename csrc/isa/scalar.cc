@@ -4,6 +4,7 @@
 
 #include "base/half.h"
 #include "edgekern/edgekern.h"
+#include "isa/dot4.h"
 #include "isa/kernels_of.h"
 #include "isa/tile.h"
 
@@ -27,10 +28,7 @@ EK_INLINE int32_t round_even(float v) {
   return static_cast<int32_t>(f32_to_bits(v + 12582912.0f)) - 0x4b400000;
 }
 
-struct Scalar {
-  static constexpr const char* kInt8GemmName = "int8_gemm_scalar";
-  static constexpr const char* kInt8GemvName = "int8_gemv_scalar";
-
+struct ScalarVectors {
   using F32 = Lanes<float>;
   using I32 = Lanes<int32_t>;
   static constexpr int kLanes = 8;
@@ -135,8 +133,12 @@ struct Scalar {
       return static_cast<uint8_t>(q < 0 ? 0 : q > 255 ? 255 : q);
     });
   }
+};
 
-  // -------------------------------------------------------------------------------------------- int8 product
+struct Scalar : Dot4<ScalarVectors> {
+  static constexpr const char* kInt8GemmName = "int8_gemm_scalar";
+  static constexpr const char* kInt8GemvName = "int8_gemv_scalar";
+
   struct Lhs {
     int32_t q[4];
   };
@@ -153,12 +155,16 @@ struct Scalar {
   static constexpr int64_t kPrefetchBytes = 0;
 
   static EK_INLINE Lhs load_lhs(const uint8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
-  static EK_INLINE Rhs load_rhs(const int8_t* p) { return {p}; }
-  static EK_INLINE I32 dot(I32 acc, const Lhs& a, Rhs w) {
-    return map<int32_t>([&](int i) {
+  template <int kVector>
+  static EK_INLINE Rhs load_rhs(const int8_t* p) {
+    return {p + kVector * 4 * kLanes};
+  }
+  static EK_INLINE I32 multiply(I32 acc, const Lhs& a, Rhs w) {
+    for (int i = 0; i < kLanes; ++i) {
       const int8_t* four = w.line + i * 4;
-      return acc.lane[i] + a.q[0] * four[0] + a.q[1] * four[1] + a.q[2] * four[2] + a.q[3] * four[3];
-    });
+      acc.lane[i] += a.q[0] * four[0] + a.q[1] * four[1] + a.q[2] * four[2] + a.q[3] * four[3];
+    }
+    return acc;
   }
   static EK_INLINE void opaque(Lhs& lhs) { __asm__ volatile("" : "+m"(lhs)); }
 

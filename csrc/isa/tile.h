@@ -8,16 +8,24 @@
 //   set, add, sub, mul, div, fma, min, max, round, pow2, select_negative, reduce_*   arithmetic on F32
 //   load_i32, store_i32, set_i32, add_i32, mul_i32, to_f32, reduce                    on I32
 //
-//   and for int8 (formats/int8):
-//   Lhs, Rhs            4 k of one row, spread over all columns; one vector of a packed line
-//   load_lhs, load_rhs, dot(acc, lhs, rhs)    acc[column] += sum over 4 k
+//   and for int8 (formats/int8), where a step is kStepDepth values of k:
+//   kOrder              the order of the packed matrix it reads
+//   kGroupRows          rows of lhs that are interleaved and multiplied together
+//   Acc<R>              the sums of R rows (1 or kGroupRows) x kLanes columns; zero<R>(), merge(a, b), row<r>(acc)
+//   Lhs, Rhs            one step of a group of rows, spread as multiply wants it; one step of kLanes columns
+//   load_lhs(p), load_rhs<n>(p)    Rhs number n of the step of a panel that starts at p
+//   multiply(acc, lhs, rhs)        acc[row][column] + sum over a step; by value, since gcc 12 spills what it has a
+//                                  reference to
 //   kLhsBytes           bytes that one activation takes in this ISA's row layout
 //   kZeroOffset         what the row layout subtracts from the u8 activation
 //   Bytes, kParts, to_bytes, store_lhs, load_bytes, store_bytes     kParts F32 vectors quantised to kParts * kLanes u8
-//   kRows, panels_at, phases_at               tile shape, see formats/int8/gemm.h
+//   Range<D>            set, load_as, min, max, fma, reduce_* of the vectors that find the range of a row of D
+//   kRows, panels_at, phases_at, kHoldLhs     tile shape, see formats/int8/gemm.h
+//   kStreamRows, kPrefetchBytes    up to how many rows a tile is bound by memory, and how far ahead it then prefetches
+//   kPeakChains         independent products that keep the multiplier busy
 //   opaque(lhs)         keeps the compiler from hoisting work on lhs out of a loop
 //
-// min and max must return the second operand when the first is NaN, as the x86 instructions do.
+// min and max must hand on a NaN in their second operand.
 //
 // Everything in an ISA file and in the templates it includes has internal linkage (anonymous namespaces) and no STL is
 // included: a function that two ISA files both emit under one name would be kept once by the linker, perhaps the copy

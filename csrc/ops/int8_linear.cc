@@ -36,13 +36,14 @@ void pause() {
 
 // Where a slab's quantised rows and their numbers sit in the caller's workspace.
 struct Slab {
-  int64_t rows, stride, blocks;
+  int64_t rows;  // whole groups; the last may have rows that are never filled
+  int64_t stride, blocks;
 
   Slab(const Kernels& kernels, int64_t m, int64_t k) {
     // 64 bytes beyond the row: tails are stored whole, and rows do not all start in the same cache set.
     stride = round_up(k, 64) * kernels.lhs_bytes + 64;
-    rows = min_of(m, max_of(round_up(kSlabBytes / stride, kernels.rows), 8 * kernels.rows));
-    blocks = Layout{0, k}.blocks();
+    rows = round_up(min_of(m, max_of(round_up(kSlabBytes / stride, kernels.rows), 8 * kernels.rows)), kernels.group_rows);
+    blocks = blocks_of(k);
   }
   size_t bytes() const { return static_cast<size_t>(64 + rows * (stride + 4 * (2 + blocks))); }
 
@@ -100,10 +101,11 @@ RhsPanels panels_of(const void* packed, const Layout& layout) {
   const char* base = static_cast<const char*>(packed);
   return {layout.n,
           layout.padded_n(),
-          layout.lines(),
+          layout.padded_k(),
           layout.blocks(),
           reinterpret_cast<const int8_t*>(base + layout.panels_offset()),
           reinterpret_cast<const int32_t*>(base + layout.column_sum_offset()),
+          reinterpret_cast<const int32_t*>(base + layout.odd_sum_offset()),
           reinterpret_cast<const float*>(base + layout.scale_offset()),
           reinterpret_cast<const float*>(base + layout.bias_offset())};
 }
@@ -124,6 +126,7 @@ ek_status open_call(const ek_isa* isa, const void* packed, size_t packed_size, i
   if (status != EK_OK) return status;
   call->kernels = &kernels->int8;
   const Layout& layout = call->layout;
+  if (!(layout.order == call->kernels->order)) return EK_ERROR_ORDER;
   if (m < 0) return EK_ERROR_SHAPE;
   if (m == 0 || layout.n == 0) return EK_OK;
   call->work = true;

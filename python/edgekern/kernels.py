@@ -138,9 +138,13 @@ def int8_quantize(
 
 
 def int8_pack(
-    q: npt.NDArray[np.int8], scale: npt.NDArray[np.float32], bias: npt.NDArray[np.float32] | None = None
+    q: npt.NDArray[np.int8],
+    scale: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32] | None = None,
+    *,
+    isa: str | None = None,
 ) -> Int8Packed:
-    """Packs int8 weights into kernel order.
+    """Packs int8 weights into the order that an ISA's kernels read; other ISAs may refuse them.
 
     Args:
         q: [N, K] int8; every value is allowed, -128 too.
@@ -149,8 +153,8 @@ def int8_pack(
     """
     if not isinstance(q, np.ndarray) or q.ndim != 2:
         raise TypeError(f"q must be an int8 NumPy array of shape [N, K], got {_describe(q)}")
-    data = _aligned_bytes(core.int8_packed_size(*q.shape))
-    core.int8_pack(q, scale, bias, data)
+    data = _aligned_bytes(core.int8_packed_size(*q.shape, isa))
+    core.int8_pack(q, scale, bias, data, isa)
     return Int8Packed(data)
 
 
@@ -166,7 +170,7 @@ def int8_linear(
 
     Args:
         x: [..., K] float32 or float16, or bfloat16 bits. A row with NaN or Inf gives a row of NaN.
-        packed: weights [N, K] and bias from :func:`int8_pack`.
+        packed: weights [N, K] and bias from :func:`int8_pack`, for the same ISA.
         activation: a key of :data:`ACTIVATIONS`.
 
     Returns:

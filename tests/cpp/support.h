@@ -1,12 +1,14 @@
 // What the tests share: seeded data, aligned and guarded memory, and the packed matrix with its oracle's weights.
 #pragma once
 
+#include <doctest/doctest.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <map>
 #include <random>
 #include <string>
 #include <vector>
@@ -73,31 +75,35 @@ class Guarded {
   size_t length_;
 };
 
-
-// Canonical weights and their packed form.
+// Canonical weights, and their packed form for any ISA.
 struct Matrix {
   int64_t n, k;
   std::vector<int8_t> w;
   std::vector<float> scale, bias;
-  std::vector<char> storage;
-  char* packed;
-  size_t size;
 
   Matrix(int64_t n_, int64_t k_, std::vector<int8_t> w_, bool with_bias = true, uint32_t seed = 7)
       : n(n_), k(k_), w(std::move(w_)) {
     Random random(seed);
     for (float v : random.normals(n)) scale.push_back(0.001f + 0.01f * v * v);
     if (with_bias) bias = random.normals(n);
-    size = ek_int8_packed_size(n, k);
-    storage.resize(size + 64);
-    packed = storage.data() + (64 - reinterpret_cast<uintptr_t>(storage.data()) % 64) % 64;
-    status = ek_int8_pack(n, k, w.data(), k, scale.data(), with_bias ? bias.data() : nullptr, packed, nullptr);
   }
   static Matrix random(int64_t n, int64_t k, uint32_t seed, bool with_bias = true) {
     return Matrix(n, k, Random(seed).integers<int8_t>(n * k, -128, 127), with_bias, seed);
   }
   const float* bias_or_null() const { return bias.empty() ? nullptr : bias.data(); }
-  ek_status status;
+  size_t size(const ek_isa* isa = nullptr) const { return ek_int8_packed_size(isa, n, k); }
+  // Packed at the first call for this ISA, and the same bytes after.
+  char* packed(const ek_isa* isa = nullptr) const {
+    std::vector<char>& storage = storage_[isa];
+    bool fresh = storage.empty();
+    if (fresh) storage.resize(size(isa) + 64);
+    char* data = storage.data() + (64 - reinterpret_cast<uintptr_t>(storage.data()) % 64) % 64;
+    if (fresh) REQUIRE(ek_int8_pack(isa, n, k, w.data(), k, scale.data(), bias_or_null(), data, nullptr) == EK_OK);
+    return data;
+  }
+
+ private:
+  mutable std::map<const ek_isa*, std::vector<char>> storage_;
 };
 
 inline std::vector<char> workspace(const ek_isa* isa, int64_t m, int64_t k) {

@@ -13,8 +13,8 @@ std::vector<int32_t> matmul(const ek_isa* isa, const Matrix& rhs, int64_t m, con
                             const std::vector<int32_t>& zero_point, const ek_parallel* parallel = nullptr) {
   std::vector<int32_t> acc(m * rhs.n);
   std::vector<char> scratch = workspace(isa, m, rhs.k);
-  ek_status status = ek_int8_matmul_s32(isa, rhs.packed, rhs.size, m, q.data(), rhs.k, zero_point.data(), acc.data(), rhs.n,
-                                        scratch.data(), scratch.size(), parallel);
+  ek_status status = ek_int8_matmul_s32(isa, rhs.packed(isa), rhs.size(isa), m, q.data(), rhs.k, zero_point.data(), acc.data(),
+                                        rhs.n, scratch.data(), scratch.size(), parallel);
   REQUIRE_MESSAGE(status == EK_OK, ek_status_message(status));
   return acc;
 }
@@ -95,7 +95,7 @@ TEST_CASE("matmul: strided activations and sums") {
   for (const ek_isa* isa : supported_isas()) {
     std::vector<int32_t> acc(m * ld_acc, -1);
     std::vector<char> scratch = workspace(isa, m, k);
-    REQUIRE(ek_int8_matmul_s32(isa, rhs.packed, rhs.size, m, wide.data(), ld_q, zero_point.data(), acc.data(), ld_acc,
+    REQUIRE(ek_int8_matmul_s32(isa, rhs.packed(isa), rhs.size(isa), m, wide.data(), ld_q, zero_point.data(), acc.data(), ld_acc,
                                scratch.data(), scratch.size(), nullptr) == EK_OK);
     for (int64_t i = 0; i < m; ++i)
       for (int64_t j = 0; j < ld_acc; ++j) CHECK(acc[i * ld_acc + j] == (j < n ? wanted[i * n + j] : -1));

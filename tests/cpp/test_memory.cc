@@ -13,15 +13,15 @@ constexpr ek_dtype kDtypes[] = {EK_F32, EK_F16, EK_BF16};
 void run(const ek_isa* isa, int64_t m, int64_t n, int64_t k, ek_dtype dtype, bool front) {
   size_t bytes = dtype == EK_F32 ? 4 : 2;
   Matrix rhs = Matrix::random(n, k, 1);
-  Guarded packed(rhs.size, true);  // 64-byte alignment holds at a page's start
-  memcpy(packed.as<char>(), rhs.packed, rhs.size);
-  Guarded packed_end(rhs.packed, rhs.size);  // and the size is a multiple of 64, so at its end too
+  Guarded packed(rhs.size(isa), true);  // 64-byte alignment holds at a page's start
+  memcpy(packed.as<char>(), rhs.packed(isa), rhs.size(isa));
+  Guarded packed_end(rhs.packed(isa), rhs.size(isa));  // and the size is a multiple of 64, so at its end too
   Guarded x(m * k * bytes, front), y(m * n * bytes, front);
   memset(x.as<char>(), 0, m * k * bytes);
   size_t scratch_size = ek_int8_workspace_size(isa, m, k);
   Guarded scratch(scratch_size, front);
   char* matrix = front ? packed.as<char>() : packed_end.as<char>();
-  CHECK(ek_int8_linear(isa, matrix, rhs.size, m, x.as<char>(), dtype, k, y.as<char>(), n, EK_GELU, scratch.as<char>(),
+  CHECK(ek_int8_linear(isa, matrix, rhs.size(isa), m, x.as<char>(), dtype, k, y.as<char>(), n, EK_GELU, scratch.as<char>(),
                        scratch_size, nullptr) == EK_OK);
 }
 
@@ -46,8 +46,8 @@ TEST_CASE("guard pages around quantize_lhs and matmul_s32") {
                                  zero_point.as<int32_t>(), nullptr) == EK_OK);
       Matrix rhs = Matrix::random(n, k, 2);
       std::vector<char> scratch = workspace(isa, m, k);
-      CHECK(ek_int8_matmul_s32(isa, rhs.packed, rhs.size, m, q.as<uint8_t>(), k, zero_point.as<int32_t>(), acc.as<int32_t>(),
-                               n, scratch.data(), scratch.size(), nullptr) == EK_OK);
+      CHECK(ek_int8_matmul_s32(isa, rhs.packed(isa), rhs.size(isa), m, q.as<uint8_t>(), k, zero_point.as<int32_t>(),
+                               acc.as<int32_t>(), n, scratch.data(), scratch.size(), nullptr) == EK_OK);
     }
 }
 
@@ -58,9 +58,10 @@ TEST_CASE("guard pages around quantize_rhs, pack and unpack") {
       memset(w.as<char>(), 0, n * k * 4);
       memset(bias.as<char>(), 0, n * 4);
       CHECK(ek_int8_quantize_rhs(n, k, w.as<float>(), EK_F32, k, q.as<int8_t>(), k, scale.as<float>(), nullptr) == EK_OK);
-      size_t size = ek_int8_packed_size(n, k);
+      size_t size = ek_int8_packed_size(nullptr, n, k);
       Guarded packed(size);
-      CHECK(ek_int8_pack(n, k, q.as<int8_t>(), k, scale.as<float>(), bias.as<float>(), packed.as<char>(), nullptr) == EK_OK);
+      CHECK(ek_int8_pack(nullptr, n, k, q.as<int8_t>(), k, scale.as<float>(), bias.as<float>(), packed.as<char>(), nullptr) ==
+            EK_OK);
       CHECK(ek_int8_unpack(packed.as<char>(), size, q2.as<int8_t>(), k, scale2.as<float>(), bias2.as<float>(), nullptr) ==
             EK_OK);
     }
@@ -72,14 +73,14 @@ TEST_CASE("unaligned rows: any address and any leading dimension") {
   for (const ek_isa* isa : supported_isas()) {
     std::vector<char> scratch = workspace(isa, 5, 30);
     std::vector<float> wanted(5 * 33);
-    REQUIRE(ek_int8_linear(isa, rhs.packed, rhs.size, 5, values.data(), EK_F32, 30, wanted.data(), 33, EK_NONE,
+    REQUIRE(ek_int8_linear(isa, rhs.packed(isa), rhs.size(isa), 5, values.data(), EK_F32, 30, wanted.data(), 33, EK_NONE,
                            scratch.data(), scratch.size(), nullptr) == EK_OK);
     for (size_t offset : {1u, 3u, 7u}) {
       std::vector<float> x(offset + 5 * 30), y(offset + 5 * 33);
       std::copy(values.begin(), values.end(), x.begin() + static_cast<int64_t>(offset));
       std::vector<char> moved(scratch.size() + offset);
-      REQUIRE(ek_int8_linear(isa, rhs.packed, rhs.size, 5, x.data() + offset, EK_F32, 30, y.data() + offset, 33, EK_NONE,
-                             moved.data() + offset, scratch.size(), nullptr) == EK_OK);
+      REQUIRE(ek_int8_linear(isa, rhs.packed(isa), rhs.size(isa), 5, x.data() + offset, EK_F32, 30, y.data() + offset, 33,
+                             EK_NONE, moved.data() + offset, scratch.size(), nullptr) == EK_OK);
       CHECK(std::equal(wanted.begin(), wanted.end(), y.begin() + static_cast<int64_t>(offset)));
     }
   }

@@ -10,61 +10,84 @@ using namespace edgekern::test;
 
 TEST_CASE("pack: unpack gives back every byte") {
   for (int64_t n : {1, 15, 16, 17, 40})
-    for (int64_t k : {1, 3, 4, 5, 66})
+    for (int64_t k : {1, 3, 4, 5, 8, 66})
       for (bool with_bias : {false, true}) {
         Matrix rhs = Matrix::random(n, k, static_cast<uint32_t>(n * k), with_bias);
-        REQUIRE(rhs.status == EK_OK);
-        ek_int8_shape shape;
-        REQUIRE(ek_int8_describe(rhs.packed, rhs.size, &shape) == EK_OK);
-        CHECK(shape.n == n);
-        CHECK(shape.k == k);
-        CHECK(shape.has_bias == with_bias);
-        std::vector<int8_t> w(n * k);
-        std::vector<float> scale(n), bias(n, 1.0f);
-        REQUIRE(ek_int8_unpack(rhs.packed, rhs.size, w.data(), k, scale.data(), bias.data(), nullptr) == EK_OK);
-        CHECK(w == rhs.w);
-        CHECK(scale == rhs.scale);
-        CHECK(bias == (with_bias ? rhs.bias : std::vector<float>(n, 0.0f)));
+        for (const ek_isa* isa : supported_isas()) {
+          ek_int8_shape shape;
+          REQUIRE(ek_int8_describe(rhs.packed(isa), rhs.size(isa), &shape) == EK_OK);
+          CHECK(shape.n == n);
+          CHECK(shape.k == k);
+          CHECK(shape.has_bias == with_bias);
+          std::vector<int8_t> w(n * k);
+          std::vector<float> scale(n), bias(n, 1.0f);
+          REQUIRE(ek_int8_unpack(rhs.packed(isa), rhs.size(isa), w.data(), k, scale.data(), bias.data(), nullptr) == EK_OK);
+          CHECK(w == rhs.w);
+          CHECK(scale == rhs.scale);
+          CHECK(bias == (with_bias ? rhs.bias : std::vector<float>(n, 0.0f)));
+        }
       }
 }
 
 TEST_CASE("pack: what is not a packed matrix is refused") {
   Matrix rhs = Matrix::random(20, 30, 1);
   ek_int8_shape shape;
-  CHECK(ek_int8_describe(nullptr, rhs.size, &shape) == EK_ERROR_NULL_POINTER);
-  CHECK(ek_int8_describe(rhs.packed, rhs.size - 1, &shape) == EK_ERROR_PACKED);
-  CHECK(ek_int8_describe(rhs.packed, 10, &shape) == EK_ERROR_PACKED);
-  CHECK(ek_int8_describe(rhs.packed + 1, rhs.size - 1, &shape) == EK_ERROR_PACKED);
-  auto* header = reinterpret_cast<int8::Header*>(rhs.packed);
+  CHECK(ek_int8_describe(nullptr, rhs.size(), &shape) == EK_ERROR_NULL_POINTER);
+  CHECK(ek_int8_describe(rhs.packed(), rhs.size() - 1, &shape) == EK_ERROR_PACKED);
+  CHECK(ek_int8_describe(rhs.packed(), 10, &shape) == EK_ERROR_PACKED);
+  CHECK(ek_int8_describe(rhs.packed() + 1, rhs.size() - 1, &shape) == EK_ERROR_PACKED);
+  auto* header = reinterpret_cast<int8::Header*>(rhs.packed());
   int64_t n = header->n;
   for (int64_t lie : {int64_t{-1}, int64_t{1} << 40, INT64_MAX, n + 16}) {
     header->n = lie;
-    CHECK(ek_int8_describe(rhs.packed, rhs.size, &shape) == EK_ERROR_PACKED);
+    CHECK(ek_int8_describe(rhs.packed(), rhs.size(), &shape) == EK_ERROR_PACKED);
   }
   header->n = n;
   header->k = int64_t{1} << 30;
-  CHECK(ek_int8_describe(rhs.packed, rhs.size, &shape) == EK_ERROR_PACKED);
+  CHECK(ek_int8_describe(rhs.packed(), rhs.size(), &shape) == EK_ERROR_PACKED);
   header->k = rhs.k;
-  CHECK(ek_int8_describe(rhs.packed, rhs.size, &shape) == EK_OK);
+  CHECK(ek_int8_describe(rhs.packed(), rhs.size(), &shape) == EK_OK);
+  int8::Order order = header->order;
+  for (int8::Order lie : {int8::Order{5, 0}, int8::Order{0, 0}, int8::Order{4, 2}, int8::Order{4, -1}}) {
+    header->order = lie;
+    CHECK(ek_int8_describe(rhs.packed(), rhs.size(), &shape) == EK_ERROR_PACKED);
+  }
+  header->order = order;
   header->magic[3] ^= 1;
-  CHECK(ek_int8_describe(rhs.packed, rhs.size, &shape) == EK_ERROR_PACKED);
+  CHECK(ek_int8_describe(rhs.packed(), rhs.size(), &shape) == EK_ERROR_PACKED);
+}
+
+TEST_CASE("pack: an ISA refuses what was packed in another order") {
+  Matrix rhs = Matrix::random(20, 30, 1);
+  std::vector<float> x(30), y(20);
+  for (const ek_isa* isa : supported_isas()) {
+    std::vector<char> scratch = workspace(isa, 1, 30);
+    auto run = [&] {
+      return ek_int8_linear(isa, rhs.packed(isa), rhs.size(isa), 1, x.data(), EK_F32, 30, y.data(), 20, EK_NONE, scratch.data(),
+                            scratch.size(), nullptr);
+    };
+    CHECK(run() == EK_OK);
+    auto* header = reinterpret_cast<int8::Header*>(rhs.packed(isa));
+    header->order.line_depth = 12 - header->order.line_depth;  // 4 <-> 8: as many bytes
+    CHECK(run() == EK_ERROR_ORDER);
+  }
 }
 
 TEST_CASE("pack: bad arguments") {
   std::vector<int8_t> w(12);
   std::vector<float> scale(3, 1.0f);
   alignas(64) char packed[2048];
-  REQUIRE(ek_int8_packed_size(3, 4) <= sizeof(packed));
-  CHECK(ek_int8_packed_size(-1, 4) == 0);
-  CHECK(ek_int8_packed_size(1, int64_t{1} << 40) == 0);
-  CHECK(ek_int8_pack(-1, 4, w.data(), 4, scale.data(), nullptr, packed, nullptr) == EK_ERROR_SHAPE);
-  CHECK(ek_int8_pack(3, 4, nullptr, 4, scale.data(), nullptr, packed, nullptr) == EK_ERROR_NULL_POINTER);
-  CHECK(ek_int8_pack(3, 4, w.data(), 4, scale.data(), nullptr, nullptr, nullptr) == EK_ERROR_NULL_POINTER);
-  CHECK(ek_int8_pack(3, 4, w.data(), 3, scale.data(), nullptr, packed, nullptr) == EK_ERROR_STRIDE);
-  CHECK(ek_int8_pack(3, 4, w.data(), 4, scale.data(), nullptr, packed + 8, nullptr) == EK_ERROR_PACKED);
+  REQUIRE(ek_int8_packed_size(nullptr, 3, 4) <= sizeof(packed));
+  CHECK(ek_int8_packed_size(nullptr, -1, 4) == 0);
+  CHECK(ek_int8_packed_size(nullptr, 1, int64_t{1} << 40) == 0);
+  CHECK(ek_int8_pack(nullptr, -1, 4, w.data(), 4, scale.data(), nullptr, packed, nullptr) == EK_ERROR_SHAPE);
+  CHECK(ek_int8_pack(nullptr, 3, 4, nullptr, 4, scale.data(), nullptr, packed, nullptr) == EK_ERROR_NULL_POINTER);
+  CHECK(ek_int8_pack(nullptr, 3, 4, w.data(), 4, scale.data(), nullptr, nullptr, nullptr) == EK_ERROR_NULL_POINTER);
+  CHECK(ek_int8_pack(nullptr, 3, 4, w.data(), 3, scale.data(), nullptr, packed, nullptr) == EK_ERROR_STRIDE);
+  CHECK(ek_int8_pack(nullptr, 3, 4, w.data(), 4, scale.data(), nullptr, packed + 8, nullptr) == EK_ERROR_PACKED);
   scale[1] = NAN;
-  CHECK(ek_int8_pack(3, 4, w.data(), 4, scale.data(), nullptr, packed, nullptr) == EK_ERROR_VALUE);
+  CHECK(ek_int8_pack(nullptr, 3, 4, w.data(), 4, scale.data(), nullptr, packed, nullptr) == EK_ERROR_VALUE);
   scale[1] = 1.0f;
   float bias[3] = {0.0f, INFINITY, 0.0f};
-  CHECK(ek_int8_pack(3, 4, w.data(), 4, scale.data(), bias, packed, nullptr) == EK_ERROR_VALUE);
+  CHECK(ek_int8_pack(nullptr, 3, 4, w.data(), 4, scale.data(), bias, packed, nullptr) == EK_ERROR_VALUE);
 }

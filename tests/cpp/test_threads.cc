@@ -15,8 +15,8 @@ namespace {
 std::vector<float> linear(const Matrix& rhs, int64_t m, const std::vector<float>& x, const ek_parallel* parallel) {
   std::vector<float> y(m * rhs.n);
   std::vector<char> scratch = workspace(nullptr, m, rhs.k);
-  REQUIRE(ek_int8_linear(nullptr, rhs.packed, rhs.size, m, x.data(), EK_F32, rhs.k, y.data(), rhs.n, EK_GELU, scratch.data(),
-                         scratch.size(), parallel) == EK_OK);
+  REQUIRE(ek_int8_linear(nullptr, rhs.packed(), rhs.size(), m, x.data(), EK_F32, rhs.k, y.data(), rhs.n, EK_GELU,
+                         scratch.data(), scratch.size(), parallel) == EK_OK);
   return y;
 }
 
@@ -46,9 +46,10 @@ TEST_CASE("threads: parallel packing packs the same bytes") {
   Matrix rhs = Matrix::random(333, 77, 4);
   Pool pool(3);
   ek_parallel parallel = pool.parallel();
-  Guarded packed(rhs.size, true);
-  REQUIRE(ek_int8_pack(333, 77, rhs.w.data(), 77, rhs.scale.data(), rhs.bias.data(), packed.as<char>(), &parallel) == EK_OK);
-  CHECK(memcmp(packed.as<char>(), rhs.packed, rhs.size) == 0);
+  Guarded packed(rhs.size(), true);
+  REQUIRE(ek_int8_pack(nullptr, 333, 77, rhs.w.data(), 77, rhs.scale.data(), rhs.bias.data(), packed.as<char>(), &parallel) ==
+          EK_OK);
+  CHECK(memcmp(packed.as<char>(), rhs.packed(), rhs.size()) == 0);
 }
 
 TEST_CASE("threads: a pool that runs everything on one thread, in one range or many") {

@@ -15,13 +15,13 @@ from oracle import MAX_EXACT_K, TAILS, as_dtype, quick, random_int8, random_uint
 from edgekern import kernels
 
 
-def pack(weight):
-    return kernels.int8_pack(weight, np.ones(len(weight), np.float32))
+def pack(weight, isa=None):
+    return kernels.int8_pack(weight, np.ones(len(weight), np.float32), isa=isa)
 
 
 def check_matmul(q, zero_point, weight, isa):
     expected = oracle.matmul(q, zero_point, weight)
-    got = kernels.int8_matmul(q, zero_point, pack(weight), isa=isa)
+    got = kernels.int8_matmul(q, zero_point, pack(weight, isa), isa=isa)
     assert got.dtype == np.int32
     np.testing.assert_array_equal(got, expected)
 
@@ -70,14 +70,14 @@ def test_one_outlier_does_not_spill_into_its_neighbours(isa):
     q[3, 77] = 255
     weight = np.zeros((40, 200), np.int8)
     weight[21, 77] = -128
-    got = kernels.int8_matmul(q, np.zeros(6, np.int32), pack(weight), isa=isa)
+    got = kernels.int8_matmul(q, np.zeros(6, np.int32), pack(weight, isa), isa=isa)
     assert got[3, 21] == 255 * -128
     assert np.count_nonzero(got) == 1
 
 
 def test_matmul_without_rows(isa):
     got = kernels.int8_matmul(
-        np.empty((0, 8), np.uint8), np.empty(0, np.int32), pack(np.ones((3, 8), np.int8)), isa=isa
+        np.empty((0, 8), np.uint8), np.empty(0, np.int32), pack(np.ones((3, 8), np.int8), isa), isa=isa
     )
     assert got.shape == (0, 3)
 
@@ -87,11 +87,11 @@ def test_matmul_without_rows(isa):
 
 @quick
 @given(n=sizes, k=sizes, with_bias=st.booleans(), seed=seeds)
-def test_unpack_inverts_pack(n, k, with_bias, seed):
+def test_unpack_inverts_pack(isa, n, k, with_bias, seed):
     rng = np.random.default_rng(seed)
     q, scale = random_int8(rng, n, k), rng.standard_normal(n, np.float32)
     bias = rng.standard_normal(n, np.float32) if with_bias else None
-    packed = kernels.int8_pack(q, scale, bias)
+    packed = kernels.int8_pack(q, scale, bias, isa=isa)
     assert (packed.n, packed.k, packed.has_bias) == (n, k, with_bias)
     assert packed.data.ctypes.data % 64 == 0
     q_back, scale_back, bias_back = packed.unpack()

@@ -16,7 +16,7 @@ TOLERANCE = {"float32": 2e-6, "float16": 1e-3, "bfloat16": 8e-3}
 
 def check_linear(x, weight, scale, bias, isa, activation="none", dtype="float32"):
     array, name, values = as_dtype(x, dtype)
-    y = kernels.int8_linear(array, kernels.int8_pack(weight, scale, bias), activation, isa=isa, dtype=name)
+    y = kernels.int8_linear(array, kernels.int8_pack(weight, scale, bias, isa=isa), activation, isa=isa, dtype=name)
     expected, magnitude = oracle.linear(values, weight, scale, bias, activation)
     assert y.dtype == array.dtype
     got = oracle.from_bfloat16(y) if name else y
@@ -41,14 +41,14 @@ def test_activations_follow_the_formula(isa, rng, activation):
         weight, scale = random_int8(rng, n, k), rng.uniform(1e-4, 2e-3, n).astype(np.float32)
         bias = np.linspace(-12, 12, n, dtype=np.float32)  # every branch of the functions
         x = rng.standard_normal((m, k), np.float32)
-        y = kernels.int8_linear(x, kernels.int8_pack(weight, scale, bias), activation, isa=isa)
+        y = kernels.int8_linear(x, kernels.int8_pack(weight, scale, bias, isa=isa), activation, isa=isa)
         expected, magnitude = oracle.linear(x, weight, scale, bias, activation)
         np.testing.assert_allclose(y, expected, rtol=0, atol=4e-6 * (1 + magnitude.max()))
 
 
 def test_nan_and_inf_rows_give_nan_and_leave_the_others_alone(isa, rng):
     packed = kernels.int8_pack(
-        random_int8(rng, 70, 90), np.full(70, 0.01, np.float32), rng.standard_normal(70, np.float32)
+        random_int8(rng, 70, 90), np.full(70, 0.01, np.float32), rng.standard_normal(70, np.float32), isa=isa
     )
     clean = rng.standard_normal((11, 90), np.float32)
     dirty = clean.copy()
@@ -61,7 +61,7 @@ def test_nan_and_inf_rows_give_nan_and_leave_the_others_alone(isa, rng):
 
 def test_zero_rows_give_the_bias(isa, rng):
     bias = rng.standard_normal(45, np.float32)
-    packed = kernels.int8_pack(random_int8(rng, 45, 77), np.full(45, 0.1, np.float32), bias)
+    packed = kernels.int8_pack(random_int8(rng, 45, 77), np.full(45, 0.1, np.float32), bias, isa=isa)
     x = rng.standard_normal((5, 77), np.float32)
     x[1], x[4] = 0, -0.0
     y = kernels.int8_linear(x, packed, isa=isa)
@@ -73,25 +73,25 @@ def test_weights_deeper_than_one_int32_sum(isa, rng):
         weight, scale = random_int8(rng, 18, k), np.full(18, 1e-3, np.float32)
         x = rng.standard_normal((3, k), np.float32) + 1
         expected, _ = oracle.linear(x, weight, scale)
-        y = kernels.int8_linear(x, kernels.int8_pack(weight, scale), isa=isa)
+        y = kernels.int8_linear(x, kernels.int8_pack(weight, scale, isa=isa), isa=isa)
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
 def test_empty_inputs(isa):
-    packed = kernels.int8_pack(np.ones((3, 8), np.int8), np.ones(3, np.float32))
+    packed = kernels.int8_pack(np.ones((3, 8), np.int8), np.ones(3, np.float32), isa=isa)
     assert kernels.int8_linear(np.empty((0, 8), np.float32), packed, isa=isa).shape == (0, 3)
     assert kernels.int8_linear(np.empty((2, 0, 8), np.float16), packed, isa=isa).shape == (2, 0, 3)
 
 
 def test_no_input_features_leave_the_bias(isa):
     bias = np.arange(-2, 3, dtype=np.float32)
-    packed = kernels.int8_pack(np.empty((5, 0), np.int8), np.ones(5, np.float32), bias)
+    packed = kernels.int8_pack(np.empty((5, 0), np.int8), np.ones(5, np.float32), bias, isa=isa)
     y = kernels.int8_linear(np.empty((3, 0), np.float32), packed, "relu", isa=isa)
     np.testing.assert_array_equal(y, [np.maximum(bias, 0)] * 3)
 
 
 def test_no_output_features(isa):
-    packed = kernels.int8_pack(np.empty((0, 4), np.int8), np.empty(0, np.float32))
+    packed = kernels.int8_pack(np.empty((0, 4), np.int8), np.empty(0, np.float32), isa=isa)
     assert kernels.int8_linear(np.ones((3, 4), np.float32), packed, isa=isa).shape == (3, 0)
 
 
@@ -121,7 +121,7 @@ def layouts(x):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_memory_layout_does_not_matter(isa, rng, dtype):
-    packed = kernels.int8_pack(random_int8(rng, 20, 50), np.full(20, 0.01, np.float32))
+    packed = kernels.int8_pack(random_int8(rng, 20, 50), np.full(20, 0.01, np.float32), isa=isa)
     x = rng.standard_normal((6, 50), np.float32).astype(dtype)
     expected, expected_q = kernels.int8_linear(x, packed, isa=isa), kernels.int8_quantize_lhs(x, isa=isa)[0]
     for name, view in layouts(x).items():
@@ -142,13 +142,13 @@ def test_leading_dimensions_fold(rng):
 def test_every_thread_count_gives_the_same_bits(isa, rng):
     for m, n, k in [(1, 2000, 300), (70, 300, 500), (400, 64, 100)]:
         weight, scale = random_int8(rng, n, k), np.full(n, 0.01, np.float32)
-        packed = kernels.int8_pack(weight, scale, rng.standard_normal(n, np.float32))
+        packed = kernels.int8_pack(weight, scale, rng.standard_normal(n, np.float32), isa=isa)
         x, results = rng.standard_normal((m, k), np.float32), []
         for threads in (1, 2, 3, 4):
             kernels.set_num_threads(threads)
             assert kernels.get_num_threads() == threads
             results.append(kernels.int8_linear(x, packed, "gelu", isa=isa))
-            np.testing.assert_array_equal(kernels.int8_pack(weight, scale).unpack()[0], weight)
+            np.testing.assert_array_equal(kernels.int8_pack(weight, scale, isa=isa).unpack()[0], weight)
         for other in results[1:]:
             np.testing.assert_array_equal(other, results[0])
 

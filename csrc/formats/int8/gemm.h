@@ -1,14 +1,15 @@
 // The multiplication: tiles of MR rows x NP panels, each in two steps.
 //
-//   accumulate   acc[m][n] = row_sum[m] - zero_point[m] * column_sum[n] + sum_k lhs[m][k] * rhs[n][k]
+//   accumulate   tile[m][n] = sum_k lhs[m][k] * rhs[n][k] - zero_point[m] * column_sum[n] + row_sum[m] (- odd_sum[n])
 //                All accumulators stay in registers for the whole of K; at the end they go to a tile in L1.
-//   finish       y = act(acc * lhs_scale[m] * rhs_scale[n] + bias[n]), from that tile straight to y.
+//   finish       y = act(tile * lhs_scale[m] * rhs_scale[n] + bias[n]), from that tile straight to y.
 //
 // The tile between the two costs one store and one load an accumulator, 2 % at K = 384 and less beyond, and buys one
 // accumulate per tile shape instead of one per shape x dtype x activation.
 //
-// Register budget of accumulate: MR * NV accumulators (times PH), NV vectors of rhs, one Lhs (two vectors on AVX2).
-// PH > 1 sums every PH-th line separately: one row has too few accumulators to hide the latency of dot.
+// Register budget of accumulate: the accumulators, and of each step one side whole (kHoldLhs: the lhs of all groups of rows;
+// else the rhs of all columns); the other one streams through a register or two.
+// PH > 1 sums every PH-th step separately: one row has too few accumulators to hide the latency of a product.
 #pragma once
 
 #include <string.h>
@@ -29,56 +30,75 @@ struct TileArgs {
   int64_t lhs_stride;
   const int8_t* rhs;
   int64_t panel_bytes;
-  int64_t lines;
+  int64_t depth;  // values of k, a multiple of kDepthUnit
   const int32_t* zero_point;
   const int32_t* row_sum;
   const int32_t* column_sum;
+  const int32_t* odd_sum;
   int32_t* tile;  // [MR][kTileColumns]
 };
 
 template <class Isa, int MR, int NP>
 void accumulate(const TileArgs& t) {
   using I32 = typename Isa::I32;
-  constexpr int kVectors = kPanelColumns / Isa::kLanes;  // per line
+  constexpr int kVectors = kPanelColumns / Isa::kLanes;  // per panel
   constexpr int NV = NP * kVectors;
   constexpr int PH = Isa::phases_at(MR, NP);
-  constexpr int64_t kStepBytes = kLineDepth * Isa::kLhsBytes;
+  constexpr int kGroupRows = MR < Isa::kGroupRows ? MR : Isa::kGroupRows, kGroups = MR / kGroupRows;
+  constexpr int64_t kLhsStep = Isa::kGroupRows * Isa::kStepDepth * Isa::kLhsBytes;
+  constexpr int64_t kRhsStep = kPanelColumns * Isa::kStepDepth;
+  using Acc = typename Isa::template Acc<kGroupRows>;
 
-  I32 acc[PH][MR][NV];
-  unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
-    I32 column_sum = Isa::load_i32(t.column_sum + n * Isa::kLanes);
-    unroll<MR>([&](auto m) EK_LAMBDA_INLINE {
-      acc[0][m][n] = Isa::sub_i32(Isa::set_i32(t.row_sum[m]), Isa::mul_i32(Isa::set_i32(t.zero_point[m]), column_sum));
-      unroll<PH - 1>([&](auto ph) EK_LAMBDA_INLINE { acc[ph + 1][m][n] = Isa::set_i32(0); });
+  Acc acc[PH][kGroups][NV];
+  unroll<PH>([&](auto ph) EK_LAMBDA_INLINE {
+    unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
+      unroll<NV>([&](auto n) EK_LAMBDA_INLINE { acc[ph][g][n] = Isa::template zero<kGroupRows>(); });
     });
   });
 
-  const uint8_t* lhs[MR];
-  unroll<MR>([&](auto m) EK_LAMBDA_INLINE { lhs[m] = t.lhs + m * t.lhs_stride; });
+  const uint8_t* lhs[kGroups];
+  unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE { lhs[g] = t.lhs + g * Isa::kGroupRows * t.lhs_stride; });
   const int8_t* rhs[NP];
   unroll<NP>([&](auto p) EK_LAMBDA_INLINE { rhs[p] = t.rhs + p * t.panel_bytes; });
 
-  auto line = [&](int64_t k, auto ph) EK_LAMBDA_INLINE {
-    typename Isa::Rhs w[NV];
-    unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
-      const int8_t* at = rhs[n / kVectors] + k * kLineBytes;
-      if constexpr (MR <= Isa::kStreamRows && n % kVectors == 0) __builtin_prefetch(at + Isa::kPrefetchBytes);
-      w[n] = Isa::load_rhs(at + n % kVectors * (kLineBytes / kVectors));
-    });
-    unroll<MR>([&](auto m) EK_LAMBDA_INLINE {
-      typename Isa::Lhs a = Isa::load_lhs(lhs[m] + k * kStepBytes);
-      unroll<NV>([&](auto n) EK_LAMBDA_INLINE { acc[ph][m][n] = Isa::dot(acc[ph][m][n], a, w[n]); });
-    });
+  auto load_lhs = [&](int64_t s, auto g) EK_LAMBDA_INLINE { return Isa::load_lhs(lhs[g] + s * kLhsStep); };
+  auto load_rhs = [&](int64_t s, auto n) EK_LAMBDA_INLINE {
+    const int8_t* at = rhs[n / kVectors] + s * kRhsStep;
+    if constexpr (MR <= Isa::kStreamRows && n % kVectors == 0) __builtin_prefetch(at + Isa::kPrefetchBytes);
+    return Isa::template load_rhs<n % kVectors>(at);
   };
-  int64_t k = 0;
-  for (; k + PH <= t.lines; k += PH) unroll<PH>([&](auto ph) EK_LAMBDA_INLINE { line(k + ph, ph); });
+  auto step = [&](int64_t s, auto ph) EK_LAMBDA_INLINE {
+    if constexpr (Isa::kHoldLhs) {
+      typename Isa::Lhs a[kGroups];
+      unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE { a[g] = load_lhs(s, g); });
+      unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
+        typename Isa::Rhs w = load_rhs(s, n);
+        unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE { acc[ph][g][n] = Isa::multiply(acc[ph][g][n], a[g], w); });
+      });
+    } else {
+      typename Isa::Rhs w[NV];
+      unroll<NV>([&](auto n) EK_LAMBDA_INLINE { w[n] = load_rhs(s, n); });
+      unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
+        typename Isa::Lhs a = load_lhs(s, g);
+        unroll<NV>([&](auto n) EK_LAMBDA_INLINE { acc[ph][g][n] = Isa::multiply(acc[ph][g][n], a, w[n]); });
+      });
+    }
+  };
+  int64_t s = 0, steps = t.depth / Isa::kStepDepth;
+  for (; s + PH <= steps; s += PH) unroll<PH>([&](auto ph) EK_LAMBDA_INLINE { step(s + ph, ph); });
   if constexpr (PH > 1)
-    for (; k < t.lines; ++k) line(k, Index<0>{});
+    for (; s < steps; ++s) step(s, Index<0>{});
 
-  unroll<MR>([&](auto m) EK_LAMBDA_INLINE {
-    unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
-      unroll<PH - 1>([&](auto ph) EK_LAMBDA_INLINE { acc[0][m][n] = Isa::add_i32(acc[0][m][n], acc[ph + 1][m][n]); });
-      Isa::store_i32(t.tile + m * kTileColumns + n * Isa::kLanes, acc[0][m][n]);
+  unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
+    I32 column_sum = Isa::load_i32(t.column_sum + n * Isa::kLanes);
+    unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
+      unroll<PH - 1>([&](auto ph) EK_LAMBDA_INLINE { acc[0][g][n] = Isa::merge(acc[0][g][n], acc[ph + 1][g][n]); });
+      unroll<kGroupRows>([&](auto r) EK_LAMBDA_INLINE {
+        constexpr int m = g * kGroupRows + r;
+        I32 owed = Isa::sub_i32(Isa::set_i32(t.row_sum[m]), Isa::mul_i32(Isa::set_i32(t.zero_point[m]), column_sum));
+        if constexpr (Isa::kOrder.odd_sums) owed = Isa::sub_i32(owed, Isa::load_i32(t.odd_sum + n * Isa::kLanes));
+        Isa::store_i32(t.tile + m * kTileColumns + n * Isa::kLanes, Isa::add_i32(Isa::template row<r>(acc[0][g][n]), owed));
+      });
     });
   });
 }
@@ -148,7 +168,8 @@ Finish choose_finish(const GemmArgs& args) {
 
 using Accumulate = void (*)(const TileArgs&);
 
-// accumulate<Isa, rows, panels> for 1 <= rows <= Isa::kRows and panels 1, 2, 4 up to Isa::panels_at(rows).
+// accumulate<Isa, rows, panels> for 1 <= rows <= Isa::kRows and panels 1, 2, 4 up to Isa::panels_at(rows). One row has its
+// own; beyond, a last group that is not full is multiplied whole, and finish leaves the surplus rows in the tile.
 template <class Isa>
 struct AccumulateTable {
   Accumulate at[Isa::kRows][3] = {};  // [rows - 1][log2(panels)]
@@ -156,7 +177,8 @@ struct AccumulateTable {
   constexpr AccumulateTable() {
     unroll<Isa::kRows>([this](auto m) {
       unroll<3>([this, m](auto log2) {
-        constexpr int kTileRows = decltype(m){} + 1, kTilePanels = 1 << decltype(log2){};
+        constexpr int kRows = decltype(m){} + 1, kTilePanels = 1 << decltype(log2){}, kGroup = Isa::kGroupRows;
+        constexpr int kTileRows = kRows == 1 ? 1 : (kRows + kGroup - 1) / kGroup * kGroup;
         if constexpr (kTilePanels <= Isa::panels_at(kTileRows)) at[m][log2] = accumulate<Isa, kTileRows, kTilePanels>;
       });
     });
@@ -166,12 +188,12 @@ struct AccumulateTable {
 template <class Isa>
 void gemm(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
   static_assert(Isa::kRows <= kMaxRows);
-  constexpr int64_t kBlockLines = kBlockDepth / kLineDepth;
+  static_assert(Isa::kRows % Isa::kGroupRows == 0 && kDepthUnit % Isa::kStepDepth == 0);
   alignas(64) int32_t tile[kMaxRows * kTileColumns];
   alignas(64) float total[kMaxRows * kTileColumns];
   static constexpr AccumulateTable<Isa> kAccumulate;
   Finish finish_tile = choose_finish<Isa>(g);
-  int64_t panel_bytes = g.rhs.lines * kLineBytes;
+  int64_t panel_bytes = g.rhs.padded_k * kPanelColumns;
   for (int64_t p = p0; p < p1;) {
     // Full panels for the height this block has; a tail of rows keeps them, a tail of panels halves them.
     int64_t panels = Isa::panels_at(static_cast<int>(min_of(Isa::kRows, m1 - m0)));
@@ -182,11 +204,11 @@ void gemm(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
       Accumulate accumulate_tile = kAccumulate.at[rows - 1][panels / 2];  // 1, 2, 4 -> 0, 1, 2
       FinishArgs f{g, tile, g.rhs.blocks > 1 ? total : nullptr, m, rows, n0, min_of(g.rhs.n - n0, panels * kPanelColumns)};
       for (int64_t block = 0; block < g.rhs.blocks; ++block) {
-        int64_t line = block * kBlockLines;
-        accumulate_tile({g.lhs.data + m * g.lhs.stride + line * kLineDepth * Isa::kLhsBytes, g.lhs.stride,
-                         g.rhs.panels + p * panel_bytes + line * kLineBytes, panel_bytes,
-                         min_of(kBlockLines, g.rhs.lines - line), g.lhs.zero_point + m,
-                         g.lhs.row_sum + block * g.lhs.rows + m, g.rhs.column_sum + block * g.rhs.padded_n + n0, tile});
+        int64_t k = block * kBlockDepth, columns = block * g.rhs.padded_n + n0;
+        accumulate_tile({g.lhs.data + m * g.lhs.stride + k * Isa::kGroupRows * Isa::kLhsBytes, g.lhs.stride,
+                         g.rhs.panels + p * panel_bytes + k * kPanelColumns, panel_bytes,
+                         min_of(kBlockDepth, g.rhs.padded_k - k), g.lhs.zero_point + m, g.lhs.row_sum + block * g.lhs.rows + m,
+                         g.rhs.column_sum + columns, g.rhs.odd_sum + columns, tile});
         if (g.rhs.blocks > 1)
           for (int64_t i = 0; i < rows * kTileColumns; ++i)
             total[i] = (block == 0 ? 0.0f : total[i]) + static_cast<float>(tile[i]);
@@ -197,25 +219,25 @@ void gemm(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
   }
 }
 
-// The ISA's ceiling: dot from registers, enough chains to hide its latency.
+// The ISA's ceiling: products from registers, enough chains to hide their latency.
 template <class Isa>
 int64_t peak_macs(int64_t steps) {
-  constexpr int kChains = 10;
-  typename Isa::I32 acc[kChains];
-  unroll<kChains>([&](auto c) EK_LAMBDA_INLINE { acc[c] = Isa::set_i32(0); });
-  alignas(64) int8_t line[kLineBytes] = {1, 2, 3, 4, 5, 6, 7, 8};
+  constexpr int kChains = Isa::kPeakChains, kRows = Isa::kGroupRows;
+  typename Isa::template Acc<kRows> acc[kChains];
+  unroll<kChains>([&](auto c) EK_LAMBDA_INLINE { acc[c] = Isa::template zero<kRows>(); });
+  alignas(64) int8_t line[kPanelColumns * kDepthUnit] = {1, 2, 3, 4, 5, 6, 7, 8};
   typename Isa::Lhs a = Isa::load_lhs(reinterpret_cast<const uint8_t*>(line));
-  typename Isa::Rhs w = Isa::load_rhs(line);
+  typename Isa::Rhs w = Isa::template load_rhs<0>(line);
   for (int64_t i = 0; i < steps; ++i) {
     unroll<kChains>([&](auto c) EK_LAMBDA_INLINE {
       Isa::opaque(a);  // or the products, all alike, would be computed once
-      acc[c] = Isa::dot(acc[c], a, w);
+      acc[c] = Isa::multiply(acc[c], a, w);
     });
   }
-  unroll<kChains - 1>([&](auto c) EK_LAMBDA_INLINE { acc[0] = Isa::add_i32(acc[0], acc[c + 1]); });
-  volatile int32_t keep = Isa::reduce(acc[0]);
+  unroll<kChains - 1>([&](auto c) EK_LAMBDA_INLINE { acc[0] = Isa::merge(acc[0], acc[c + 1]); });
+  volatile int32_t keep = Isa::reduce(Isa::template row<0>(acc[0]));
   (void)keep;
-  return steps * kChains * Isa::kLanes * kLineDepth;
+  return steps * kChains * kRows * Isa::kLanes * Isa::kStepDepth;
 }
 
 template <class Isa>

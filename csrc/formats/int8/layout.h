@@ -1,21 +1,24 @@
 // The packed int8 matrix: what one layer looks like in memory.
 //
-//   byte 0                64                                                        panels_offset
-//   +---------------------+----------------+----------------+----------------+------------------------------+
-//   | Header (64 bytes)   | column_sum s32 | scale f32      | bias f32       | panel 0 | panel 1 | ...      |
-//   |                     | [blocks][n_pad]| [n_pad]        | [n_pad]        |                              |
-//   +---------------------+----------------+----------------+----------------+------------------------------+
+//   byte 0              64                                                                   panels_offset
+//   +-------------------+-----------------+------------------+-------------+-------------+-------------------------+
+//   | Header (64 bytes) | column_sum s32  | odd_sum s32      | scale f32   | bias f32    | panel 0 | panel 1 | ... |
+//   |                   | [blocks][n_pad] | same, or nothing | [n_pad]     | [n_pad]     |                         |
+//   +-------------------+-----------------+------------------+-------------+-------------+-------------------------+
 //
-// A panel holds 16 output channels for all of K. It is a run of 64-byte lines, one for each 4 values of k, and a line is
-// what one VNNI instruction eats: 4 neighbouring k for each of 16 channels.
+// A panel holds 16 output channels for all of K. It is a run of lines, one for each 4 values of k: what one VNNI
+// instruction eats, and four of ARM's dot-product instructions.
 //
 //   line j of panel p:   n = 16p        n = 16p+1              n = 16p+15
 //                        +--+--+--+--+  +--+--+--+--+          +--+--+--+--+
 //                        |k0|k1|k2|k3|  |k0|k1|k2|k3|   ...    |k0|k1|k2|k3|      k0 = 4j
 //                        +--+--+--+--+  +--+--+--+--+          +--+--+--+--+
 //
-// N is padded to 16 and K to 4 with zeros, so no kernel has a tail along N or K while it multiplies; only the stores of
-// the last panel are cut. Everything starts on a 64-byte boundary. Every x86 ISA and the scalar one read this layout.
+// ARM's matrix multiply wants 8 values of k side by side: there a line is 16 x 8 bytes, in the same picture. Each ISA says
+// which Order it reads; the header remembers it, and a kernel refuses a matrix in another.
+//
+// N is padded to 16 and K to 8 with zeros, so no kernel has a tail along N or K while it multiplies; only the stores of
+// the last panel are cut. Everything starts on a 64-byte boundary.
 #pragma once
 
 #include <stddef.h>
@@ -27,8 +30,7 @@
 namespace edgekern::int8 {
 
 inline constexpr int64_t kPanelColumns = 16;
-inline constexpr int64_t kLineDepth = 4;   // values of k in a line
-inline constexpr int64_t kLineBytes = kPanelColumns * kLineDepth;
+inline constexpr int64_t kDepthUnit = 8;  // K is padded to this
 
 // One int32 accumulator takes K up to 2^31 / (255 * 128) = 65,793 before it could overflow. Longer rows are summed in
 // blocks of this depth: exact int32 inside a block, float across blocks.
@@ -36,26 +38,40 @@ inline constexpr int64_t kBlockDepth = EK_INT8_MAX_K_EXACT;
 inline constexpr int64_t kMaxColumns = int64_t{1} << 31;  // keeps every size below in 63 bits
 inline constexpr int64_t kMaxDepth = int64_t{1} << 24;
 
+inline int64_t blocks_of(int64_t k) { return max_of(1, ceil_div(k, kBlockDepth)); }
+
+// How an ISA wants its matrix.
+struct Order {
+  int32_t line_depth;  // values of k in a line: 4, or 8 for matrix-multiply instructions
+  int32_t odd_sums;    // 1: keep the sums over odd lines too (isa/neon.cc owes them)
+
+  bool operator==(const Order&) const = default;
+};
+
 struct Header {
   char magic[8];  // kMagic
   int64_t n, k;
+  Order order;
   int32_t has_bias;
-  char reserved[36];
+  char reserved[28];
 };
 static_assert(sizeof(Header) == 64);
-inline constexpr char kMagic[8] = {'E', 'K', 'I', '8', 'K', '4', 'C', '1'};  // int8, k4 lines, 16 columns, version 1
+inline constexpr char kMagic[8] = {'E', 'K', 'I', '8', 'C', '1', '6', '2'};  // int8, 16 columns, version 2
 
 struct Layout {
   int64_t n, k;
+  Order order;
 
   int64_t panels() const { return ceil_div(n, kPanelColumns); }
-  int64_t lines() const { return ceil_div(k, kLineDepth); }  // per panel
+  int64_t padded_k() const { return round_up(k, kDepthUnit); }
   int64_t padded_n() const { return panels() * kPanelColumns; }
-  int64_t blocks() const { return max_of(1, ceil_div(k, kBlockDepth)); }
-  int64_t panel_bytes() const { return lines() * kLineBytes; }
+  int64_t blocks() const { return blocks_of(k); }
+  int64_t panel_bytes() const { return padded_k() * kPanelColumns; }
 
   int64_t column_sum_offset() const { return sizeof(Header); }
-  int64_t scale_offset() const { return column_sum_offset() + blocks() * padded_n() * 4; }
+  int64_t sums_bytes() const { return blocks() * padded_n() * 4; }
+  int64_t odd_sum_offset() const { return column_sum_offset() + sums_bytes(); }
+  int64_t scale_offset() const { return odd_sum_offset() + order.odd_sums * sums_bytes(); }
   int64_t bias_offset() const { return scale_offset() + padded_n() * 4; }
   int64_t panels_offset() const { return bias_offset() + padded_n() * 4; }
   int64_t bytes() const { return panels_offset() + panels() * panel_bytes(); }

@@ -39,40 +39,41 @@ EK_INLINE RowScale scale_of(float low, float high, bool finite) {
 }
 
 // kParts vectors from x[i...]; past k the lanes are zero and memory is not read.
-template <class Isa, ek_dtype D>
-EK_INLINE void load_parts(const void* x, int64_t i, int64_t k, typename Isa::F32 (&v)[Isa::kParts]) {
+template <class V, ek_dtype D>
+EK_INLINE void load_parts(const void* x, int64_t i, int64_t k, typename V::F32 (&v)[V::kParts]) {
   constexpr int64_t kBytes = D == EK_F32 ? 4 : 2;
-  constexpr int64_t kStep = Isa::kParts * Isa::kLanes;
+  constexpr int64_t kStep = V::kParts * V::kLanes;
   if (i + kStep <= k) {
-    unroll<Isa::kParts>([&](auto part) EK_LAMBDA_INLINE { v[part] = Isa::template load_as<D>(x, i + part * Isa::kLanes); });
+    unroll<V::kParts>([&](auto part) EK_LAMBDA_INLINE { v[part] = V::template load_as<D>(x, i + part * V::kLanes); });
     return;
   }
   alignas(64) char tail[kStep * kBytes] = {};
   memcpy(tail, static_cast<const char*>(x) + i * kBytes, static_cast<size_t>((k - i) * kBytes));
-  unroll<Isa::kParts>([&](auto part) EK_LAMBDA_INLINE { v[part] = Isa::template load_as<D>(tail, part * Isa::kLanes); });
+  unroll<V::kParts>([&](auto part) EK_LAMBDA_INLINE { v[part] = V::template load_as<D>(tail, part * V::kLanes); });
 }
 
-template <class Isa, ek_dtype D>
+// V: the vectors to look through the row with, Isa::Range<D>.
+template <class V, ek_dtype D>
 RowScale find_range(const void* x, int64_t k) {
-  using F32 = typename Isa::F32;
-  constexpr int P = Isa::kParts;
-  F32 low[P], high[P], poison[P];
-  unroll<P>([&](auto p) EK_LAMBDA_INLINE { low[p] = high[p] = poison[p] = Isa::set(0.0f); });
-  for (int64_t i = 0; i < k; i += P * Isa::kLanes) {
-    F32 v[P];
-    load_parts<Isa, D>(x, i, k, v);
+  using Vector = typename V::F32;
+  constexpr int P = V::kParts;
+  Vector low[P], high[P], poison[P];
+  unroll<P>([&](auto p) EK_LAMBDA_INLINE { low[p] = high[p] = poison[p] = V::set(0.0f); });
+  for (int64_t i = 0; i < k; i += P * V::kLanes) {
+    Vector v[P];
+    load_parts<V, D>(x, i, k, v);
     unroll<P>([&](auto p) EK_LAMBDA_INLINE {
-      low[p] = Isa::min(v[p], low[p]);  // a NaN in v is passed over here ...
-      high[p] = Isa::max(v[p], high[p]);
-      poison[p] = Isa::fma(v[p], Isa::set(0.0f), poison[p]);  // ... and sticks here, as Inf * 0 does
+      low[p] = V::min(v[p], low[p]);  // what a NaN does here is of no matter ...
+      high[p] = V::max(v[p], high[p]);
+      poison[p] = V::fma(v[p], V::set(0.0f), poison[p]);  // ... for it sticks here, as Inf * 0 does
     });
   }
   float lowest = 0.0f, highest = 0.0f, poisoned = 0.0f;
   unroll<P>([&](auto p) EK_LAMBDA_INLINE {
-    float l = Isa::reduce_min(low[p]), h = Isa::reduce_max(high[p]);
+    float l = V::reduce_min(low[p]), h = V::reduce_max(high[p]);
     lowest = l < lowest ? l : lowest;
     highest = h > highest ? h : highest;
-    poisoned += Isa::reduce_add(poison[p]);
+    poisoned += V::reduce_add(poison[p]);
   });
   return scale_of(lowest, highest, poisoned == 0.0f);
 }
@@ -105,7 +106,10 @@ struct LhsStore {
   EK_INLINE void operator()(typename Isa::Bytes bytes, int64_t i) {
     if (i > 0 && i % kBlockDepth == 0) flush(i / kBlockDepth - 1);
     if (i + kStep > k) bytes = pad(bytes, k - i);
-    Isa::store_lhs(out.data + m * out.stride + i * Isa::kLhsBytes, bytes, sum);
+    // Rows of a group are interleaved by steps: see LhsRows.
+    constexpr int64_t kGroup = Isa::kGroupRows;
+    uint8_t* group = out.data + m / kGroup * kGroup * out.stride + m % kGroup * Isa::kStepDepth * Isa::kLhsBytes;
+    Isa::store_lhs(group + i * kGroup * Isa::kLhsBytes, bytes, sum);
   }
   // Past k the row holds what this ISA counts as zero, so that nothing is owed for lanes no line multiplies.
   static EK_INLINE typename Isa::Bytes pad(typename Isa::Bytes bytes, int64_t used) {
@@ -125,7 +129,7 @@ void quantize_as(const void* x, int64_t ld_x, int64_t k, int64_t m0, int64_t m1,
   constexpr int64_t kBytes = D == EK_F32 ? 4 : 2;
   for (int64_t m = m0; m < m1; ++m) {
     const char* row = static_cast<const char*>(x) + m * ld_x * kBytes;
-    RowScale scale = find_range<Isa, D>(row, k);
+    RowScale scale = find_range<typename Isa::template Range<D>, D>(row, k);
     LhsStore<Isa> store{out, m, k};
     round_row<Isa, D>(row, k, scale, store);
     store.flush(max_of(0, ceil_div(k, kBlockDepth) - 1));
@@ -148,7 +152,7 @@ void quantize_u8_as(const void* x, int64_t ld_x, int64_t k, int64_t m0, int64_t 
   constexpr int64_t kStep = Isa::kParts * Isa::kLanes;
   for (int64_t m = m0; m < m1; ++m) {
     const char* row = static_cast<const char*>(x) + m * ld_x * kBytes;
-    RowScale scale = find_range<Isa, D>(row, k);
+    RowScale scale = find_range<typename Isa::template Range<D>, D>(row, k);
     round_row<Isa, D>(row, k, scale, [&](typename Isa::Bytes bytes, int64_t i) EK_LAMBDA_INLINE {
       alignas(64) uint8_t step[kStep];
       Isa::store_bytes(step, bytes);

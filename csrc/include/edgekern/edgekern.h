@@ -34,7 +34,8 @@ typedef enum ek_status {
   EK_ERROR_ISA = 7,           // this CPU cannot run that ISA, or EDGEKERN_ISA names none
   EK_ERROR_WORKSPACE = 8,     // workspace smaller than asked for
   EK_ERROR_VALUE = 9,         // a weight or scale that is NaN or infinite
-  EK_ERROR_OUT_OF_MEMORY = 10
+  EK_ERROR_OUT_OF_MEMORY = 10,
+  EK_ERROR_ORDER = 11  // packed for an ISA that reads another order of bytes; pack again for this one
 } ek_status;
 
 // English, static storage, never NULL.
@@ -49,7 +50,7 @@ typedef struct ek_isa ek_isa;
 EK_API size_t ek_isa_count(void);                      // ISAs compiled into this library
 EK_API const ek_isa* ek_isa_at(size_t index);          // best first; NULL past the end
 EK_API const ek_isa* ek_isa_find(const char* name);    // NULL when no such ISA is compiled in
-EK_API const char* ek_isa_name(const ek_isa* isa);     // "scalar", "avx2", "avx_vnni", "avx512_vnni", ...
+EK_API const char* ek_isa_name(const ek_isa* isa);     // "scalar", "avx2", "neon_dotprod", ...
 EK_API int ek_isa_supported(const ek_isa* isa);        // 1 when this CPU and OS run it
 // Writes the CPU features this ISA needs and the CPU lacks ("avx512f avx512_vnni"), space separated, into buffer.
 // Returns the length the whole text has; empty when supported.
@@ -107,10 +108,13 @@ typedef enum ek_activation {
 EK_API ek_status ek_int8_quantize_rhs(int64_t n, int64_t k, const void* rhs, ek_dtype dtype, int64_t ld_rhs, int8_t* q,
                                       int64_t ld_q, float* scale, const ek_parallel* parallel);
 
-// Bytes of a packed matrix; 0 for a shape that cannot be packed.
-EK_API size_t ek_int8_packed_size(int64_t n, int64_t k);
-// packed must be 64-byte aligned and ek_int8_packed_size(n, k) bytes. bias may be NULL.
-EK_API ek_status ek_int8_pack(int64_t n, int64_t k, const int8_t* q, int64_t ld_q, const float* scale,
+// Packed bytes stand in the order that one ISA reads (isa NULL = default): never write them to a file. All x86 ISAs share an
+// order with scalar; on ARM it differs from ISA to ISA.
+//
+// Bytes of a packed matrix; 0 for a shape that cannot be packed, or an ISA this CPU cannot run.
+EK_API size_t ek_int8_packed_size(const ek_isa* isa, int64_t n, int64_t k);
+// packed must be 64-byte aligned and ek_int8_packed_size(isa, n, k) bytes. bias may be NULL.
+EK_API ek_status ek_int8_pack(const ek_isa* isa, int64_t n, int64_t k, const int8_t* q, int64_t ld_q, const float* scale,
                               const float* bias, void* packed, const ek_parallel* parallel);
 typedef struct ek_int8_shape {
   int64_t n, k;

@@ -1,0 +1,37 @@
+// What the ISAs share whose product takes 4 k of one row of lhs against a vector of columns, with one sum a lane: those of
+// x86, and scalar.
+#pragma once
+
+#include "formats/int8/layout.h"
+#include "isa/tile.h"
+
+namespace edgekern {
+namespace {
+
+template <class Vectors>
+struct Dot4 : Vectors {
+  static constexpr int8::Order kOrder{.line_depth = 4, .odd_sums = 0};
+  static constexpr int kGroupRows = 1;
+  static constexpr int64_t kStepDepth = 4;
+  static constexpr bool kHoldLhs = false;
+  static constexpr int kPeakChains = 10;
+
+  using I32 = typename Vectors::I32;
+  template <int>
+  using Acc = I32;
+  template <ek_dtype>
+  using Range = Vectors;
+
+  template <int>
+  static EK_INLINE I32 zero() {
+    return Vectors::set_i32(0);
+  }
+  static EK_INLINE I32 merge(I32 a, I32 b) { return Vectors::add_i32(a, b); }
+  template <int>
+  static EK_INLINE I32 row(I32 acc) {
+    return acc;
+  }
+};
+
+}  // namespace
+}  // namespace edgekern

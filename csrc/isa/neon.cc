@@ -1,0 +1,82 @@
+// NEON of armv8.0: Cortex-A53 and A72 (Raspberry Pi 3 and 4), and every 64-bit ARM core. No dot product: s8 products are
+// widened to s16, two are added there, and pairs of sums go to int32: smull, smlsl, sadalp for 16 products.
+//
+// Two products can reach 2 * -128 * -128 = 32768, one more than s16 holds. So of each step's two lines the second is
+// multiplied by the complement of the activation, and subtracted:
+//
+//   a0 * w0 + a1 * w1  =  a0 * w0 - ~a1 * w1 - w1         since -a = ~a + 1;    |a0 * w0 - ~a1 * w1| <= 32640
+//
+// What is owed, the sum of w over odd lines, is the packed matrix's odd_sum.
+//
+// 2 x 16 tile: 16 accumulators (2 rows x 16 columns x 2 partial sums), 4 lhs, 2 rhs, 2 products of 32 registers.
+#include "isa/kernels_of.h"
+#include "isa/neon_pairs.h"
+
+namespace edgekern {
+namespace {
+
+struct Neon : NeonPairs {
+  static constexpr const char* kInt8GemmName = "int8_gemm_neon";
+  static constexpr const char* kInt8GemvName = "int8_gemv_neon";
+
+  static constexpr int8::Order kOrder{.line_depth = 4, .odd_sums = 1};
+  static constexpr int kRows = 2;
+  static constexpr int panels_at(int) { return 1; }
+  static constexpr int kPeakChains = 4;
+
+  template <ek_dtype>
+  using Range = NeonVectors;
+
+  // [2 r + h]: row r, columns 2h and 2h + 1, two partial sums each.
+  template <int R>
+  using Acc = NeonSums<2 * R>;
+  template <int R>
+  static EK_INLINE Acc<R> zero() {
+    return {};
+  }
+
+  template <int kRow, int N>
+  static EK_INLINE I32 row(const NeonSums<N>& acc) {
+    return vpaddq_s32(acc.v[2 * kRow], acc.v[2 * kRow + 1]);
+  }
+
+  struct Lhs {
+    int8x16_t even[2], odd[2];  // by row: 4 k, and the complement of the next 4, each spread over a vector
+  };
+  static EK_INLINE Lhs load_lhs(const uint8_t* p) {
+    int32x4_t both = vreinterpretq_s32_u8(vld1q_u8(p));
+    return {{vreinterpretq_s8_s32(vdupq_laneq_s32(both, 0)), vreinterpretq_s8_s32(vdupq_laneq_s32(both, 2))},
+            {vreinterpretq_s8_s32(vdupq_laneq_s32(both, 1)), vreinterpretq_s8_s32(vdupq_laneq_s32(both, 3))}};
+  }
+  template <int kVector>
+  static EK_INLINE Rhs load_rhs(const int8_t* p) {
+    return load_two_lines<kVector>(p);
+  }
+  template <int N>
+  static EK_INLINE NeonSums<N> multiply(NeonSums<N> acc, const Lhs& a, const Rhs& w) {
+    unroll<N / 2>([&](auto r) EK_LAMBDA_INLINE {
+      int16x8_t low = vmull_s8(vget_low_s8(w.half[0]), vget_low_s8(a.even[r]));
+      int16x8_t high = vmull_high_s8(w.half[0], a.even[r]);
+      low = vmlsl_s8(low, vget_low_s8(w.half[1]), vget_low_s8(a.odd[r]));
+      high = vmlsl_high_s8(high, w.half[1], a.odd[r]);
+      acc.v[2 * r] = vpadalq_s16(acc.v[2 * r], low);
+      acc.v[2 * r + 1] = vpadalq_s16(acc.v[2 * r + 1], high);
+    });
+    return acc;
+  }
+  static EK_INLINE void opaque(Lhs& a) {
+    __asm__ volatile("" : "+w"(a.even[0]), "+w"(a.even[1]), "+w"(a.odd[0]), "+w"(a.odd[1]));
+  }
+
+  static EK_INLINE void store_lhs(uint8_t* p, Bytes q, I32& owed) {
+    constexpr uint64_t kOddLine = 0xffffffff00000000u;  // bytes 4-7 of each step of 8
+    NeonPairs::store_lhs(p, veorq_u8(q, vreinterpretq_u8_u64(vdupq_n_u64(kOddLine))), owed);
+  }
+};
+
+}  // namespace
+
+extern const Kernels kernels_neon;
+constexpr Kernels kernels_neon = kernels_of<Neon>();
+
+}  // namespace edgekern

@@ -1,0 +1,102 @@
+// 4-lane vectors for the ARM ISAs: everything in tile.h's vocabulary but the int8 product itself, in armv8.0 instructions.
+#pragma once
+
+#include <arm_neon.h>
+#include <string.h>
+
+#include "edgekern/edgekern.h"
+#include "isa/tile.h"
+
+namespace edgekern {
+namespace {
+
+struct NeonVectors {
+  using F32 = float32x4_t;
+  using I32 = int32x4_t;
+  static constexpr int kLanes = 4;
+
+  // ------------------------------------------------------------------------------------------------- floats
+  static EK_INLINE F32 set(float v) { return vdupq_n_f32(v); }
+  static EK_INLINE F32 load(const float* p) { return vld1q_f32(p); }
+  static EK_INLINE F32 add(F32 a, F32 b) { return vaddq_f32(a, b); }
+  static EK_INLINE F32 sub(F32 a, F32 b) { return vsubq_f32(a, b); }
+  static EK_INLINE F32 mul(F32 a, F32 b) { return vmulq_f32(a, b); }
+  static EK_INLINE F32 div(F32 a, F32 b) { return vdivq_f32(a, b); }
+  static EK_INLINE F32 fma(F32 a, F32 b, F32 c) { return vfmaq_f32(c, a, b); }
+  static EK_INLINE F32 min(F32 a, F32 b) { return vminq_f32(a, b); }
+  static EK_INLINE F32 max(F32 a, F32 b) { return vmaxq_f32(a, b); }
+  static EK_INLINE F32 round(F32 a) { return vrndnq_f32(a); }
+  // 2^n for a whole n in [-126, 127], built in the exponent field.
+  static EK_INLINE F32 pow2(F32 n) {
+    return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23));
+  }
+  static EK_INLINE F32 select_negative(F32 x, F32 if_negative, F32 otherwise) {
+    return vbslq_f32(vreinterpretq_u32_s32(vshrq_n_s32(vreinterpretq_s32_f32(x), 31)), if_negative, otherwise);
+  }
+  static EK_INLINE float reduce_add(F32 v) { return vaddvq_f32(v); }
+  static EK_INLINE float reduce_min(F32 v) { return vminvq_f32(v); }
+  static EK_INLINE float reduce_max(F32 v) { return vmaxvq_f32(v); }
+
+  template <ek_dtype D>
+  static EK_INLINE F32 load_as(const void* p, int64_t i) {
+    if constexpr (D == EK_F32) return vld1q_f32(static_cast<const float*>(p) + i);
+    uint16x4_t half = vld1_u16(static_cast<const uint16_t*>(p) + i);
+    if constexpr (D == EK_F16) return vcvt_f32_f16(vreinterpret_f16_u16(half));
+    return vreinterpretq_f32_u32(vshll_n_u16(half, 16));
+  }
+
+  template <ek_dtype D>
+  static EK_INLINE void store_as(void* p, int64_t i, F32 v) {
+    if constexpr (D == EK_F32) {
+      vst1q_f32(static_cast<float*>(p) + i, v);
+    } else {
+      vst1_u16(static_cast<uint16_t*>(p) + i, to_half<D>(v));
+    }
+  }
+  template <ek_dtype D>
+  static EK_INLINE void store_as(void* p, int64_t i, F32 v, int64_t count) {
+    constexpr int64_t kBytes = D == EK_F32 ? 4 : 2;
+    alignas(16) char whole[kLanes * kBytes];
+    store_as<D>(whole, 0, v);
+    memcpy(static_cast<char*>(p) + i * kBytes, whole, static_cast<size_t>(count * kBytes));
+  }
+
+  // ----------------------------------------------------------------------------------------------- integers
+  static EK_INLINE I32 set_i32(int32_t v) { return vdupq_n_s32(v); }
+  static EK_INLINE I32 load_i32(const int32_t* p) { return vld1q_s32(p); }
+  static EK_INLINE void store_i32(int32_t* p, I32 v) { vst1q_s32(p, v); }
+  static EK_INLINE I32 add_i32(I32 a, I32 b) { return vaddq_s32(a, b); }
+  static EK_INLINE I32 sub_i32(I32 a, I32 b) { return vsubq_s32(a, b); }
+  static EK_INLINE I32 mul_i32(I32 a, I32 b) { return vmulq_s32(a, b); }
+  static EK_INLINE F32 to_f32(I32 a) { return vcvtq_f32_s32(a); }
+  static EK_INLINE int32_t reduce(I32 v) { return vaddvq_s32(v); }
+
+  // ------------------------------------------------------------------------------- activations to u8, 16 a step
+  using Bytes = uint8x16_t;
+  static constexpr int kParts = 4;
+
+  static EK_INLINE Bytes load_bytes(const uint8_t* p) { return vld1q_u8(p); }
+  static EK_INLINE void store_bytes(uint8_t* p, Bytes v) { vst1q_u8(p, v); }
+  static EK_INLINE Bytes to_bytes(const F32 (&x)[kParts], F32 inverse, I32 zero_point) {
+    auto rounded = [&](int i) EK_LAMBDA_INLINE { return vaddq_s32(vcvtnq_s32_f32(vmulq_f32(x[i], inverse)), zero_point); };
+    // Both narrowings saturate, which is the clamp to 0..255.
+    int16x8_t low = vcombine_s16(vqmovn_s32(rounded(0)), vqmovn_s32(rounded(1)));
+    int16x8_t high = vcombine_s16(vqmovn_s32(rounded(2)), vqmovn_s32(rounded(3)));
+    return vcombine_u8(vqmovun_s16(low), vqmovun_s16(high));
+  }
+
+ private:
+  template <ek_dtype D>
+  static EK_INLINE uint16x4_t to_half(F32 v) {
+    if constexpr (D == EK_F16) return vreinterpret_u16_f16(vcvt_f16_f32(v));
+    // bf16, half to even: add 0x7fff and the bit that will be last, then cut. NaN would overflow into Inf: it is set apart.
+    uint32x4_t u = vreinterpretq_u32_f32(v);
+    uint32x4_t last = vandq_u32(vshrq_n_u32(u, 16), vdupq_n_u32(1));
+    uint32x4_t rounded = vaddq_u32(u, vaddq_u32(last, vdupq_n_u32(0x7fff)));
+    uint32x4_t quiet = vorrq_u32(u, vdupq_n_u32(0x400000));
+    return vshrn_n_u32(vbslq_u32(vceqq_f32(v, v), rounded, quiet), 16);
+  }
+};
+
+}  // namespace
+}  // namespace edgekern
