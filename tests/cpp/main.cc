@@ -1,4 +1,5 @@
-// Runs the tests; first says which ISAs this CPU can run, since the others are left out.
+// Runs the tests; first says which ISAs this CPU can run, since the others are left out, and which one it chooses.
+// scripts/qemu_test.py reads that.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 #include <stdio.h>
@@ -16,6 +17,8 @@ int main(int argc, char** argv) {
       printf("  %-12s SKIPPED: this CPU lacks %s\n", ek_isa_name(isa), missing);
     }
   }
+  const ek_isa* chosen = nullptr;
+  printf("default: %s\n", ek_isa_default(&chosen) == EK_OK ? ek_isa_name(chosen) : "none, this CPU lacks EDGEKERN_ISA");
   doctest::Context context(argc, argv);
   int result = context.run();
   fflush(stdout);

@@ -1,11 +1,27 @@
-"""Fixtures of the kernel tests."""
+"""Fixtures of the kernel tests, and what is different under an emulator (scripts/qemu_test.py)."""
 
 from __future__ import annotations
 
+import os
+import sys
+
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from edgekern import kernels
+
+EMULATED_PYTHON = os.environ.get("EDGEKERN_TEST_PYTHON")
+if EMULATED_PYTHON:
+    sys.executable = EMULATED_PYTHON  # child processes run on the emulated CPU too
+    settings.register_profile("emulated", max_examples=10, deadline=None)
+    settings.load_profile("emulated")
+
+
+def pytest_runtest_setup(item):
+    marker = item.get_closest_marker("not_emulated")
+    if marker and EMULATED_PYTHON:
+        pytest.skip(f"not under an emulator: {marker.args[0]}")
 
 
 @pytest.fixture(params=[row["name"] for row in kernels.isas()])

@@ -17,7 +17,11 @@ MAX_EXACT_K = 65536
 TAILS = [1, 2, 3, 4, 5, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 255]
 sizes = st.one_of(st.sampled_from(TAILS), st.integers(1, 300))
 seeds = st.integers(0, 2**32 - 1)
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(
+    max_examples=min(40, settings.default.max_examples),  # fewer under an emulator: conftest.py
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 
 def random_int8(rng, *shape):

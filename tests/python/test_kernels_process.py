@@ -59,6 +59,7 @@ assert len(results) == 80 and all(results)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.not_emulated("qemu-user 7.2 starts no threads in a forked child")
 def test_the_builtin_pool_works_after_fork():
     code = """
 import os

@@ -158,6 +158,7 @@ def test_export_with_a_dynamic_batch(layer):
         assert torch.equal(program.module()(x), model(x))
 
 
+@pytest.mark.not_emulated("torch.compile needs a compiler for the emulated CPU")
 @pytest.mark.parametrize("context", [torch.inference_mode, torch.no_grad, torch.enable_grad])
 def test_compile_fullgraph(layer, context):
     model = Model(layer[0]).eval()
