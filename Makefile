@@ -29,7 +29,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 .PHONY: help demo test build-cpp test-cpp test-python test-example lint sanitize build-static emulate-test old-x86-test \
   check-isa wheel wheel-aarch64 cross-trees build-cross cross-test cross-test-cpp cross-test-python cross-test-torch \
-  cross-example bench clean
+  cross-example arm-cost arm-cost-check bench clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -88,11 +88,12 @@ wheel-aarch64: $(CROSS)/.wheel ## the wheel for 64-bit ARM Linux, in dist/
 cross-test: cross-test-cpp cross-test-python cross-test-torch cross-example ## all tests on emulated ARM CPUs
 
 build-cross: $(CROSS)/.trees $(VENV)/.tools
-	@$(NEED) "testing for ARM" qemu-aarch64=qemu-user
-	$(CMAKE) -B $(CROSS)/tests -DCMAKE_TOOLCHAIN_FILE=cmake/toolchain-aarch64.cmake -DEDGEKERN_STATIC_TESTS=ON
+	$(CMAKE) -B $(CROSS)/tests -DCMAKE_TOOLCHAIN_FILE=cmake/toolchain-aarch64.cmake -DEDGEKERN_STATIC_TESTS=ON \
+	  -DEDGEKERN_BENCHMARKS=ON
 	$(BIN)/cmake --build $(CROSS)/tests
 
 cross-test-cpp: build-cross
+	@$(NEED) "testing for ARM" qemu-aarch64=qemu-user
 	$(BIN)/python scripts/qemu_test.py cpp $(ARM_CPUS) $(CROSS)/tests/tests/cpp/edgekern_tests
 
 cross-test-python: $(CROSS)/.site $(CROSS)/.package
@@ -104,10 +105,20 @@ cross-test-torch: $(CROSS)/.site $(CROSS)/.torch $(CROSS)/.package
 	$(BIN)/python scripts/qemu_test.py python --cpu cortex-a53 --cpu max,sve=off $(ARM_PYTHON) --path $(CROSS)/torch -- $(TORCH_TESTS)
 
 cross-example: build-cross $(VENV)/.installed ## test-example for ARM, on emulated CPUs
+	@$(NEED) "testing for ARM" qemu-aarch64=qemu-user
 	$(BIN)/python -m pytest tests/example --library-build $(CROSS)/tests --toolchain cmake/toolchain-aarch64.cmake \
 	  --qemu-root $(CROSS)/sysroot --qemu-cpu cortex-a53 --qemu-cpu max,sve=off
 
 cross-trees: $(CROSS)/.trees ## what builds and tests for ARM need, in build/cross
+
+arm-cost: build-cross ## count instructions a multiply-add of the ARM kernels takes; renders docs/arm-cost.md
+	@$(NEED) "counting ARM instructions" c++=g++ qemu-aarch64=qemu-user llvm-mca-19=llvm-19
+	$(BIN)/python scripts/arm_cost.py $(CROSS)/tests/benchmarks/native/kernel_cost
+
+arm-cost-check: build-cross ## no ARM kernel costs more instructions than committed, and none is too new for its CPUs
+	@$(NEED) "counting ARM instructions" c++=g++ qemu-aarch64=qemu-user llvm-mca-19=llvm-19
+	$(BIN)/python scripts/check_isa.py $(CROSS)/tests
+	$(BIN)/python scripts/arm_cost.py --check $(CROSS)/tests/benchmarks/native/kernel_cost
 
 bench: $(VENV)/.installed ## one linear layer against torch, on this machine
 	$(BIN)/edgekern bench

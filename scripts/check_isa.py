@@ -5,64 +5,35 @@
 
 1. An ISA file defines one symbol, its kernel table, and no weak ones: the linker must not be able to hand its copy of a
    shared function to code that runs on every CPU.
-2. Every other object of the library uses baseline registers only.
+2. No object holds instructions that its CPUs may lack: on x86-64, every object but the ISAs' uses baseline registers
+   only; on aarch64, an ISA file holds armv8.0 and what its row in cmake/isa_table.cmake names, and all others armv8.0.
 3. No hot loop (an innermost loop around the ISA's int8 multiply) touches the stack or copies vector registers.
 
-Run it on an optimised build, with each compiler that is supported. Needs binutils (or llvm's twins).
+Run it on an optimised build, with each compiler that is supported. The objects say which architecture they are for.
+Needs binutils for x86-64 and llvm's tools for aarch64.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
-import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
-# The instruction each ISA multiplies with, and how many its widest tile must hold: proof that the loop was found.
-MULTIPLIES = {"avx2": ("vpmaddubsw", 8), "avx_vnni": ("vpdpbusd", 12), "avx512_vnni": ("vpdpbusd", 24)}
-WIDE_REGISTERS = re.compile(r"%[yz]mm")
-STACK = re.compile(r"\(%r[sb]p[,)]|\(%rsp")
-VECTOR_COPY = re.compile(r"^vmov\w+\s+%[xyz]mm\d+,%[xyz]mm\d+$")
-FUNCTION = re.compile(r"^[0-9a-f]+ <(?P<name>.+)>:$")
-INSTRUCTION = re.compile(r"^\s*(?P<address>[0-9a-f]+):\s+(?P<text>\S.*?)\s*$")
-JUMP = re.compile(r"^j\w+\s+(?P<target>[0-9a-f]+)\b")
+from objects import aarch64, x86_64
+from objects.listing import find_tool, functions, innermost_loops, run
+
+MACHINES = {62: x86_64, 183: aarch64}  # by e_machine, the bytes 18 and 19 of an ELF file
 
 
-@dataclass
-class Function:
-    name: str
-    code: list[tuple[int, str]] = field(default_factory=list)  # (address, instruction)
-
-
-def run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def functions(listing: str) -> Iterator[Function]:
-    current: Function | None = None
-    for line in listing.splitlines():
-        if head := FUNCTION.match(line):
-            if current:
-                yield current
-            current = Function(head["name"])
-        elif current and (row := INSTRUCTION.match(line)):
-            current.code.append((int(row["address"], 16), " ".join(row["text"].split())))
-    if current:
-        yield current
-
-
-def innermost_loops(function: Function) -> Iterator[list[str]]:
-    """The bodies of backward jumps that hold no other backward jump."""
-    spans = []
-    for address, text in function.code:
-        if (jump := JUMP.match(text)) and int(jump["target"], 16) <= address:
-            spans.append((int(jump["target"], 16), address))
-    for begin, end in spans:
-        if not any((b, e) != (begin, end) and begin <= b and e <= end for b, e in spans):
-            yield [text for address, text in function.code if begin <= address <= end]
+def machine_of(obj: Path) -> ModuleType:
+    """The module that knows this object's architecture. Raises RuntimeError for another one."""
+    with obj.open("rb") as file:
+        head = file.read(20)
+    number = int.from_bytes(head[18:20], "little")
+    if head[:4] != b"\x7fELF" or number not in MACHINES:
+        raise RuntimeError(f"{obj}: expected an ELF object for x86-64 or aarch64")
+    return MACHINES[number]
 
 
 def check_symbols(obj: Path, isa: str, nm: str) -> list[str]:
@@ -76,16 +47,17 @@ def check_symbols(obj: Path, isa: str, nm: str) -> list[str]:
     return problems
 
 
-def check_hot_loops(obj: Path, isa: str, listing: str) -> tuple[list[str], int]:
-    multiply, widest = MULTIPLIES[isa]
+def check_hot_loops(obj: Path, isa: str, machine: ModuleType, listing: str) -> tuple[list[str], int]:
+    multiply, widest = machine.MULTIPLIES[isa]
     problems, most = [], 0
     for function in functions(listing):
         if "accumulate" not in function.name:
             continue
-        for body in innermost_loops(function):
+        for loop in innermost_loops(function):
+            body = [text for _, text in loop]
             count = sum(multiply in text for text in body)
             most = max(most, count)
-            bad = [t for t in body if STACK.search(t) or VECTOR_COPY.match(t)] if count else []
+            bad = machine.spills(function, body) if count else []
             if bad:
                 problems.append(f"{obj.name}: {function.name}: {len(bad)} of {len(body)} instructions spill: {bad[0]}")
     if most < widest:
@@ -93,33 +65,42 @@ def check_hot_loops(obj: Path, isa: str, listing: str) -> tuple[list[str], int]:
     return problems, most
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("build", type=Path)
-    parser.add_argument("--objdump", default="objdump")
-    parser.add_argument("--nm", default="nm")
-    options = parser.parse_args()
-    objects = sorted((options.build / "CMakeFiles" / "edgekern.dir" / "csrc").rglob("*.o"))
+def check(build: Path, objdump: str | None, nm: str | None) -> int:
+    objects = sorted((build / "CMakeFiles" / "edgekern.dir" / "csrc").rglob("*.o"))
     isas = [obj for obj in objects if obj.parent.name == "isa" and obj.name != "table.cc.o"]
     if not isas:
-        print(f"check_isa: no objects of the library under {options.build}: build it there first", file=sys.stderr)
-        return 2
+        raise RuntimeError(f"no objects of the library under {build}: build it there first")
+    machine = machine_of(objects[0])
+    objdump, nm = objdump or find_tool(*machine.OBJDUMP), nm or find_tool(*machine.NM)
     problems: list[str] = []
     for obj in objects:
         isa = obj.name.removesuffix(".cc.o") if obj in isas else ""
-        listing = run(options.objdump, "-d", "-C", "--no-show-raw-insn", str(obj))
+        if newer := machine.forbidden(obj, isa, objdump):
+            problems.append(f"{obj.name}: {len(newer)} instructions that its CPUs may lack: {newer[0]}")
         if isa:
-            problems += check_symbols(obj, isa, options.nm)
-        if isa in MULTIPLIES:
-            found, most = check_hot_loops(obj, isa, listing)
+            problems += check_symbols(obj, isa, nm)
+        if isa in machine.MULTIPLIES:
+            listing = run(objdump, "-d", "-C", "--no-show-raw-insn", str(obj))
+            found, most = check_hot_loops(obj, isa, machine, listing)
             problems += found
-            print(f"{isa}: hot loops up to {most} {MULTIPLIES[isa][0]}")
-        elif wide := [t for f in functions(listing) for _, t in f.code if WIDE_REGISTERS.search(t)]:
-            problems.append(f"{obj.name}: baseline object uses wide registers: {wide[0]}")
+            print(f"{isa}: hot loops up to {most} {machine.MULTIPLIES[isa][0]}")
     for problem in problems:
         print(problem, file=sys.stderr)
     print(f"check_isa: {len(objects)} objects, {len(problems)} problems")
     return 1 if problems else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("build", type=Path)
+    parser.add_argument("--objdump", help="default: objdump, or llvm-objdump for aarch64")
+    parser.add_argument("--nm", help="default: nm, or llvm-nm for aarch64")
+    options = parser.parse_args()
+    try:
+        return check(options.build, options.objdump, options.nm)
+    except RuntimeError as error:
+        print(f"check_isa: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -49,6 +49,14 @@ def _use_threads(count: int | None) -> None:
         set_num_threads(count)
 
 
+def _refuse(context: typer.Context, *names: str, beside: str) -> None:
+    """Raises BadParameter when one of these options was given, since `beside` settles what they would."""
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.name in names and source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"{option.opts[0]} has no effect with {beside}, which times a fixed set of layers")
+
+
 @app.command()
 def info(
     measure: Annotated[bool, typer.Option(help="Measure peak int8 rate and read bandwidth (2 s, 256 MB).")] = True,
@@ -80,6 +88,7 @@ def demo(
 
 @app.command()
 def bench(
+    context: typer.Context,
     m: Annotated[int, typer.Option("-m", min=1, help="Rows of activations.")] = 64,
     k: Annotated[int, typer.Option("-k", min=1, help="in_features.")] = 768,
     n: Annotated[int, typer.Option("-n", min=1, help="out_features.")] = 3072,
@@ -90,11 +99,20 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Alternating rounds; more is steadier.")] = 20,
     threads: Threads = None,
     format: Annotated[Format, typer.Option(help="How to print the results.")] = Format.table,
+    submit: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Time a fixed set of layers; write a file to send.")
+    ] = None,
 ) -> None:
     """Time int8 against torch's float32 and bfloat16, in alternating rounds of one run."""
     from . import bench as command
 
     _use_threads(threads)
+    if submit is not None:
+        _refuse(context, "m", "k", "n", "minilm", "batch", "sequence", "format", beside="--submit")
+        from . import submit as submission
+
+        submission.submit(submit, dtype.value, rounds)
+        return
     if minilm:
         case = command.minilm_case(batch, sequence, dtype.value)
     else:

@@ -1,0 +1,33 @@
+"""What to look for in x86-64 objects."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from .listing import Function, functions, run
+
+OBJDUMP, NM = ("objdump",), ("nm",)
+
+# The instruction each ISA multiplies with, and how many its widest tile must hold: proof that the loop was found.
+MULTIPLIES = {
+    "avx2": ("vpmaddubsw", 8),
+    "avx_vnni": ("vpdpbusd", 12),
+    "avx512_vnni": ("vpdpbusd", 24),
+}
+WIDE_REGISTERS = re.compile(r"%[yz]mm")
+STACK = re.compile(r"\(%r[sb]p[,)]|\(%rsp")
+VECTOR_COPY = re.compile(r"^vmov\w+\s+%[xyz]mm\d+,%[xyz]mm\d+$")
+
+
+def spills(function: Function, body: list[str]) -> list[str]:
+    """The instructions of a loop that touch the stack or copy a vector register."""
+    return [text for text in body if STACK.search(text) or VECTOR_COPY.match(text)]
+
+
+def forbidden(obj: Path, isa: str, objdump: str) -> list[str]:
+    """Instructions that not every CPU has, in an object that is for every CPU."""
+    if isa in MULTIPLIES:
+        return []
+    listing = run(objdump, "-d", "-C", "--no-show-raw-insn", str(obj))
+    return [text for function in functions(listing) for _, text in function.code if WIDE_REGISTERS.search(text)]
