@@ -105,38 +105,38 @@ void accumulate(const TileArgs& t) {
 
 // One tile on its way out: int32 sums, or float ones where K took several blocks.
 struct FinishArgs {
-  const GemmArgs& gemm;
   const int32_t* tile;
-  const float* total;  // instead of tile when not nullptr
-  int64_t m0, rows, n0, columns;
+  const float* total;      // instead of tile when not nullptr
+  const float* lhs_scale;  // [rows]
+  const float* rhs_scale;  // [columns]
+  const float* bias;       // [columns]
+  void* y;
+  int64_t start, ld_y;     // of the tile in y, in elements
+  int64_t rows, columns;
 };
 
 template <class Isa, ek_dtype D, ek_activation A>
-void finish(const FinishArgs& f) {
+void finish(const FinishArgs& args) {
   using F32 = typename Isa::F32;
-  const GemmArgs& g = f.gemm;
+  const FinishArgs f = args;  // y may alias what is behind a reference: every field would be read again after every store
   for (int64_t m = 0; m < f.rows; ++m) {
-    F32 lhs_scale = Isa::set(g.lhs.scale[f.m0 + m]);
-    int64_t out = (f.m0 + m) * g.ld_y + f.n0;
-    for (int64_t n = 0; n < f.columns; n += Isa::kLanes) {
+    F32 lhs_scale = Isa::set(f.lhs_scale[m]);
+    int64_t out = f.start + m * f.ld_y, n = 0;
+    auto value = [&]() EK_LAMBDA_INLINE {
       int64_t at = m * kTileColumns + n;
       F32 sum = f.total != nullptr ? Isa::load(f.total + at) : Isa::to_f32(Isa::load_i32(f.tile + at));
-      F32 scale = Isa::mul(lhs_scale, Isa::load(g.rhs.scale + f.n0 + n));
-      F32 y = activate<Isa, A>(Isa::fma(sum, scale, Isa::load(g.rhs.bias + f.n0 + n)));
-      int64_t left = f.columns - n;
-      if (left >= Isa::kLanes) {
-        Isa::template store_as<D>(g.y, out + n, y);
-      } else {
-        Isa::template store_as<D>(g.y, out + n, y, left);
-      }
-    }
+      F32 scale = Isa::mul(lhs_scale, Isa::load(f.rhs_scale + n));
+      return activate<Isa, A>(Isa::fma(sum, scale, Isa::load(f.bias + n)));
+    };
+    for (; n + Isa::kLanes <= f.columns; n += Isa::kLanes) Isa::template store_as<D>(f.y, out + n, value());
+    if (n < f.columns) Isa::template store_as<D>(f.y, out + n, value(), f.columns - n);
   }
 }
 
 template <class Isa>
 void finish_integers(const FinishArgs& f) {
   for (int64_t m = 0; m < f.rows; ++m)
-    memcpy(static_cast<int32_t*>(f.gemm.y) + (f.m0 + m) * f.gemm.ld_y + f.n0, f.tile + m * kTileColumns,
+    memcpy(static_cast<int32_t*>(f.y) + f.start + m * f.ld_y, f.tile + m * kTileColumns,
            static_cast<size_t>(f.columns) * sizeof(int32_t));
 }
 
@@ -202,7 +202,6 @@ void gemm(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
     for (int64_t m = m0; m < m1; m += Isa::kRows) {
       int64_t rows = min_of(Isa::kRows, m1 - m);
       Accumulate accumulate_tile = kAccumulate.at[rows - 1][panels / 2];  // 1, 2, 4 -> 0, 1, 2
-      FinishArgs f{g, tile, g.rhs.blocks > 1 ? total : nullptr, m, rows, n0, min_of(g.rhs.n - n0, panels * kPanelColumns)};
       for (int64_t block = 0; block < g.rhs.blocks; ++block) {
         int64_t k = block * kBlockDepth, columns = block * g.rhs.padded_n + n0;
         accumulate_tile({g.lhs.data + m * g.lhs.stride + k * Isa::kGroupRows * Isa::kLhsBytes, g.lhs.stride,
@@ -213,7 +212,8 @@ void gemm(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
           for (int64_t i = 0; i < rows * kTileColumns; ++i)
             total[i] = (block == 0 ? 0.0f : total[i]) + static_cast<float>(tile[i]);
       }
-      finish_tile(f);
+      finish_tile({tile, g.rhs.blocks > 1 ? total : nullptr, g.lhs.scale + m, g.rhs.scale + n0, g.rhs.bias + n0, g.y,
+                   m * g.ld_y + n0, g.ld_y, rows, min_of(g.rhs.n - n0, panels * kPanelColumns)});
     }
     p += panels;
   }
