@@ -7,15 +7,20 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from edgekern import kernels
 
 EMULATED_PYTHON = os.environ.get("EDGEKERN_TEST_PYTHON")
 if EMULATED_PYTHON:
     sys.executable = EMULATED_PYTHON  # child processes run on the emulated CPU too
-    settings.register_profile("emulated", max_examples=10, deadline=None)
+    settings.register_profile("emulated", max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("emulated")
+
+
+def pytest_report_header():  # scripts/qemu_test.py reads it
+    supported = [row["name"] for row in kernels.isas() if row["supported"]]
+    return f"edgekern: {kernels.default_isa()} of {', '.join(supported)}"
 
 
 def pytest_runtest_setup(item):

@@ -20,7 +20,7 @@ seeds = st.integers(0, 2**32 - 1)
 quick = settings(
     max_examples=min(40, settings.default.max_examples),  # fewer under an emulator: conftest.py
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[*settings.default.suppress_health_check, HealthCheck.function_scoped_fixture],
 )
 
 
