@@ -13,7 +13,7 @@ namespace edgekern {
 // Concatenates what it gets: text("x has ", n, " rows").
 template <class... Parts>
 std::string text(const Parts&... parts) {
-  std::ostringstream stream;
+  std::ostringstream stream(std::ios_base::out);  // without the mode it needs libstdc++ 9, newer than manylinux_2_28's
   (stream << ... << parts);
   return stream.str();
 }

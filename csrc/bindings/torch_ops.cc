@@ -5,7 +5,6 @@
 #include "torch_ops.h"
 
 #include <cstddef>
-#include <sstream>
 
 #include "edgekern/edgekern.h"
 #include "status.h"
@@ -44,9 +43,9 @@ struct View {
   }
 
   std::string shape() const {
-    std::ostringstream shape;
-    for (int64_t d = 0; d < dim; ++d) shape << (d == 0 ? "[" : ", ") << sizes[d];
-    return shape.str() + "]";
+    std::string shape;
+    for (int64_t d = 0; d < dim; ++d) shape += text(d == 0 ? "[" : ", ", sizes[d]);
+    return shape + "]";
   }
 };
 
