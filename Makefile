@@ -57,7 +57,8 @@ test-example: build-cpp $(VENV)/.installed build/json/.found ## the installed C 
 	CMAKE_PREFIX_PATH=$$(dirname $$(cat build/json/.found)) \
 	  $(BIN)/python -m pytest tests/example --library-build build/tests
 
-lint: $(VENV)/.installed ## ruff and mypy
+lint: $(VENV)/.installed ## clang-format, ruff and mypy
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests/cpp examples/cpp benchmarks/native scripts -name '*.cc' -o -name '*.h')
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

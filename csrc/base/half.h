@@ -33,7 +33,7 @@ namespace {
   uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
   uint32_t magnitude = h & 0x7fffu;
   if (magnitude >= 0x7c00u) return bits_to_f32(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);  // Inf, NaN
-  if (magnitude >= 0x0400u) return bits_to_f32(sign | ((magnitude << 13) + (112u << 23)));         // normal
+  if (magnitude >= 0x0400u) return bits_to_f32(sign | ((magnitude << 13) + (112u << 23)));        // normal
   // Subnormal: magnitude * 2^-24, exact in f32.
   float value = static_cast<float>(magnitude) * 5.9604644775390625e-8f;
   return bits_to_f32(sign | f32_to_bits(value));

@@ -17,9 +17,7 @@ template <class Body>
 void parallel_for(const ek_parallel* parallel, int64_t n, Body&& body) {
   if (n <= 0) return;
   if (n == 1 || thread_count(parallel) == 1) return body(int64_t{0}, n);
-  ek_task task = [](void* arg, int64_t begin, int64_t end) {
-    (*static_cast<std::remove_reference_t<Body>*>(arg))(begin, end);
-  };
+  ek_task task = [](void* arg, int64_t begin, int64_t end) { (*static_cast<std::remove_reference_t<Body>*>(arg))(begin, end); };
   parallel->parallel_for(parallel->context, n, task, const_cast<void*>(static_cast<const void*>(&body)));
 }
 

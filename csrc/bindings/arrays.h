@@ -42,8 +42,8 @@ template <class T>
 py::array array_of(const py::object& value, const char* name, py::ssize_t dim) {
   const py::dtype dtype = py::dtype::of<T>();
   if (!is_array_of(value, dtype)) {
-    throw py::type_error(text(name, " must be a NumPy array of ", std::string(py::str(dtype)), ", got ",
-                              describe(value), "; convert it with numpy.asarray"));
+    throw py::type_error(text(name, " must be a NumPy array of ", std::string(py::str(dtype)), ", got ", describe(value),
+                              "; convert it with numpy.asarray"));
   }
   expect_dim(value, name, dim);
   return rows_of(py::reinterpret_borrow<py::array>(value));

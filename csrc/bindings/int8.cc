@@ -49,8 +49,7 @@ py::tuple quantize_rhs(const py::object& weight, const py::object& dtype) {
   int8_t* q_data = q.mutable_data();
   float* scale_data = scale.mutable_data();
   ek_status status = run([&](const ek_parallel* parallel) {
-    return ek_int8_quantize_rhs(rhs.rows, rhs.cols, rhs.data(), rhs.dtype, rhs.ld, q_data, rhs.cols, scale_data,
-                                parallel);
+    return ek_int8_quantize_rhs(rhs.rows, rhs.cols, rhs.data(), rhs.dtype, rhs.ld, q_data, rhs.cols, scale_data, parallel);
   });
   if (status == EK_ERROR_VALUE) {
     throw py::value_error("weight must be finite, got NaN or Inf; numpy.isfinite(weight) finds where");
@@ -71,8 +70,7 @@ void pack(const py::object& q_object, const py::object& scale_object, const py::
   py::array scale = array_of<float>(scale_object, "scale", 1), bias;
   if (!bias_object.is_none()) bias = array_of<float>(bias_object, "bias", 1);
   const int64_t n = q.shape(0), k = q.shape(1);
-  if (scale.size() != n)
-    throw py::value_error(text("scale must have ", n, " values, one a row of q; got ", scale.size()));
+  if (scale.size() != n) throw py::value_error(text("scale must have ", n, " values, one a row of q; got ", scale.size()));
   if (!bias_object.is_none() && bias.size() != n) {
     throw py::value_error(text("bias must have ", n, " values, one a row of q; got ", bias.size()));
   }
@@ -121,9 +119,8 @@ py::array linear(const py::object& x, const py::object& packed_object, int activ
   void* y_data = y.mutable_data();
   check(run([&](const ek_parallel* parallel) {
           Workspace workspace(ek_int8_workspace_size(isa, lhs.rows, lhs.cols));
-          return ek_int8_linear(isa, packed.data(), packed.nbytes(), lhs.rows, lhs.data(), lhs.dtype, lhs.ld, y_data,
-                                shape.n, static_cast<ek_activation>(activation), workspace.data(), workspace.size(),
-                                parallel);
+          return ek_int8_linear(isa, packed.data(), packed.nbytes(), lhs.rows, lhs.data(), lhs.dtype, lhs.ld, y_data, shape.n,
+                                static_cast<ek_activation>(activation), workspace.data(), workspace.size(), parallel);
         }),
         "int8_linear");
   return y;
@@ -139,8 +136,8 @@ py::tuple quantize_lhs(const py::object& x, const py::object& isa_object, const 
   float* scale_data = scale.mutable_data();
   int32_t* zero_data = zero_point.mutable_data();
   check(run([&](const ek_parallel* parallel) {
-          return ek_int8_quantize_lhs(isa, lhs.rows, lhs.cols, lhs.data(), lhs.dtype, lhs.ld, q_data, lhs.cols,
-                                      scale_data, zero_data, parallel);
+          return ek_int8_quantize_lhs(isa, lhs.rows, lhs.cols, lhs.data(), lhs.dtype, lhs.ld, q_data, lhs.cols, scale_data,
+                                      zero_data, parallel);
         }),
         "int8_quantize_lhs");
   return py::make_tuple(q, scale, zero_point);
@@ -154,8 +151,8 @@ py::array matmul(const py::object& q_object, const py::object& zero_point_object
   ek_int8_shape shape = shape_of(packed);
   expect_columns("q", q.shape(1), shape);
   if (shape.k > EK_INT8_MAX_K_EXACT) {
-    throw py::value_error(text("packed must have at most ", EK_INT8_MAX_K_EXACT,
-                               " columns for one exact int32 sum, got ", shape.k, "; int8_linear takes more"));
+    throw py::value_error(text("packed must have at most ", EK_INT8_MAX_K_EXACT, " columns for one exact int32 sum, got ",
+                               shape.k, "; int8_linear takes more"));
   }
   const int64_t m = q.shape(0);
   if (zero_point.size() != m) {
@@ -167,8 +164,8 @@ py::array matmul(const py::object& q_object, const py::object& zero_point_object
   check(run([&](const ek_parallel* parallel) {
           Workspace workspace(ek_int8_workspace_size(isa, m, shape.k));
           return ek_int8_matmul_s32(isa, packed.data(), packed.nbytes(), m, static_cast<const uint8_t*>(q.data()),
-                                    leading_dimension(q), static_cast<const int32_t*>(zero_point.data()), acc_data,
-                                    shape.n, workspace.data(), workspace.size(), parallel);
+                                    leading_dimension(q), static_cast<const int32_t*>(zero_point.data()), acc_data, shape.n,
+                                    workspace.data(), workspace.size(), parallel);
         }),
         "int8_matmul");
   return acc;

@@ -118,8 +118,8 @@ bool records_gradient(const TensorHandle& x) {
 // packed is one contiguous run of bytes that the library recognises; returns its shape.
 ek_int8_shape describe(const View& packed, const std::byte* data) {
   if (packed.dtype != codes.uint8 || packed.dim != 1 || (packed.sizes[0] > 1 && packed.strides[0] != 1)) {
-    fail(text("packed must be a contiguous 1-D uint8 tensor from edgekern.ops.int8_pack, got c10::ScalarType ",
-              packed.dtype, " of shape ", packed.shape()));
+    fail(text("packed must be a contiguous 1-D uint8 tensor from edgekern.ops.int8_pack, got c10::ScalarType ", packed.dtype,
+              " of shape ", packed.shape()));
   }
   if (packed.sizes[0] == 0) fail("packed is empty: the layer has no weights yet; load_state_dict() brings them");
   if (reinterpret_cast<uintptr_t>(data) % kPackedAlignment != 0) {
@@ -167,9 +167,8 @@ TensorHandle int8_linear(TensorHandle x, const TensorHandle& packed, int64_t out
   }
   Workspace workspace(ek_int8_workspace_size(nullptr, m, shape.k));
   Threads threads;
-  check(ek_int8_linear(nullptr, weights, static_cast<size_t>(packed_view.sizes[0]), m, data_of(x), dtype, rows.ld,
-                       data_of(y), shape.n, static_cast<ek_activation>(activation), workspace.data(), workspace.size(),
-                       threads.parallel()),
+  check(ek_int8_linear(nullptr, weights, static_cast<size_t>(packed_view.sizes[0]), m, data_of(x), dtype, rows.ld, data_of(y),
+                       shape.n, static_cast<ek_activation>(activation), workspace.data(), workspace.size(), threads.parallel()),
         "int8_linear");
   threads.check();
   return y;
@@ -211,9 +210,8 @@ void register_torch_ops(const std::unordered_map<std::string, uintptr_t>& symbol
   // Libraries are never deleted: that would take the ops out of the dispatcher.
   TorchLibrary* fragment = nullptr;
   check_torch(shim.library_fragment("edgekern", "edgekern", 0, &fragment), "open a library");
-  check_torch(
-      shim.define(fragment, "int8_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor"),
-      "define edgekern::int8_linear");
+  check_torch(shim.define(fragment, "int8_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor"),
+              "define edgekern::int8_linear");
   check_torch(shim.implement(implementation_library("CPU"), "int8_linear", int8_linear_cpu),
               "implement edgekern::int8_linear for CPU");
   check_torch(shim.implement(implementation_library("CompositeExplicitAutograd"), "int8_linear", int8_linear_elsewhere),

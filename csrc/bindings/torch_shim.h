@@ -39,8 +39,8 @@ struct TorchShim {
   TorchError (*strides)(TorchTensor* tensor, int64_t** strides);
   TorchError (*dtype)(TorchTensor* tensor, int32_t* dtype);
   TorchError (*data)(TorchTensor* tensor, void** data);
-  TorchError (*empty_strided)(int64_t dim, const int64_t* sizes, const int64_t* strides, int32_t dtype,
-                              int32_t device_type, int32_t device_index, TorchTensor** tensor);
+  TorchError (*empty_strided)(int64_t dim, const int64_t* sizes, const int64_t* strides, int32_t dtype, int32_t device_type,
+                              int32_t device_index, TorchTensor** tensor);
   TorchError (*copy)(TorchTensor* to, TorchTensor* from, int32_t non_blocking);
   TorchError (*new_handle)(TorchTensor* tensor, TorchTensor** copy);
   TorchError (*delete_tensor)(TorchTensor* tensor);

@@ -24,9 +24,9 @@ enum Feature : uint32_t {
   kI8mm = 1u << 12,
 };
 
-uint32_t cpu_features();                           // bits this CPU and OS have
-uint32_t feature_bits(const char* names);          // "avx2 fma" -> bits; an unknown name gives kUnknownFeature
-const char* feature_name(unsigned bit);            // name of bit number `bit`, nullptr past the last
+uint32_t cpu_features();                   // bits this CPU and OS have
+uint32_t feature_bits(const char* names);  // "avx2 fma" -> bits; an unknown name gives kUnknownFeature
+const char* feature_name(unsigned bit);    // name of bit number `bit`, nullptr past the last
 const char* cpu_name();
 
 inline constexpr uint32_t kUnknownFeature = 1u << 31;  // never set in cpu_features()

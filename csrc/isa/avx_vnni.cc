@@ -40,9 +40,7 @@ struct AvxVnni : Dot4<Avx2Vectors> {
   }
   static EK_INLINE void opaque(Lhs& lhs) { __asm__ volatile("" : "+x"(lhs)); }
 
-  static EK_INLINE void store_lhs(uint8_t* p, Bytes q, I32&) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), q);
-  }
+  static EK_INLINE void store_lhs(uint8_t* p, Bytes q, I32&) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), q); }
 };
 
 }  // namespace

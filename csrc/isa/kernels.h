@@ -56,8 +56,8 @@ struct Kernels {
   // Rows [m0, m1) of lhs, found at `x` with row 0 first, into out.
   void (*quantize)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsRows& out);
   // The same rows as plain u8, for integer pipelines; zero points in 0..255.
-  void (*quantize_u8)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, uint8_t* q,
-                      int64_t ld_q, float* scale, int32_t* zero_point);
+  void (*quantize_u8)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, uint8_t* q, int64_t ld_q,
+                      float* scale, int32_t* zero_point);
   // Rows that are u8 already.
   void (*load_u8)(const uint8_t* q, int64_t ld_q, const int32_t* zero_point, int64_t k, int64_t m0, int64_t m1,
                   const LhsRows& out);

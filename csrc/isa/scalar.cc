@@ -24,9 +24,7 @@ EK_INLINE Lanes<T> map(Op&& op) {
 }
 
 // Half to even through the float adder: see scale_of in formats/int8/quantize.h. For |v| < 2^22.
-EK_INLINE int32_t round_even(float v) {
-  return static_cast<int32_t>(f32_to_bits(v + 12582912.0f)) - 0x4b400000;
-}
+EK_INLINE int32_t round_even(float v) { return static_cast<int32_t>(f32_to_bits(v + 12582912.0f)) - 0x4b400000; }
 
 struct ScalarVectors {
   using F32 = Lanes<float>;
@@ -34,12 +32,24 @@ struct ScalarVectors {
   static constexpr int kLanes = 8;
 
   // ------------------------------------------------------------------------------------------------- floats
-  static EK_INLINE F32 set(float v) { return map<float>([&](int) { return v; }); }
-  static EK_INLINE F32 load(const float* p) { return map<float>([&](int i) { return p[i]; }); }
-  static EK_INLINE F32 add(F32 a, F32 b) { return map<float>([&](int i) { return a.lane[i] + b.lane[i]; }); }
-  static EK_INLINE F32 sub(F32 a, F32 b) { return map<float>([&](int i) { return a.lane[i] - b.lane[i]; }); }
-  static EK_INLINE F32 mul(F32 a, F32 b) { return map<float>([&](int i) { return a.lane[i] * b.lane[i]; }); }
-  static EK_INLINE F32 div(F32 a, F32 b) { return map<float>([&](int i) { return a.lane[i] / b.lane[i]; }); }
+  static EK_INLINE F32 set(float v) {
+    return map<float>([&](int) { return v; });
+  }
+  static EK_INLINE F32 load(const float* p) {
+    return map<float>([&](int i) { return p[i]; });
+  }
+  static EK_INLINE F32 add(F32 a, F32 b) {
+    return map<float>([&](int i) { return a.lane[i] + b.lane[i]; });
+  }
+  static EK_INLINE F32 sub(F32 a, F32 b) {
+    return map<float>([&](int i) { return a.lane[i] - b.lane[i]; });
+  }
+  static EK_INLINE F32 mul(F32 a, F32 b) {
+    return map<float>([&](int i) { return a.lane[i] * b.lane[i]; });
+  }
+  static EK_INLINE F32 div(F32 a, F32 b) {
+    return map<float>([&](int i) { return a.lane[i] / b.lane[i]; });
+  }
   static EK_INLINE F32 fma(F32 a, F32 b, F32 c) {
     return map<float>([&](int i) { return a.lane[i] * b.lane[i] + c.lane[i]; });  // two roundings: no CPU promise here
   }
@@ -99,7 +109,9 @@ struct ScalarVectors {
   }
 
   // ----------------------------------------------------------------------------------------------- integers
-  static EK_INLINE I32 set_i32(int32_t v) { return map<int32_t>([&](int) { return v; }); }
+  static EK_INLINE I32 set_i32(int32_t v) {
+    return map<int32_t>([&](int) { return v; });
+  }
   static EK_INLINE I32 load_i32(const int32_t* p) {
     return map<int32_t>([&](int i) {
       int32_t v;
@@ -110,11 +122,18 @@ struct ScalarVectors {
   static EK_INLINE void store_i32(int32_t* p, I32 v) { memcpy(p, v.lane, sizeof(v.lane)); }
   // Through unsigned: sums of peak and stream measurements may wrap.
   static EK_INLINE I32 add_i32(I32 a, I32 b) {
-    return map<int32_t>([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.lane[i]) + static_cast<uint32_t>(b.lane[i])); });
+    return map<int32_t>(
+        [&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.lane[i]) + static_cast<uint32_t>(b.lane[i])); });
   }
-  static EK_INLINE I32 sub_i32(I32 a, I32 b) { return map<int32_t>([&](int i) { return a.lane[i] - b.lane[i]; }); }
-  static EK_INLINE I32 mul_i32(I32 a, I32 b) { return map<int32_t>([&](int i) { return a.lane[i] * b.lane[i]; }); }
-  static EK_INLINE F32 to_f32(I32 a) { return map<float>([&](int i) { return static_cast<float>(a.lane[i]); }); }
+  static EK_INLINE I32 sub_i32(I32 a, I32 b) {
+    return map<int32_t>([&](int i) { return a.lane[i] - b.lane[i]; });
+  }
+  static EK_INLINE I32 mul_i32(I32 a, I32 b) {
+    return map<int32_t>([&](int i) { return a.lane[i] * b.lane[i]; });
+  }
+  static EK_INLINE F32 to_f32(I32 a) {
+    return map<float>([&](int i) { return static_cast<float>(a.lane[i]); });
+  }
   static EK_INLINE int32_t reduce(I32 v) {
     uint32_t r = 0;
     for (int32_t x : v.lane) r += static_cast<uint32_t>(x);
@@ -125,7 +144,9 @@ struct ScalarVectors {
   using Bytes = Lanes<uint8_t>;
   static constexpr int kParts = 1;
 
-  static EK_INLINE Bytes load_bytes(const uint8_t* p) { return map<uint8_t>([&](int i) { return p[i]; }); }
+  static EK_INLINE Bytes load_bytes(const uint8_t* p) {
+    return map<uint8_t>([&](int i) { return p[i]; });
+  }
   static EK_INLINE void store_bytes(uint8_t* p, Bytes v) { memcpy(p, v.lane, sizeof(v.lane)); }
   static EK_INLINE Bytes to_bytes(const F32 (&x)[kParts], F32 inverse, I32 zero_point) {
     return map<uint8_t>([&](int i) {

@@ -165,9 +165,8 @@ extern "C" ek_status ek_int8_linear(const ek_isa* isa, const void* packed, size_
   for (int64_t m0 = 0; m0 < m; m0 += slab.rows) {
     const char* x = static_cast<const char*>(lhs) + m0 * ld_lhs * dtype_bytes(dtype);
     args.y = static_cast<char*>(y) + m0 * ld_y * dtype_bytes(dtype);
-    run_slab(kernels, args, min_of(slab.rows, m - m0), k, parallel, [&](int64_t begin, int64_t end) {
-      kernels.quantize(x, dtype, ld_lhs, k, begin, end, args.lhs);
-    });
+    run_slab(kernels, args, min_of(slab.rows, m - m0), k, parallel,
+             [&](int64_t begin, int64_t end) { kernels.quantize(x, dtype, ld_lhs, k, begin, end, args.lhs); });
   }
   return EK_OK;
 }
@@ -189,8 +188,8 @@ extern "C" ek_status ek_int8_quantize_lhs(const ek_isa* isa, int64_t m, int64_t 
 }
 
 extern "C" ek_status ek_int8_matmul_s32(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m, const uint8_t* q,
-                                        int64_t ld_q, const int32_t* zero_point, int32_t* acc, int64_t ld_acc,
-                                        void* workspace, size_t workspace_size, const ek_parallel* parallel) {
+                                        int64_t ld_q, const int32_t* zero_point, int32_t* acc, int64_t ld_acc, void* workspace,
+                                        size_t workspace_size, const ek_parallel* parallel) {
   Call call;
   ek_status status = open_call(isa, packed, packed_size, m, q, ld_q, acc, ld_acc, workspace, workspace_size, &call);
   if (status != EK_OK || !call.work) return status;

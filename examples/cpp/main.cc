@@ -26,9 +26,8 @@ void run_stack(const std::string& model, const std::string& input, const std::st
 
   const Stack stack(model, isa, &parallel);
   for (const Layer& layer : stack.layers())
-    std::printf("layer %s: %lld -> %lld, activation %s\n", layer.name.c_str(),
-                static_cast<long long>(layer.in_features), static_cast<long long>(layer.out_features),
-                layer.activation_name.c_str());
+    std::printf("layer %s: %lld -> %lld, activation %s\n", layer.name.c_str(), static_cast<long long>(layer.in_features),
+                static_cast<long long>(layer.out_features), layer.activation_name.c_str());
 
   TensorFile file(input);
   const Shape& given = file.find("x").shape;

@@ -71,8 +71,8 @@ void load_weights(TensorFile& tensors, const ek_isa* isa, const ek_parallel* par
   const auto bias = layer->has_bias ? tensors.read<float>(layer->name + ".bias", {n}) : std::vector<float>();
   layer->packed_size = ek_int8_packed_size(isa, n, k);
   layer->packed.resize((layer->packed_size + sizeof(Line) - 1) / sizeof(Line));
-  check(ek_int8_pack(isa, n, k, weight.data(), k, scale.data(), layer->has_bias ? bias.data() : nullptr,
-                     layer->packed.data(), parallel),
+  check(ek_int8_pack(isa, n, k, weight.data(), k, scale.data(), layer->has_bias ? bias.data() : nullptr, layer->packed.data(),
+                     parallel),
         "layer " + layer->name);
 }
 
@@ -96,8 +96,8 @@ std::vector<float> Stack::run(std::vector<float> x, int64_t rows) const {
   for (const Layer& layer : layers_) {
     y.resize(static_cast<size_t>(rows * layer.out_features));
     workspace.resize(ek_int8_workspace_size(isa_, rows, layer.in_features));
-    check(ek_int8_linear(isa_, layer.packed.data(), layer.packed_size, rows, x.data(), EK_F32, layer.in_features,
-                         y.data(), layer.out_features, layer.activation, workspace.data(), workspace.size(), parallel_),
+    check(ek_int8_linear(isa_, layer.packed.data(), layer.packed_size, rows, x.data(), EK_F32, layer.in_features, y.data(),
+                         layer.out_features, layer.activation, workspace.data(), workspace.size(), parallel_),
           "layer " + layer.name);
     std::swap(x, y);
   }

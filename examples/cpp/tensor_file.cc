@@ -67,8 +67,8 @@ const TensorFile::Tensor& TensorFile::checked(const std::string& name, const std
                                               uint64_t item) const {
   const Tensor& tensor = find(name);
   if (tensor.dtype != dtype || tensor.shape != shape)
-    throw std::runtime_error(path_ + ": tensor '" + name + "' is " + describe(tensor.dtype, tensor.shape) +
-                             ", expected " + describe(dtype, shape));
+    throw std::runtime_error(path_ + ": tensor '" + name + "' is " + describe(tensor.dtype, tensor.shape) + ", expected " +
+                             describe(dtype, shape));
   if (!takes(tensor.end - tensor.begin, shape, item))
     throw std::runtime_error(path_ + ": tensor '" + name + "' is " + describe(dtype, shape) + ", but has " +
                              std::to_string(tensor.end - tensor.begin) + " bytes");

@@ -60,8 +60,7 @@ void on_translate(qemu_plugin_id_t, qemu_plugin_tb* block) {
 
 void on_exit(qemu_plugin_id_t, void*) {
   for (const auto& [address, i] : instructions)
-    if (i.runs > 0)
-      fprintf(out, "%" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64 "\n", address, i.runs, i.lowest, i.highest);
+    if (i.runs > 0) fprintf(out, "%" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64 "\n", address, i.runs, i.lowest, i.highest);
   fclose(out);
 }
 
@@ -70,8 +69,7 @@ void on_exit(qemu_plugin_id_t, void*) {
 extern "C" {
 __attribute__((visibility("default"))) int qemu_plugin_version = 1;
 
-__attribute__((visibility("default"))) int qemu_plugin_install(qemu_plugin_id_t id, const void*, int argc,
-                                                               char** argv) {
+__attribute__((visibility("default"))) int qemu_plugin_install(qemu_plugin_id_t id, const void*, int argc, char** argv) {
   if (argc != 1 || strncmp(argv[0], "out=", 4) != 0) {
     fprintf(stderr, "count: expected the argument out=FILE\n");
     return 1;

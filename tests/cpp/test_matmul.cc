@@ -20,8 +20,7 @@ std::vector<int32_t> matmul(const ek_isa* isa, const Matrix& rhs, int64_t m, con
 }
 
 void check(const Matrix& rhs, int64_t m, const std::vector<uint8_t>& q, const std::vector<int32_t>& zero_point) {
-  std::vector<int64_t> wanted =
-      int8::reference::matmul(m, rhs.n, rhs.k, q.data(), zero_point.data(), rhs.w.data());
+  std::vector<int64_t> wanted = int8::reference::matmul(m, rhs.n, rhs.k, q.data(), zero_point.data(), rhs.w.data());
   for (const ek_isa* isa : supported_isas()) {
     std::vector<int32_t> got = matmul(isa, rhs, m, q, zero_point);
     bool equal = std::equal(got.begin(), got.end(), wanted.begin(), wanted.end());

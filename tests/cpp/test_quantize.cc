@@ -42,12 +42,12 @@ TEST_CASE("quantize_lhs: rows that sit at the ends of the range") {
     return x;
   };
   check(1, k, row([](int64_t) { return 0.0f; }));
-  check(1, k, row([](int64_t) { return 3.0f; }));     // all positive: zero point 0
-  check(1, k, row([](int64_t) { return -3.0f; }));    // all negative: zero point 255
-  check(1, k, row([](int64_t i) { return i == 5 ? 1e6f : 1e-3f; }));   // one outlier
-  check(1, k, row([](int64_t i) { return i % 2 ? FLT_MAX : -FLT_MAX; }));  // high - low overflows
-  check(1, k, row([](int64_t i) { return i == 0 ? FLT_MIN : 0.0f; }));     // too small for 1 / scale
-  check(1, k, row([](int64_t) { return 1e-42f; }));                        // subnormal
+  check(1, k, row([](int64_t) { return 3.0f; }));                            // all positive: zero point 0
+  check(1, k, row([](int64_t) { return -3.0f; }));                           // all negative: zero point 255
+  check(1, k, row([](int64_t i) { return i == 5 ? 1e6f : 1e-3f; }));         // one outlier
+  check(1, k, row([](int64_t i) { return i % 2 ? FLT_MAX : -FLT_MAX; }));    // high - low overflows
+  check(1, k, row([](int64_t i) { return i == 0 ? FLT_MIN : 0.0f; }));       // too small for 1 / scale
+  check(1, k, row([](int64_t) { return 1e-42f; }));                          // subnormal
   check(1, k, row([](int64_t i) { return static_cast<float>(i) - 0.5f; }));  // ties
   for (float bad : {NAN, INFINITY, -INFINITY})
     for (int64_t where : {int64_t{0}, int64_t{31}, k - 1}) check(1, k, row([&](int64_t i) { return i == where ? bad : 1.0f; }));

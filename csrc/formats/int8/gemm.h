@@ -111,7 +111,7 @@ struct FinishArgs {
   const float* rhs_scale;  // [columns]
   const float* bias;       // [columns]
   void* y;
-  int64_t start, ld_y;     // of the tile in y, in elements
+  int64_t start, ld_y;  // of the tile in y, in elements
   int64_t rows, columns;
 };
 

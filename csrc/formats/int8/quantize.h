@@ -172,8 +172,7 @@ void quantize_u8(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t
 }
 
 template <class Isa>
-void load_u8(const uint8_t* q, int64_t ld_q, const int32_t* zero_point, int64_t k, int64_t m0, int64_t m1,
-             const LhsRows& out) {
+void load_u8(const uint8_t* q, int64_t ld_q, const int32_t* zero_point, int64_t k, int64_t m0, int64_t m1, const LhsRows& out) {
   constexpr int64_t kStep = Isa::kParts * Isa::kLanes;
   for (int64_t m = m0; m < m1; ++m) {
     LhsStore<Isa> store{out, m, k};

@@ -47,11 +47,11 @@ EK_API const char* ek_version(void);  // "0.1.0"
 // One row of the kernel table. Opaque, static, never freed.
 typedef struct ek_isa ek_isa;
 
-EK_API size_t ek_isa_count(void);                      // ISAs compiled into this library
-EK_API const ek_isa* ek_isa_at(size_t index);          // best first; NULL past the end
-EK_API const ek_isa* ek_isa_find(const char* name);    // NULL when no such ISA is compiled in
-EK_API const char* ek_isa_name(const ek_isa* isa);     // "scalar", "avx2", "neon_dotprod", ...
-EK_API int ek_isa_supported(const ek_isa* isa);        // 1 when this CPU and OS run it
+EK_API size_t ek_isa_count(void);                    // ISAs compiled into this library
+EK_API const ek_isa* ek_isa_at(size_t index);        // best first; NULL past the end
+EK_API const ek_isa* ek_isa_find(const char* name);  // NULL when no such ISA is compiled in
+EK_API const char* ek_isa_name(const ek_isa* isa);   // "scalar", "avx2", "neon_dotprod", ...
+EK_API int ek_isa_supported(const ek_isa* isa);      // 1 when this CPU and OS run it
 // Writes the CPU features this ISA needs and the CPU lacks ("avx512f avx512_vnni"), space separated, into buffer.
 // Returns the length the whole text has; empty when supported.
 EK_API size_t ek_isa_missing(const ek_isa* isa, char* buffer, size_t size);
@@ -122,8 +122,8 @@ typedef struct ek_int8_shape {
 } ek_int8_shape;
 EK_API ek_status ek_int8_describe(const void* packed, size_t packed_size, ek_int8_shape* shape);
 // The exact inverse of ek_int8_pack. bias may be NULL when not wanted.
-EK_API ek_status ek_int8_unpack(const void* packed, size_t packed_size, int8_t* q, int64_t ld_q, float* scale,
-                                float* bias, const ek_parallel* parallel);
+EK_API ek_status ek_int8_unpack(const void* packed, size_t packed_size, int8_t* q, int64_t ld_q, float* scale, float* bias,
+                                const ek_parallel* parallel);
 
 // Scratch that ek_int8_linear and ek_int8_matmul_s32 need for these sizes; no alignment asked. isa NULL = default.
 EK_API size_t ek_int8_workspace_size(const ek_isa* isa, int64_t m, int64_t k);
@@ -134,14 +134,12 @@ EK_API ek_status ek_int8_linear(const ek_isa* isa, const void* packed, size_t pa
                                 void* workspace, size_t workspace_size, const ek_parallel* parallel);
 
 // The two halves of ek_int8_linear, for tests and for integer pipelines.
-EK_API ek_status ek_int8_quantize_lhs(const ek_isa* isa, int64_t m, int64_t k, const void* lhs, ek_dtype dtype,
-                                      int64_t ld_lhs, uint8_t* q, int64_t ld_q, float* scale, int32_t* zero_point,
-                                      const ek_parallel* parallel);
+EK_API ek_status ek_int8_quantize_lhs(const ek_isa* isa, int64_t m, int64_t k, const void* lhs, ek_dtype dtype, int64_t ld_lhs,
+                                      uint8_t* q, int64_t ld_q, float* scale, int32_t* zero_point, const ek_parallel* parallel);
 // acc[m][n] = sum_k (q[m][k] - zero_point[m]) * w[n][k]; K <= EK_INT8_MAX_K_EXACT.
-EK_API ek_status ek_int8_matmul_s32(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m,
-                                    const uint8_t* q, int64_t ld_q, const int32_t* zero_point, int32_t* acc,
-                                    int64_t ld_acc, void* workspace, size_t workspace_size,
-                                    const ek_parallel* parallel);
+EK_API ek_status ek_int8_matmul_s32(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m, const uint8_t* q,
+                                    int64_t ld_q, const int32_t* zero_point, int32_t* acc, int64_t ld_acc, void* workspace,
+                                    size_t workspace_size, const ek_parallel* parallel);
 
 // ------------------------------------------------------------------------------------- the machine's limits
 
