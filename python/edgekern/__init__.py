@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgekern import kernels
 from edgekern._lib import core as _core
 from edgekern._lib import has_torch as _has_torch
-from edgekern.config import Int8, PerLayer, config_from_dict
+from edgekern.config import Int8, PerLayer, Prune, config_from_dict
 
 __all__ = [
     "BenchResult",
@@ -19,6 +19,9 @@ __all__ = [
     "ConvertError",
     "Int8",
     "PerLayer",
+    "Prune",
+    "PruneError",
+    "PruneReport",
     "Report",
     "bench",
     "config_from_dict",
@@ -29,6 +32,7 @@ __all__ = [
     "load",
     "nn",
     "ops",
+    "prune_",
     "save",
 ]
 
@@ -56,6 +60,7 @@ if TYPE_CHECKING or not _no_torch:
     from edgekern.checkpoint import CheckpointError, load, save
     from edgekern.convert import convert_, dense_, explain
     from edgekern.plan import ConvertError
+    from edgekern.prune import PruneError, PruneReport, prune_
     from edgekern.summary import Report
 else:
 
