@@ -14,10 +14,13 @@ from edgekern._lib import has_torch as _has_torch
 from edgekern.config import Int8, PerLayer, Prune, config_from_dict
 
 __all__ = [
+    "AGP",
     "BenchResult",
     "CheckpointError",
     "ConvertError",
+    "GradualPruner",
     "Int8",
+    "MaskLock",
     "PerLayer",
     "Prune",
     "PruneError",
@@ -33,6 +36,7 @@ __all__ = [
     "nn",
     "ops",
     "prune_",
+    "prune_iteratively_",
     "save",
 ]
 
@@ -60,7 +64,7 @@ if TYPE_CHECKING or not _no_torch:
     from edgekern.checkpoint import CheckpointError, load, save
     from edgekern.convert import convert_, dense_, explain
     from edgekern.plan import ConvertError
-    from edgekern.prune import PruneError, PruneReport, prune_
+    from edgekern.prune import AGP, GradualPruner, MaskLock, PruneError, PruneReport, prune_, prune_iteratively_
     from edgekern.summary import Report
 else:
 

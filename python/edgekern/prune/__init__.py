@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from edgekern.prune.apply import prune_
+from edgekern.prune.lock import MaskLock
 from edgekern.prune.report import PruneReport, PruneRow
+from edgekern.prune.schedule import AGP, GradualPruner, prune_iteratively_
 from edgekern.prune.task import PruneError
 
-__all__ = ["PruneError", "PruneReport", "PruneRow", "prune_"]
+__all__ = [
+    "AGP",
+    "GradualPruner",
+    "MaskLock",
+    "PruneError",
+    "PruneReport",
+    "PruneRow",
+    "prune_",
+    "prune_iteratively_",
+]
