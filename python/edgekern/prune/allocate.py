@@ -15,7 +15,7 @@ def global_masks(units: list[Tensor], scheme: Prune) -> list[Tensor]:
     """Masks of units kept, the lowest going first across all layers together.
 
     A layer loses at least its ``min_sparsity`` and at most its ``max_sparsity`` of units, each rounded to the nearest
-    number. Memory: one sort over all units at once.
+    number. Takes memory for all units at once.
     """
     floors = [nearest(scheme.min_sparsity * scores.numel()) for scores in units]
     ceilings = [nearest(scheme.max_sparsity * scores.numel()) for scores in units]

@@ -121,8 +121,11 @@ def pattern_of(name: str) -> Pattern:
 
 def lowest(lines: Tensor, count: int) -> Tensor:
     """True at the ``count`` lowest of each line; among equals, at the first ones."""
-    order = lines.sort(dim=1, stable=True).indices[:, :count]
-    return torch.zeros_like(lines, dtype=torch.bool).scatter_(1, order, True)
+    if count == 0:
+        return torch.zeros_like(lines, dtype=torch.bool)
+    threshold = lines.kthvalue(count, dim=1, keepdim=True).values  # several times as fast as sorting
+    below, equal = lines < threshold, lines == threshold
+    return below | (equal & (equal.cumsum(1) <= count - below.sum(1, keepdim=True)))
 
 
 def nearest(value: float) -> int:
