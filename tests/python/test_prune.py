@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -263,3 +265,19 @@ def test_the_report_counts_and_prints():
         assert piece in text
         assert piece in shown
         assert piece in report._repr_html_()
+
+
+def test_progress_is_for_terminals(capsys, monkeypatch):
+    model, config, data = nn.Sequential(nn.Linear(8, 8)), Prune(0.5, method="wanda"), [torch.randn(4, 8)]
+    prune_(model, config, data)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes this for a terminal
+    prune_(model, config, data)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Pruning" in captured.err
+
+
+def test_rich_is_not_imported_before_it_is_needed():
+    script = "import sys, edgekern; edgekern.prune_; assert 'rich' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", script], timeout=120).returncode == 0

@@ -203,6 +203,21 @@ def test_update_adds_what_was_pruned_since():
     assert lock.sparsity["3.weight"] == pytest.approx(0.7, abs=0.01)
 
 
+def test_distributed_data_parallel_is_a_model_too(tmp_path):
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(make())
+        optimizer = torch.optim.AdamW(model.parameters(), 0.1)
+        train(model, optimizer, 2)
+        prune_(model, Prune(0.5))
+        lock = MaskLock(model, optimizer)
+        train(model, optimizer, 2)
+        assert lock.masks.keys() == {"module.0.weight", "module.3.weight", "module.5.weight"}
+        assert same(zeros(model), {name: ~mask for name, mask in lock.masks.items()})
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 # ------------------------------------------------------------------------------------------------ torch.nn.utils.prune
 
 

@@ -121,6 +121,17 @@ def test_sparsegpt_keeps_n_of_m(columns):
         assert ((weight[:, left : left + 4] != 0).sum(1) == 2).all()
 
 
+def test_lazy_updates_are_the_same_updates():
+    """N:M chooses by groups, so the size of the runs is a matter of speed alone."""
+    model, x = linear(), [correlated()]
+    results = [
+        pruned(model, Prune(pattern="2:4", method="sparsegpt", block_size=size), x)[0].weight for size in (4, 12, 128)
+    ]
+    for result in results[:2]:
+        assert torch.equal(result == 0, results[2] == 0)
+        assert torch.allclose(result, results[2], atol=1e-4)
+
+
 def test_sparsegpt_leaves_a_layer_at_sparsity_0_alone():
     model = linear()
     assert torch.equal(pruned(model, Prune(0.0, method="sparsegpt"), [correlated()])[0].weight, model[0].weight)
