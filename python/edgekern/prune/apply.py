@@ -55,9 +55,9 @@ def prune_(
         filter_fn: called as ``filter_fn(module, name)`` for each layer; false leaves it alone.
         sequential: layers are pruned in the order in which the model first calls them, each judged by inputs that come
             through the layers pruned before it, as they will in use. That takes one pass over the data for each
-            distinct input, and keeps one input's statistics at a time; data that can be iterated only once are kept.
-            False judges all layers by the unpruned model, in one pass that keeps all layers' statistics: for SparseGPT,
-            in_features squared float32 values each.
+            distinct input, and keeps the statistics of the layers that share it; data that can be iterated only once
+            are kept. False judges all layers as none of them was pruned, in one pass that keeps the statistics of all:
+            for SparseGPT, in_features squared float32 values each.
         progress: shows a progress bar while data are used.
 
     Returns:
