@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING, Any
 from edgekern import kernels
 from edgekern._lib import core as _core
 from edgekern._lib import has_torch as _has_torch
-from edgekern.config import Int8, PerLayer, config_from_dict
+from edgekern.config import Int8, PerLayer, Prune, config_from_dict
 
 __all__ = [
+    "AGP",
     "BenchResult",
     "CheckpointError",
     "ConvertError",
+    "GradualPruner",
     "Int8",
+    "MaskLock",
     "PerLayer",
+    "Prune",
+    "PruneError",
+    "PruneReport",
     "Report",
     "bench",
     "config_from_dict",
@@ -29,6 +35,8 @@ __all__ = [
     "load",
     "nn",
     "ops",
+    "prune_",
+    "prune_iteratively_",
     "save",
 ]
 
@@ -56,6 +64,7 @@ if TYPE_CHECKING or not _no_torch:
     from edgekern.checkpoint import CheckpointError, load, save
     from edgekern.convert import convert_, dense_, explain
     from edgekern.plan import ConvertError
+    from edgekern.prune import AGP, GradualPruner, MaskLock, PruneError, PruneReport, prune_, prune_iteratively_
     from edgekern.summary import Report
 else:
 

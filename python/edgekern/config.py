@@ -7,6 +7,7 @@ its format up in a closed table, so a string from a file can never name somethin
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from typing import Any, ClassVar, TypeAlias
 
 
 class Scheme:
-    """Base of every scheme: how one layer is stored and computed."""
+    """Base of every scheme: what shall become of one layer."""
 
     format: ClassVar[str]
+    carried_out_by: ClassVar[str] = "convert_"
+    """The function that takes it."""
 
     def to_dict(self) -> dict[str, Any]:
         """This scheme as JSON-ready data: its format and its options."""
@@ -33,6 +36,122 @@ class Int8(Scheme):
     """
 
     format: ClassVar[str] = "int8"
+
+
+@dataclass(frozen=True)
+class Prune(Scheme):
+    """Some of a float layer's weights set to zero, for ``prune_``.
+
+    Patterns see the weight as a matrix [out, in]; that of a convolution as [out, kernel height x kernel width x in].
+
+    Attributes:
+        sparsity: share of the weights to remove, 0 to 1. ``"N:M"`` settles it as 1 - N/M, and it may then be left out.
+        pattern: ``"unstructured"``; ``"N:M"`` as ``"2:4"``: at most N of M neighbours in a row are kept; ``"RxC"`` as
+            ``"4x4"`` or ``"1x4"``: blocks of R rows and C columns are kept or removed as a whole.
+        method: ``"magnitude"``, ``"wanda"`` (arXiv 2306.11695), ``"sparsegpt"`` (arXiv 2301.00774; both need
+            calibration data), or ``"random"``, the baseline to beat.
+        scope: ``"local"`` removes the same share of every layer. ``"global"`` (magnitude and random) compares weights
+            across all layers under one rule. ``"owl"`` (arXiv 2310.05175; needs calibration data) removes less from
+            layers with more outliers.
+        min_sparsity: least share removed from any one layer, for the scopes that vary it.
+        max_sparsity: largest share removed from any one layer, likewise.
+        seed: of ``"random"``.
+        damping: SparseGPT: added to the Hessian's diagonal, as a share of its mean.
+        block_size: SparseGPT: columns that choose their mask together; a multiple of the pattern's width.
+        outlier_factor: OWL: an outlier's score is more than this many times its layer's mean score.
+        spread: OWL: how far shares may differ, from the mean to either side, before the floor and the ceiling.
+
+    Raises:
+        TypeError: an option of another type.
+        ValueError: a value out of range, or options that do not go together.
+    """
+
+    format: ClassVar[str] = "prune"
+    carried_out_by: ClassVar[str] = "prune_"
+
+    sparsity: float | None = None
+    pattern: str = "unstructured"
+    method: str = "magnitude"
+    scope: str = "local"
+    min_sparsity: float = 0.0
+    max_sparsity: float = 1.0
+    seed: int = 0
+    damping: float = 0.01
+    block_size: int = 128
+    outlier_factor: float = 5.0
+    spread: float = 0.08
+
+    def __post_init__(self) -> None:
+        kind, first, second = parse_pattern(self.pattern)
+        _check_choice("method", self.method, PRUNE_METHODS)
+        _check_choice("scope", self.scope, PRUNE_SCOPES)
+        if kind == "N:M":
+            object.__setattr__(self, "sparsity", _settled_sparsity(self.sparsity, first, second, self.pattern))
+        elif self.sparsity is None:
+            raise TypeError(f"Prune: sparsity: the pattern {self.pattern!r} needs one, as Prune(0.5, {self.pattern!r})")
+        for name in ("sparsity", "min_sparsity", "max_sparsity", "damping", "outlier_factor", "spread"):
+            _check_number(name, getattr(self, name), most=1.0 if "sparsity" in name or name == "spread" else math.inf)
+        for name, least in (("seed", 0), ("block_size", 1)):
+            _check_count(name, getattr(self, name), least)
+        self._check_together(kind, second)
+
+    @property
+    def share(self) -> float:
+        """The sparsity, which is always known once this is made."""
+        assert self.sparsity is not None
+        return self.sparsity
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it takes calibration data to carry this out."""
+        return self.method in ("wanda", "sparsegpt") or self.scope == "owl"
+
+    def _check_together(self, kind: str, width: int) -> None:
+        if self.scope != "local" and kind == "N:M":
+            raise ValueError(f"Prune: pattern {self.pattern!r} removes the same share everywhere; use scope='local'")
+        if self.scope == "global" and self.method in ("wanda", "sparsegpt"):
+            raise ValueError(
+                f"Prune: scores of method {self.method!r} do not compare across layers; use scope='owl' to vary the "
+                "sparsity by layer, or method='magnitude'"
+            )
+        if not self.min_sparsity <= self.share <= self.max_sparsity:
+            raise ValueError(
+                f"Prune: sparsity {self.sparsity} lies outside of min_sparsity {self.min_sparsity} "
+                f"to max_sparsity {self.max_sparsity}"
+            )
+        if self.scope == "local" and (self.min_sparsity, self.max_sparsity) != (0.0, 1.0):
+            raise ValueError("Prune: min_sparsity and max_sparsity bound the scopes 'global' and 'owl', not 'local'")
+        if self.method == "sparsegpt" and self.block_size % width:
+            raise ValueError(
+                f"Prune: block_size must be a multiple of the width of pattern {self.pattern!r}, {width}; "
+                f"got {self.block_size}"
+            )
+
+
+PRUNE_METHODS = ("magnitude", "wanda", "sparsegpt", "random")
+PRUNE_SCOPES = ("local", "global", "owl")
+
+
+def parse_pattern(text: object) -> tuple[str, int, int]:
+    """``("N:M", N, M)`` or ``("RxC", R, C)`` for a pattern's name; ``"unstructured"`` is blocks of 1x1.
+
+    Raises:
+        TypeError: not a string.
+        ValueError: no such pattern; N must lie below M.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"Prune: pattern must be a string such as '2:4' or '4x4', got {_kind(text)}")
+    if text == "unstructured":
+        return "RxC", 1, 1
+    found = re.fullmatch(r"([1-9]\d{0,3})([:x])([1-9]\d{0,3})", text)
+    if found is None:
+        raise ValueError(f"Prune: unknown pattern {text!r}; expected 'unstructured', 'N:M' as '2:4', or 'RxC' as '4x4'")
+    first, second = int(found[1]), int(found[3])
+    if found[2] == "x":
+        return "RxC", first, second
+    if first >= second:
+        raise ValueError(f"Prune: pattern {text!r} would keep everything; N of 'N:M' must be less than M, as in '2:4'")
+    return "N:M", first, second
 
 
 @dataclass(frozen=True)
@@ -70,7 +189,7 @@ class PerLayer:
 Config: TypeAlias = Scheme | PerLayer
 
 _PER_LAYER = "per_layer"
-_SCHEMES: dict[str, type[Scheme]] = {scheme.format: scheme for scheme in (Int8,)}
+_SCHEMES: dict[str, type[Scheme]] = {scheme.format: scheme for scheme in (Int8, Prune)}
 
 
 def config_from_dict(data: Mapping[str, Any]) -> Config:
@@ -107,9 +226,12 @@ def scheme_from_dict(data: Mapping[str, Any]) -> Scheme:
     return scheme(**options)
 
 
-def check_config(config: object) -> Config:
-    """``config`` itself when it is a scheme or PerLayer; TypeError with the way out when not."""
+def check_config(config: object, taker: str = "convert_") -> Config:
+    """``config`` itself when it is a scheme or PerLayer that ``taker`` takes; TypeError with the way out when not."""
     if isinstance(config, Scheme | PerLayer):
+        for scheme in config.rules.values() if isinstance(config, PerLayer) else (config,):
+            if scheme is not None and scheme.carried_out_by != taker:
+                raise TypeError(f"config: {type(scheme).__name__} is for {scheme.carried_out_by}, not for {taker}")
         return config
     if isinstance(config, type) and issubclass(config, Scheme | PerLayer):
         raise TypeError(f"config: expected a scheme, got the class {config.__name__}; write {config.__name__}(...)")
@@ -131,6 +253,33 @@ def _check_rule(name: object, scheme: object) -> None:
     if scheme is not None and not isinstance(scheme, Scheme):
         hint = f"; write {scheme.__name__}()" if isinstance(scheme, type) and issubclass(scheme, Scheme) else ""
         raise TypeError(f"PerLayer: the rule for {name!r} must be a scheme, as Int8(), or None, got {scheme!r}{hint}")
+
+
+def _settled_sparsity(given: object, kept: int, of: int, pattern: str) -> object:
+    """The sparsity that N:M means, unless another kind of thing was given, which is refused later."""
+    settled = 1 - kept / of
+    if isinstance(given, int | float) and abs(given - settled) > 1e-6:
+        raise ValueError(f"Prune: sparsity {given} does not go with pattern {pattern!r}, which means {settled:g}")
+    return settled if given is None or isinstance(given, int | float) else given
+
+
+def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"Prune: unknown {name} {value!r}; this version knows {', '.join(known)}")
+
+
+def _check_number(name: str, value: object, most: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"Prune: {name} must be a number, got {_kind(value)}")
+    if not 0 <= value <= most or math.isinf(value):
+        raise ValueError(f"Prune: {name} must be {'0 or more' if math.isinf(most) else '0 to 1'}, got {value}")
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"Prune: {name} must be an int, got {_kind(value)}")
+    if value < least:
+        raise ValueError(f"Prune: {name} must be {least} or more, got {value}")
 
 
 def _kind(value: object) -> str:

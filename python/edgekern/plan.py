@@ -1,10 +1,11 @@
-"""Deciding, for every layer of a model, whether it is converted and if not why. Nothing here changes a model."""
+"""Deciding, for every layer of a model, whether it is changed and if not why. Nothing here changes a model."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -20,6 +21,52 @@ class ConvertError(ValueError):
     """A model cannot be converted as asked. It is as it was before the call."""
 
 
+class Task(Protocol):
+    """What is planned: the questions it asks of a layer, and its words for what it does."""
+
+    verb: str
+    done: str
+    layers: str
+    """Which layers it is for."""
+    rule: str
+    """An example of a scheme, as code."""
+    error: type[ValueError]
+
+    def is_for(self, module: nn.Module) -> bool:
+        """Whether ``filter_fn`` is asked about it."""
+
+    def obstacle(self, layer: Layer, scheme: Scheme) -> str:
+        """Why it cannot be done to ``layer``; empty when it can."""
+
+    def objection(self, layer: Layer, ties: dict[nn.Module, str]) -> str:
+        """Why ``layer`` is left alone unless a rule asks for it; empty when nothing speaks against it."""
+
+    def is_done(self, layer: Layer) -> bool:
+        """Whether ``layer`` is what it shall be already."""
+
+
+class Conversion:
+    """The task of ``convert_``."""
+
+    verb = "convert"
+    done = "converted"
+    layers = "linear layers"
+    rule = "Int8()"
+    error: type[ValueError] = ConvertError
+
+    def is_for(self, module: nn.Module) -> bool:
+        return isinstance(module, nn.Linear)
+
+    def obstacle(self, layer: Layer, scheme: Scheme) -> str:
+        return obstacle(layer)
+
+    def objection(self, layer: Layer, ties: dict[nn.Module, str]) -> str:
+        return objection(layer, ties)
+
+    def is_done(self, layer: Layer) -> bool:
+        return layer.native is not None
+
+
 @dataclass(frozen=True)
 class Decision:
     """What shall become of one layer: a scheme, or a reason to leave it alone."""
@@ -29,40 +76,42 @@ class Decision:
     reason: str
 
 
-def plan(model: nn.Module, config: Config, filter_fn: FilterFn | None) -> list[Decision]:
-    """One decision for each layer of ``model``, in order.
+def plan(model: nn.Module, config: Config, filter_fn: FilterFn | None, task: Task | None = None) -> list[Decision]:
+    """One decision for each layer of ``model``, in order; the task is conversion unless another is given.
 
     Raises:
-        ConvertError: a rule that speaks for no layer, that names a layer which cannot be converted, or that is at odds
-            with another; a weight that is not finite; nothing to convert although something was asked for.
+        ValueError: the task's error. A rule that speaks for no layer, that names a layer which the task cannot be done
+            to, or that is at odds with another; a weight that is not finite; nothing to do although something was
+            asked for.
     """
+    task = task or Conversion()
     layers = find_layers(model)
-    matches = _matches(layers, config)
-    rules = [_rule_for(layer, matches) for layer in layers]
+    matches = _matches(layers, config, task)
+    rules = [_rule_for(layer, matches, task) for layer in layers]
     ties = tied_weights(model)
     decisions = []
     for layer, rule in zip(layers, rules, strict=True):
-        reason = _reason(layer, rule, ties, filter_fn)
+        reason = _reason(layer, rule, ties, filter_fn, task)
         decisions.append(Decision(layer, None if reason or rule is None else rule.value, reason))
     if not layers or any(rule is not None and rule.value is not None for rule in rules):
-        _check_not_idle(decisions)
+        _check_not_idle(decisions, task)
     for decision in decisions:
         if decision.scheme is not None:
-            _check_finite(decision.layer)
+            _check_finite(decision.layer, task)
     return decisions
 
 
-def _matches(layers: list[Layer], config: Config) -> dict[str, Match[Scheme | None]]:
+def _matches(layers: list[Layer], config: Config, task: Task) -> dict[str, Match[Scheme | None]]:
     names = [name for layer in layers for name in layer.names]
     if not isinstance(config, PerLayer):
         return {name: Match(DEFAULT, config) for name in names}
     try:
         return match(config.rules, names)
     except ValueError as error:
-        raise ConvertError(f"config: {error}") from None
+        raise task.error(f"config: {error}") from None
 
 
-def _rule_for(layer: Layer, matches: dict[str, Match[Scheme | None]]) -> Match[Scheme | None] | None:
+def _rule_for(layer: Layer, matches: dict[str, Match[Scheme | None]], task: Task) -> Match[Scheme | None] | None:
     """The most direct rule among those for the layer's names."""
     found = {name: matches[name] for name in layer.names if name in matches}
     if not found:
@@ -71,42 +120,46 @@ def _rule_for(layer: Layer, matches: dict[str, Match[Scheme | None]]) -> Match[S
     direct = {name: rule for name, rule in found.items() if rule.rank == rank}
     if len({rule.value for rule in direct.values()}) > 1:
         said = ", ".join(f"{rule.value!r} for {name!r}" for name, rule in direct.items())
-        raise ConvertError(f"config: {' and '.join(map(repr, direct))} are one shared module, but the rules say {said}")
+        raise task.error(f"config: {' and '.join(map(repr, direct))} are one shared module, but the rules say {said}")
     return next(iter(direct.values()))
 
 
 def _reason(
-    layer: Layer, rule: Match[Scheme | None] | None, ties: dict[nn.Module, str], filter_fn: FilterFn | None
+    layer: Layer,
+    rule: Match[Scheme | None] | None,
+    ties: dict[nn.Module, str],
+    filter_fn: FilterFn | None,
+    task: Task,
 ) -> str:
     if rule is None:
         return "no rule speaks for it, and there is no '_default'"
     if rule.value is None:
         return f"the rule {rule.rule!r} is None"
-    if filter_fn is not None and isinstance(layer.module, nn.Linear):
+    if filter_fn is not None and task.is_for(layer.module):
         if not all(filter_fn(layer.module, name) for name in layer.names):
             return "filter_fn declined it"
-    reason = obstacle(layer)
-    if reason and rule.rank == 2 and not layer.native:
-        raise ConvertError(f"config: {rule.rule!r} is named but cannot be converted: {reason}")
-    return reason or (objection(layer, ties) if rule.rank == 0 else "")
+    reason = task.obstacle(layer, rule.value)
+    if reason and rule.rank == 2 and not task.is_done(layer):
+        raise task.error(f"config: {rule.rule!r} is named but cannot be {task.done}: {reason}")
+    return reason or (task.objection(layer, ties) if rule.rank == 0 else "")
 
 
-def _check_not_idle(decisions: list[Decision]) -> None:
-    if any(decision.scheme is not None or decision.layer.native for decision in decisions):
+def _check_not_idle(decisions: list[Decision], task: Task) -> None:
+    if any(decision.scheme is not None or task.is_done(decision.layer) for decision in decisions):
         return
     if not decisions:
-        raise ConvertError("nothing to convert: the model has no linear layers")
+        raise task.error(f"nothing to {task.verb}: the model has no {task.layers}")
     reasons = Counter(decision.reason for decision in decisions)
     examples = {decision.reason: decision.layer.name for decision in reversed(decisions)}
     lines = [f"  {examples[reason]!r} ({count} such): {reason}" for reason, count in reasons.most_common()]
-    raise ConvertError("\n".join([f"nothing to convert: all {len(decisions)} layers are left alone", *lines]))
+    raise task.error("\n".join([f"nothing to {task.verb}: all {len(decisions)} layers are left alone", *lines]))
 
 
-def _check_finite(layer: Layer) -> None:
+def _check_finite(layer: Layer, task: Task) -> None:
     low, high = torch.aminmax(layer.linear.weight.detach())  # one pass, no copy, and NaN wins
     if not (low.isfinite() and high.isfinite()):
         value = "NaN" if low.isnan() else "infinity"
-        raise ConvertError(
+        raise task.error(
             f"the weight of {layer.name!r} holds {value}; repair it (torch.nan_to_num_), "
-            f"or leave the layer alone: PerLayer({{{layer.name!r}: None, '_default': Int8()}})"
+            f"or leave the layer alone: PerLayer({{{layer.name!r}: None, '_default': {task.rule}}})"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,23 +82,32 @@ class Report:
         }
 
     def __str__(self) -> str:
-        lines = [list(_HEADER), *map(_cells, self.rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-        return "\n".join([*table, self._totals()])
+        return f"{text_table(_HEADER, map(_cells, self.rows))}\n{self._totals()}"
 
     def _repr_html_(self) -> str:
-        def line(cells: list[str], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-        body = "".join(line(_cells(row), "td") for row in self.rows)
-        return f"<table>{line(list(_HEADER), 'th')}{body}</table><p>{html.escape(self._totals())}</p>"
+        return f"{html_table(_HEADER, map(_cells, self.rows))}<p>{html.escape(self._totals())}</p>"
 
     def _totals(self) -> str:
         before, after = self.bytes_before, self.bytes_after
         ratio = f" ({before / after:.2f}x smaller)" if after < before else ""
         counts = f"{len(self)} layers: {len(self.converted)} converted, {len(self.skipped)} left alone"
         return f"{counts}; {_size(before)} -> {_size(after)}{ratio}"
+
+
+def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Lines of left-aligned columns."""
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The same as an HTML table."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    return f"<table>{line(header, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"
 
 
 _HEADER = ("layer", "kind", "shape", "format", "kernel", "before", "after", "left alone because")

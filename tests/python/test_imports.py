@@ -13,7 +13,7 @@ PACKAGE = Path(edgekern.__file__).parent
 LEVELS = [
     ["cli"],
     ["report"],
-    ["evaluate", "bench"],
+    ["prune", "evaluate", "bench"],
     ["convert", "checkpoint"],
     ["plan"],
     ["nn"],
@@ -31,7 +31,7 @@ WITHOUT_TORCH = ["__init__", "config", "match", "summary", "kernels", "_lib"]
 HOMES = {
     "transformers": {"evaluate"},
     "typer": {"cli"},
-    "rich": {"cli", "report"},
+    "rich": {"cli", "report", "prune"},
     "matplotlib": {"report"},
     "scipy": {"evaluate"},
     "safetensors": {"checkpoint"},

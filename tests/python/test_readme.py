@@ -56,8 +56,9 @@ def test_examples_run(example, tmp_path):
     assert done.stdout.strip()
 
 
-def test_the_demo_numbers_are_the_committed_ones():
+@pytest.mark.parametrize("script", ["render_demo.py", "render_prune.py"])
+def test_the_numbers_are_the_committed_ones(script):
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts/render_demo.py", "--check"], capture_output=True, text=True, timeout=60
+        [sys.executable, ROOT / "scripts" / script, "--check"], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr

@@ -23,6 +23,7 @@ q, scale = kernels.int8_quantize(np.eye(4, dtype=np.float32))
 y = kernels.int8_linear(np.ones((2, 4), np.float32), kernels.int8_pack(q, scale))
 assert np.allclose(y, 1, atol=0.02), y
 assert edgekern.__version__
+assert edgekern.Prune(0.5, "4x4").to_dict()["format"] == "prune"
 assert edgekern.PerLayer({"_default": edgekern.Int8()}) == edgekern.config_from_dict(
     {"format": "per_layer", "rules": {"_default": {"format": "int8"}}}
 )
@@ -30,7 +31,8 @@ assert edgekern.PerLayer({"_default": edgekern.Int8()}) == edgekern.config_from_
 
 THE_REST_SAYS_WHAT_IT_NEEDS = """
 import edgekern
-for name in ("convert_", "dense_", "explain", "save", "load", "bench", "Report", "ConvertError", "CheckpointError"):
+names = "convert_ dense_ explain save load bench Report ConvertError CheckpointError prune_ MaskLock AGP PruneError"
+for name in names.split():
     try:
         getattr(edgekern, name)
     except ImportError as error:

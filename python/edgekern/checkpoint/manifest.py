@@ -112,6 +112,8 @@ def _layer(data: Any) -> LayerRecord:
         scheme = scheme_from_dict(_check(data, "scheme", dict, where))
     except ValueError as error:
         raise CheckpointFormatError(f"{MANIFEST_FILE}: {where}: {error}") from None
+    if scheme.carried_out_by != "convert_":
+        raise CheckpointFormatError(f"{MANIFEST_FILE}: {where}: {scheme.format!r} is not a format of stored weights")
     return LayerRecord(
         names=names,
         scheme=scheme,

@@ -97,7 +97,7 @@ def obstacle(layer: Layer) -> str:
     """Why ``layer`` cannot be converted; empty when it can."""
     if layer.native:
         return f"{layer.native.format} already"
-    return structural_obstacle(layer) or _obstacle_in_tensors(layer.linear)
+    return structural_obstacle(layer) or obstacle_in_tensors(layer.linear) or _obstacle_in_shape(layer.linear)
 
 
 def structural_obstacle(layer: Layer) -> str:
@@ -107,9 +107,15 @@ def structural_obstacle(layer: Layer) -> str:
         return ""
     if isinstance(module, nn.Conv2d):
         return "this version has no int8 convolution"
-    if not isinstance(module, nn.Linear):
+    return obstacle_in_code(layer)
+
+
+def obstacle_in_code(layer: Layer) -> str:
+    """What else than a plain linear or convolution layer ``layer`` is, or is looked into as; empty when nothing."""
+    module = layer.module
+    if not isinstance(module, nn.Linear | nn.Conv2d):
         return f"quantised already, as {type(module).__module__}.{type(module).__name__}"
-    return _obstacle_in_code(module) or _obstacle_around(layer)
+    return _obstacle_inside(module) or _obstacle_around(layer)
 
 
 def objection(layer: Layer, ties: dict[nn.Module, str]) -> str:
@@ -123,7 +129,7 @@ def objection(layer: Layer, ties: dict[nn.Module, str]) -> str:
 
 
 def tied_weights(model: nn.Module) -> dict[nn.Module, str]:
-    """For each linear layer whose weight another module holds too: the name of that other parameter."""
+    """For each layer whose weight another module holds too: the name of that other parameter."""
     owners: dict[object, list[tuple[nn.Module, str]]] = defaultdict(list)
     for path, module in model.named_modules():
         for name, parameter in module._parameters.items():
@@ -133,7 +139,7 @@ def tied_weights(model: nn.Module) -> dict[nn.Module, str]:
     for shared in owners.values():
         for module, _ in shared:
             others = [name for owner, name in shared if owner is not module]
-            if others and isinstance(module, nn.Linear):
+            if others and isinstance(module, nn.Linear | nn.Conv2d):
                 ties.setdefault(module, others[0])
     return ties
 
@@ -164,15 +170,15 @@ def _computed_weight(module: nn.Module) -> Tensor:
     return weight if isinstance(weight, Tensor) else weight()
 
 
-def _obstacle_in_code(module: nn.Linear) -> str:
-    """What the module computes is more than x @ weight.T + bias."""
+def _obstacle_inside(module: nn.Linear | nn.Conv2d) -> str:
+    """What the module computes is more than its input times its weight, plus bias."""
     if parametrize.is_parametrized(module):
         return "parametrised; parametrize.remove_parametrizations(layer, 'weight') makes its weight plain"
     if module._parameters.get("weight") is None:
         return "its weight is recomputed at every call; prune.remove or remove_weight_norm makes it plain"
     if "forward" in vars(module):
         return "its forward was replaced by another, which a native layer would not run"
-    if type(module).forward is not nn.Linear.forward:
+    if not _runs_as(nn.Linear if isinstance(module, nn.Linear) else nn.Conv2d, module):
         return f"{type(module).__name__} has a forward of its own, which a native layer would not run"
     if "_compiled_call_impl" in vars(module):
         return "compiled by itself; convert first, then compile"
@@ -180,6 +186,11 @@ def _obstacle_in_code(module: nn.Linear) -> str:
     if extra:
         return f"holds more than weight and bias: {', '.join(sorted(extra))}"
     return ""
+
+
+def _runs_as(base: type[nn.Linear | nn.Conv2d], module: nn.Module) -> bool:
+    methods = ("forward", "_conv_forward") if base is nn.Conv2d else ("forward",)
+    return all(getattr(type(module), method) is getattr(base, method) for method in methods)
 
 
 def _obstacle_around(layer: Layer) -> str:
@@ -194,8 +205,8 @@ def _obstacle_around(layer: Layer) -> str:
     return ""
 
 
-def _obstacle_in_tensors(module: nn.Linear) -> str:
-    """The tensors are not plain floats in this machine's memory."""
+def obstacle_in_tensors(module: nn.Linear | nn.Conv2d) -> str:
+    """Why the tensors are not plain floats in this machine's memory; empty when they are."""
     tensors = {"weight": module.weight, "bias": module.bias}
     for name, tensor in tensors.items():
         if tensor is None:
@@ -211,11 +222,12 @@ def _obstacle_in_tensors(module: nn.Linear) -> str:
         if tensor.layout != torch.strided:
             return f"its {name} has layout {tensor.layout}; .to_dense() makes it plain"
         if tensor.dtype not in Int8Linear.DTYPES:
-            return f"its {name} is {tensor.dtype}; float32, bfloat16 and float16 can be converted"
-    return _obstacle_in_shape(module.weight, module.bias)
+            return f"its {name} is {tensor.dtype}; float32, bfloat16 and float16 are supported"
+    return ""
 
 
-def _obstacle_in_shape(weight: Tensor, bias: Tensor | None) -> str:
+def _obstacle_in_shape(module: nn.Linear) -> str:
+    weight, bias = module.weight, cast("Tensor | None", module.bias)
     if weight.ndim != 2 or not Int8Linear.fits(weight.shape[1], weight.shape[0]):
         return f"its weight of shape {list(weight.shape)} is empty, too large, or no matrix"
     if bias is not None and bias.shape != weight.shape[:1]:

@@ -1,0 +1,259 @@
+"""``prune_``: zeroing weights of a float model in place, all that was asked for or none."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgekern.config import Config, Prune, check_config
+from edgekern.nn.layers import Layer
+from edgekern.nn.swap import uninterrupted
+from edgekern.plan import Decision, FilterFn, plan
+from edgekern.prune.allocate import global_masks, outlier_ratio, owl_shares
+from edgekern.prune.calibrate import Hessian, Norms, gather, stages
+from edgekern.prune.job import Job
+from edgekern.prune.matrix import from_matrix
+from edgekern.prune.report import PruneReport, PruneRow
+from edgekern.prune.task import PruneError, Pruning
+
+_UNREACHED = "the calibration data never reached it"
+
+
+def prune_(
+    model: nn.Module,
+    config: Config,
+    data: Iterable[Any] | None = None,
+    filter_fn: FilterFn | None = None,
+    *,
+    sequential: bool = True,
+    progress: bool = True,
+) -> PruneReport:
+    """Zeroes weights of the linear and 2-d convolution layers of ``model``, in place: all that was asked for, or none.
+
+    The model stays an ordinary float model that stores its zeros. Everything is checked before the first weight
+    changes; if calibration fails on the way, or is interrupted, every weight is put back. For that, both versions of
+    the pruned weights are in memory until the call returns. Parameters keep their identity, so optimizers go on
+    working; ``MaskLock`` keeps zeros at zero while they do.
+
+    Left alone, each with its reason in the report: layers without a rule or with the rule None, those ``filter_fn``
+    declines, those smaller than one group of the pattern, those that the calibration data never reach, subclasses with
+    a forward of their own, parametrised, already masked, lazy, meta or quantised layers, other devices and dtypes, and,
+    unless a rule names or matches them, the output head ``lm_head`` and layers whose weight another module shares.
+
+    Args:
+        model: any module that holds layers, or a layer.
+        config: one ``Prune`` for every layer, or ``PerLayer`` with them.
+        data: for the methods "wanda" and "sparsegpt" and the scope "owl": batches to run the model on, in eval mode and
+            without autograd. A mapping is passed as keyword arguments, a tuple or list as positional ones, anything
+            else as the only one.
+        filter_fn: called as ``filter_fn(module, name)`` for each layer; false leaves it alone.
+        sequential: layers are pruned in the order in which the model first calls them, each judged by inputs that come
+            through the layers pruned before it, as they will in use. That takes one pass over the data for each
+            distinct input, and keeps the statistics of the layers that share it; data that can be iterated only once
+            are kept. False judges all layers as none of them was pruned, in one pass that keeps the statistics of all:
+            for SparseGPT, in_features squared float32 values each.
+        progress: shows a progress bar while data are used.
+
+    Returns:
+        What became of every linear and 2-d convolution layer.
+
+    Raises:
+        TypeError: an argument of another type.
+        PruneError: data missing, empty, or giving NaN; a weight that holds NaN or infinity; a rule for a layer that
+            does not exist or cannot be pruned; rules at odds over a layer with several names; nothing to prune at all.
+    """
+    _check_arguments(model, config, data, filter_fn)
+    decisions = plan(model, config, filter_fn, Pruning())
+    jobs = [Job(d.layer, d.scheme, d.scheme.share) for d in decisions if isinstance(d.scheme, Prune)]
+    batches = _checked_batches(jobs, data, sequential)
+    with _journal() as replace, _bar(progress and batches is not None, len(jobs)) as advance:
+
+        def settle(job: Job, matrix: Tensor) -> None:
+            replace(job.weight, matrix)
+            advance(job.name)
+
+        _Run(model, jobs, batches or (), sequential, settle).all()
+    by_name = {job.name: job for job in jobs}
+    return PruneReport(tuple(_row(decision, by_name.get(decision.layer.name)) for decision in decisions))
+
+
+@dataclass
+class _Run:
+    """Carries the jobs out."""
+
+    model: nn.Module
+    jobs: list[Job]
+    batches: Iterable[Any]
+    sequential: bool
+    settle: Callable[[Job, Tensor], None]
+    """Gives a job's layer its new matrix."""
+
+    def all(self) -> None:
+        """Prunes every layer; a job that turns out to be impossible gets a reason."""
+        # What looks at all layers comes first, while they are as they were; what needs data then sees the rest pruned.
+        self._allocate_owl()
+        for scheme, jobs in _by_scheme(self._open("global")).items():
+            self._prune_globally(scheme, jobs)
+        for job in self._open("local", "owl"):
+            if job.scheme.method in ("magnitude", "random"):
+                self.settle(job, job.masked(job.scores()))
+        calibrated = [job for job in self._open("local", "owl") if job.scheme.method in ("wanda", "sparsegpt")]
+        for stage in self._stages(calibrated):
+            self._prune_stage(stage)
+        if self.jobs and not self._open("local", "global", "owl"):
+            raise PruneError(f"nothing to prune: {_UNREACHED} for any of {len(self.jobs)} layers")
+
+    def _open(self, *scopes: str) -> list[Job]:
+        return [job for job in self.jobs if job.scheme.scope in scopes and not job.reason]
+
+    def _allocate_owl(self) -> None:
+        jobs = self._open("owl")
+        if not jobs:
+            return
+        watchers = {job.layer.module: Norms(job.layer.module) for job in jobs}
+        gather(self.model, watchers, self.batches)
+        for job in jobs:
+            job.reason = "" if watchers[job.layer.module].seen(job.name) else _UNREACHED
+        for scheme, group in _by_scheme(self._open("owl")).items():
+            scores = (job.wanda_scores(watchers[job.layer.module].norms()) for job in group)
+            ratios = [outlier_ratio(score, scheme.outlier_factor) for score in scores]
+            shares = owl_shares(ratios, [job.weight.numel() for job in group], scheme)
+            for job, share in zip(group, shares, strict=True):
+                job.share = share
+
+    def _prune_globally(self, scheme: Prune, jobs: list[Job]) -> None:
+        masks = global_masks([job.pattern.unit_scores(job.scores()) for job in jobs], scheme)
+        for job, units in zip(jobs, masks, strict=True):
+            self.settle(job, job.kept(job.pattern.spread(units, *job.matrix.shape)))
+
+    def _stages(self, jobs: list[Job]) -> list[list[Job]]:
+        """Jobs that one pass over the data serves, in the order in which they are due."""
+        if not jobs or not self.sequential:
+            return [jobs] if jobs else []
+        by_layer = {job.layer.module: job for job in jobs}
+        found = stages(self.model, list(by_layer), self.batches)
+        return [[by_layer[module] for module in stage] for stage in found]
+
+    def _prune_stage(self, jobs: list[Job]) -> None:
+        watchers: dict[nn.Module, Norms | Hessian] = {}
+        for job in jobs:
+            watchers[job.layer.module] = (Norms if job.scheme.method == "wanda" else Hessian)(job.layer.module)
+        gather(self.model, watchers, self.batches)
+        for job in jobs:
+            watcher = watchers.pop(job.layer.module)  # freed once it was used
+            if not watcher.seen(job.name):
+                job.reason = _UNREACHED
+            elif isinstance(watcher, Norms):
+                self.settle(job, job.masked(job.wanda_scores(watcher.norms()), by_row=True))
+            else:
+                self.settle(job, job.solved(watcher.total))
+
+
+def _by_scheme(jobs: list[Job]) -> dict[Prune, list[Job]]:
+    found: dict[Prune, list[Job]] = defaultdict(list)
+    for job in jobs:
+        found[job.scheme].append(job)
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- before and after
+
+
+def _check_arguments(model: object, config: object, data: object, filter_fn: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise PruneError("model: a TorchScript module cannot be changed in place; prune it before torch.jit.script")
+    check_config(config, "prune_")
+    if filter_fn is not None and not callable(filter_fn):
+        raise TypeError(f"filter_fn: expected a function (module, name) -> bool, got {type(filter_fn).__name__}")
+    if data is not None and (isinstance(data, Tensor | Mapping | str) or not isinstance(data, Iterable)):
+        raise TypeError(f"data: expected an iterable of batches, got {type(data).__name__}; one batch is [batch]")
+
+
+def _checked_batches(jobs: list[Job], data: Iterable[Any] | None, sequential: bool) -> Iterable[Any] | None:
+    """The batches, such that they can be iterated as often as needed; None when no job needs any."""
+    needing = [job.scheme for job in jobs if job.scheme.needs_data]
+    if not needing:
+        return None
+    if data is None:
+        cause = "scope='owl'" if needing[0].scope == "owl" else f"method={needing[0].method!r}"
+        raise PruneError(f"data: {cause} needs calibration data; pass an iterable of batches")
+    passes_once = iter(data) is data
+    several_passes = sequential or any(scheme.scope == "owl" for scheme in needing)
+    return list(data) if passes_once and several_passes else data
+
+
+@contextmanager
+def _journal() -> Iterator[Callable[[Tensor, Tensor], None]]:
+    """Gives weights the values of matrices, and puts every one back when the block ends by an exception."""
+    originals: list[tuple[Tensor, Tensor]] = []
+
+    def replace(weight: Tensor, matrix: Tensor) -> None:
+        original = weight.clone()
+        with uninterrupted(), torch.no_grad():
+            originals.append((weight, original))
+            weight.copy_(from_matrix(matrix, weight))
+
+    try:
+        yield replace
+    except BaseException:
+        with uninterrupted(), torch.no_grad():
+            for weight, original in originals:
+                weight.copy_(original)
+        raise
+
+
+@contextmanager
+def _bar(shown: bool, total: int) -> Iterator[Callable[[str], None]]:
+    if not shown:
+        yield lambda name: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("Pruning"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not (console.is_terminal or console.is_jupyter)
+    ) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda name: bar.update(task, advance=1, description=name)
+
+
+def _row(decision: Decision, job: Job | None) -> PruneRow:
+    layer = decision.layer
+    reason = decision.reason if job is None else job.reason
+    pruned = None if job is None or reason else job
+    weights, zeros = _count(layer)
+    return PruneRow(
+        name=layer.name,
+        kind=layer.kind,
+        shape=layer.shape,
+        method=pruned.scheme.method if pruned else "",
+        pattern=pruned.scheme.pattern if pruned else "",
+        asked=pruned.share if pruned else 0.0,
+        zeros=zeros,
+        weights=weights,
+        reason=reason,
+    )
+
+
+def _count(layer: Layer) -> tuple[int, int]:
+    """Weights, and zeros among them; none are known of in a weight that is no plain tensor with values."""
+    weights = torch.Size(layer.shape).numel() if layer.shape else 0
+    parameter = layer.module._parameters.get("weight")
+    known = type(parameter) is nn.Parameter and not parameter.is_meta and parameter.layout == torch.strided
+    return weights, weights - int(parameter.detach().count_nonzero()) if known and parameter is not None else 0

@@ -1,0 +1,164 @@
+"""What calibration data say about each layer's inputs, gathered by forward hooks while the model runs.
+
+Inputs are never kept: a layer's statistics are one vector (norms) or one matrix (Hessian) per group of channels,
+however much data there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgekern.prune.task import PruneError
+
+Observe = Callable[[Tensor], None]
+
+
+class _Watcher:
+    """Adds up statistics of one layer's inputs in ``total``: [groups, ...], one group but for grouped convolutions."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self.total = torch.empty(0)
+
+    def __call__(self, x: Tensor) -> None:
+        for rows in input_rows(self._module, x):
+            part = self.statistic(rows)
+            self.total = self.total.add_(part) if self.total.numel() else part
+
+    def statistic(self, rows: Tensor) -> Tensor:
+        """What [groups, samples, in] adds to the total."""
+        raise NotImplementedError
+
+    def seen(self, name: str) -> bool:
+        """Whether there was any input.
+
+        Raises:
+            PruneError: it held NaN or infinity, or its squares overflow.
+        """
+        if not self.total.isfinite().all():
+            raise PruneError(f"the calibration data give {name!r} inputs with NaN or infinity")
+        return self.total.numel() > 0
+
+
+class Norms(_Watcher):
+    """Of each input feature: [groups, in] float32."""
+
+    def statistic(self, rows: Tensor) -> Tensor:
+        return rows.square().sum(1)
+
+    def norms(self) -> Tensor:
+        """The L2 norm of each feature over all samples."""
+        return self.total.sqrt()
+
+
+class Hessian(_Watcher):
+    """X^T X: [groups, in, in] float32."""
+
+    def statistic(self, rows: Tensor) -> Tensor:
+        return rows.transpose(1, 2) @ rows
+
+
+def input_rows(module: nn.Module, x: Tensor) -> Iterator[Tensor]:
+    """The vectors that meet the rows of the layer's matrix: float32 [groups, samples, in], in pieces.
+
+    A convolution's are its patches, in the order of ``to_matrix``, one image at a time: they take kh * kw times the
+    memory of the image.
+    """
+    if isinstance(module, nn.Conv2d):
+        for image in x.unsqueeze(0) if x.ndim == 3 else x:
+            yield _patches(module, image[None].float())
+    else:
+        yield x.reshape(1, -1, x.shape[-1]).float()
+
+
+def _patches(module: nn.Conv2d, image: Tensor) -> Tensor:
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    padded = F.pad(image, module._reversed_padding_repeated_twice, mode)  # what "same" means, settled
+    columns = F.unfold(padded, module.kernel_size, module.dilation, stride=module.stride)  # [1, in * kh * kw, L]
+    grouped = columns.view(module.groups, module.in_channels // module.groups, -1, columns.shape[-1])
+    return grouped.permute(0, 3, 2, 1).flatten(2)
+
+
+@contextmanager
+def observing(observers: Mapping[nn.Module, Observe]) -> Iterator[None]:
+    """Inside, every call of one of the modules hands its input to the module's observer first."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        observers[module](args[0] if args else kwargs["input"])
+
+    with ExitStack() as stack:
+        for module in observers:
+            # Hooks run in the order of registration, so ours sees what earlier ones made of the input.
+            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        yield
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in eval mode and without autograd; each module's own mode is put back."""
+    # The flags alone: some models do more in train() and eval(), such as merging weights.
+    modes = {module: module.training for module in model.modules()}
+    try:
+        for module in modes:
+            module.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def run(model: nn.Module, batch: object) -> None:
+    """Calls the model: a mapping holds keyword arguments, a tuple or list positional ones, anything else is the one."""
+    if isinstance(batch, Mapping):
+        model(**batch)
+    elif isinstance(batch, tuple | list):
+        model(*batch)
+    else:
+        model(batch)
+
+
+def stages(model: nn.Module, modules: Sequence[nn.Module], batches: Iterable[object]) -> list[list[nn.Module]]:
+    """Layers in the order in which the model first calls them; neighbours that are given the same tensor share a stage.
+
+    The first batch decides. Layers that it does not reach come last, together.
+    """
+    found: list[list[nn.Module]] = []
+    waiting = dict.fromkeys(modules)
+    previous: Tensor | None = None  # held, so that no later tensor gets its identity
+
+    def meet(module: nn.Module, x: Tensor) -> None:
+        nonlocal previous
+        if module not in waiting:
+            return
+        del waiting[module]
+        if x is previous:
+            found[-1].append(module)
+        else:
+            found.append([module])
+        previous = x
+
+    gather(model, {module: partial(meet, module) for module in modules}, islice(batches, 1))
+    return [*found, list(waiting)] if waiting else found
+
+
+def gather(model: nn.Module, observers: Mapping[nn.Module, Observe], batches: Iterable[object]) -> None:
+    """Runs the model over all batches, the observers watching.
+
+    Raises:
+        PruneError: there is no batch.
+    """
+    batch = None
+    with inference(model), observing(observers):
+        for batch in batches:
+            run(model, batch)
+    if batch is None:
+        raise PruneError("data: there is not one batch in it")

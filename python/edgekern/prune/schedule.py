@@ -1,0 +1,200 @@
+"""Pruning over time: gradually while a model trains, or in rounds with training in between."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from edgekern.config import Config, PerLayer, Prune, check_config
+from edgekern.plan import FilterFn
+from edgekern.prune.apply import prune_
+from edgekern.prune.lock import MaskLock
+from edgekern.prune.report import PruneReport
+
+
+@dataclass(frozen=True)
+class AGP:
+    """Sparsity that rises along a cubic: fast at first, while there is much to spare (arXiv 1710.01878).
+
+    Attributes:
+        begin: step of the first pruning.
+        end: step at which the sparsity that ``Prune`` asks for is reached.
+        every: steps between prunings, for the rest of the network to recover in.
+        initial: sparsity at ``begin``.
+
+    Raises:
+        TypeError: an option of another type.
+        ValueError: a value out of range, or an end that is not after the beginning.
+    """
+
+    begin: int
+    end: int
+    every: int = 1
+    initial: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("begin", "end", "every"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"AGP: {name} must be an int, got {type(value).__name__}")
+        if not isinstance(self.initial, int | float):
+            raise TypeError(f"AGP: initial must be a number, got {type(self.initial).__name__}")
+        if not 0 <= self.begin < self.end:
+            raise ValueError(f"AGP: expected 0 <= begin < end, got begin {self.begin} and end {self.end}")
+        if self.every < 1 or not 0 <= self.initial <= 1:
+            raise ValueError(f"AGP: expected every >= 1 and initial in 0 to 1, got {self.every} and {self.initial}")
+
+    def due(self, step: int) -> bool:
+        """Whether to prune at this step; the last time is at ``end``, whatever ``every`` is."""
+        return self.begin <= step <= self.end and ((step - self.begin) % self.every == 0 or step == self.end)
+
+    def sparsity(self, step: int, final: float) -> float:
+        """The sparsity at a step on the way to ``final``."""
+        left = (self.end - min(max(step, self.begin), self.end)) / (self.end - self.begin)
+        return final + (self.initial - final) * left**3
+
+    def at(self, config: Config, step: int) -> Config:
+        """``config`` with the sparsities of this step; each layer rises to its own.
+
+        Raises:
+            ValueError: a pattern or method that cannot be gradual, or a sparsity below ``initial``.
+        """
+
+        def now(scheme: Prune) -> Prune:
+            if scheme.share < self.initial:
+                raise ValueError(f"AGP: initial {self.initial} lies above the sparsity {scheme.share} to be reached")
+            return _at_share(scheme, self.sparsity(step, scheme.share))
+
+        return _each(config, now)
+
+
+class GradualPruner:
+    """Prunes a model a little more whenever its schedule says so, and keeps zero what was pruned.
+
+    ``step()`` goes after every ``optimizer.step()``::
+
+        pruner = GradualPruner(model, Prune(0.8, "4x4"), AGP(begin=100, end=2000, every=50), optimizer)
+
+    What was pruned stays pruned: zeros have the lowest scores. Arguments are those of ``prune_`` and ``MaskLock``.
+
+    Raises:
+        TypeError: an argument of another type.
+        ValueError: a pattern or method that cannot be gradual: N:M has one sparsity only, and SparseGPT moves weights
+            as if there were no training after it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Config,
+        schedule: AGP,
+        optimizer: Optimizer | None = None,
+        data: Iterable[Any] | None = None,
+        filter_fn: FilterFn | None = None,
+    ) -> None:
+        if not isinstance(schedule, AGP):
+            raise TypeError(f"schedule: expected AGP(...), got {type(schedule).__name__}")
+        self._config = check_config(config, "prune_")
+        schedule.at(self._config, schedule.begin)
+        self._model, self._schedule, self._filter_fn = model, schedule, filter_fn
+        self._data = list(data) if data is not None and iter(data) is data else data
+        self.lock = MaskLock(model, optimizer)
+        self.steps = 0
+        """Steps made so far."""
+
+    def step(self) -> PruneReport | None:
+        """Counts a step and prunes when it is time; the report of that, or None."""
+        self.steps += 1
+        if not self._schedule.due(self.steps):
+            return None
+        config = self._schedule.at(self._config, self.steps)
+        report = prune_(self._model, config, self._data, self._filter_fn, progress=False)
+        self.lock.update()
+        return report
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps and masks, for a checkpoint."""
+        return {"steps": self.steps, "lock": self.lock.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint; raises as ``MaskLock.load_state_dict`` does."""
+        self.lock.load_state_dict(state["lock"])
+        self.steps = state["steps"]
+
+
+def prune_iteratively_(
+    model: nn.Module,
+    config: Config,
+    train: Callable[[nn.Module, MaskLock], object],
+    rounds: int,
+    *,
+    rewind: Mapping[str, Tensor] | None = None,
+    data: Iterable[Any] | None = None,
+    filter_fn: FilterFn | None = None,
+) -> PruneReport:
+    """Prunes a trained model in rounds, each of which removes the same share of what is left, and trains after each.
+
+    With ``rewind``, the weights that are kept go back to an earlier state before each training: that of the beginning
+    (Frankle and Carbin 2018, arXiv 1803.03635) or of early in training (Renda et al. 2020, arXiv 2003.02389).
+
+    Args:
+        model: trained; changed in place. When a training fails, it stays as that left it.
+        config: the sparsity after the last round.
+        train: called as ``train(model, lock)`` in each round; it makes an optimizer and calls ``lock.attach`` with it.
+        rounds: how many, 1 or more.
+        rewind: a copy of a state dict to go back to; None goes on from the present weights.
+        data: as for ``prune_``.
+        filter_fn: as for ``prune_``.
+
+    Returns:
+        The report of the last pruning.
+
+    Raises:
+        TypeError, ValueError: as ``prune_`` does; a method or pattern that cannot be gradual when there are several
+            rounds; fewer than 1 round.
+    """
+    check_config(config, "prune_")
+    if not callable(train):
+        raise TypeError(f"train: expected a function (model, lock), got {type(train).__name__}")
+    if rounds < 1:
+        raise ValueError(f"rounds must be 1 or more, got {rounds}")
+    batches = list(data) if data is not None and iter(data) is data else data
+    plans = [_each(config, partial(_after, part=done / rounds)) for done in range(1, rounds)]
+    lock = MaskLock(model)
+    for present in [*plans, config]:
+        report = prune_(model, present, batches, filter_fn)
+        lock.update()
+        if rewind is not None:
+            model.load_state_dict(rewind)
+            lock.apply_()
+        train(model, lock)
+        lock.remove()  # the round's optimizer and its state can go
+    return report
+
+
+def _after(scheme: Prune, part: float) -> Prune:
+    """The scheme when this part of the rounds is done: what is left shrinks by the same factor in each."""
+    return _at_share(scheme, 1 - (1 - scheme.share) ** part)
+
+
+def _at_share(scheme: Prune, share: float) -> Prune:
+    if ":" in scheme.pattern:
+        raise ValueError(f"pattern {scheme.pattern!r} has one sparsity only; prune it in one step, with prune_")
+    if scheme.method == "sparsegpt":
+        raise ValueError("method 'sparsegpt' cannot be gradual: it moves weights to make up for all it removes at once")
+    return dataclasses.replace(scheme, sparsity=share, min_sparsity=min(scheme.min_sparsity, share))
+
+
+def _each(config: Config, change: Callable[[Prune], Prune]) -> Config:
+    """``config`` with every Prune in it changed."""
+    if isinstance(config, PerLayer):
+        rules = {name: change(scheme) if isinstance(scheme, Prune) else scheme for name, scheme in config.rules.items()}
+        return PerLayer(rules)
+    assert isinstance(config, Prune)
+    return change(config)
