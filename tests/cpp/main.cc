@@ -18,7 +18,8 @@ int main(int argc, char** argv) {
     }
   }
   const ek_isa* chosen = nullptr;
-  printf("default: %s\n", ek_isa_default(&chosen) == EK_OK ? ek_isa_name(chosen) : "none: EDGEKERN_ISA names what this CPU cannot run");
+  printf("default: %s\n",
+         ek_isa_default(&chosen) == EK_OK ? ek_isa_name(chosen) : "none: EDGEKERN_ISA names what this CPU cannot run");
   doctest::Context context(argc, argv);
   int result = context.run();
   fflush(stdout);
