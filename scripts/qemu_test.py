@@ -4,8 +4,9 @@
     scripts/qemu_test.py cpp --cpu cortex-a53 --cpu cortex-a76 build/cross/tests/tests/cpp/edgekern_tests
     scripts/qemu_test.py python --cpu cortex-a53 --root build/cross/root --path build/cross/site -- tests/python/...
 
-Each CPU must choose the kernel set that is best for it, and run all that it should: a set left out is an error, and so
-is an instruction that the CPU lacks, which ends a test with SIGILL. The emulator says nothing about speed.
+Each CPU must choose the ISA that is best for it, and run all that it should (the C++ tests run them all, the Python tests
+the one chosen): an ISA left out is an error, and so is an instruction that the CPU lacks, which ends a test with SIGILL.
+The emulator says nothing about speed.
 """
 
 from __future__ import annotations
@@ -66,10 +67,6 @@ def expect(what: str, expected: object, got: object, output: str) -> None:
         raise TestFailure(f"{what}: expected {expected}, got {got}\n{output}")
 
 
-def isas(cpu: Cpu) -> str:
-    return f"chose {cpu.isas[0]}, ran {', '.join(cpu.isas)}"
-
-
 def test_cpp(name: str, options: argparse.Namespace) -> str:
     """All tests; then some again with EDGEKERN_ISA naming the other ISAs: those the CPU lacks must be refused."""
     cpu = CPUS[name]
@@ -85,7 +82,8 @@ def test_cpp(name: str, options: argparse.Namespace) -> str:
     for isa in skipped:
         output = run([*command, "--test-case=EDGEKERN_ISA*"], EDGEKERN_ISA=isa)
         expect(f"default ISA with EDGEKERN_ISA={isa}", "none", default_isa(output), output)
-    return f"{cases[1] if cases else 'no'} test cases, {isas(cpu)}; refused {', '.join(skipped) or 'none'}"
+    ran, refused = ", ".join(cpu.isas), ", ".join(skipped) or "none"
+    return f"{cases[1] if cases else 'no'} test cases, chose {cpu.isas[0]}, ran {ran}; refused {refused}"
 
 
 def default_isa(output: str) -> str:
@@ -111,7 +109,7 @@ def test_python(name: str, options: argparse.Namespace) -> str:
     skips: Counter[str] = Counter()
     for count, reason in re.findall(r"^SKIPPED \[(\d+)\] .*?:\d+: (.*)", output, re.MULTILINE):
         skips[reason] += int(count)
-    summary = f"{output.splitlines()[-1].strip('= ')}, {isas(cpu)}"
+    summary = f"{output.splitlines()[-1].strip('= ')}, on {cpu.isas[0]}"
     return "\n".join([summary, *(f"  {count} skipped: {reason}" for reason, count in skips.items())])
 
 
