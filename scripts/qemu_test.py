@@ -4,8 +4,8 @@
     scripts/qemu_test.py cpp --cpu cortex-a53 --cpu cortex-a76 build/cross/tests/tests/cpp/edgekern_tests
     scripts/qemu_test.py python --cpu cortex-a53 --root build/cross/root --path build/cross/site -- tests/python/...
 
-Each CPU must choose the ISA that is best for it, and run all that it should (the C++ tests run them all, the Python tests
-the one chosen): an ISA left out is an error, and so is an instruction that the CPU lacks, which ends a test with SIGILL.
+Each CPU must choose the ISA that is best for it, and run all that it should: the C++ tests all it has, the Python tests
+the one chosen. An ISA left out is an error, and so is an instruction that the CPU lacks, which ends a test with SIGILL.
 The emulator says nothing about speed.
 """
 
