@@ -14,7 +14,7 @@ from edgekern import kernels
 EMULATED_PYTHON = os.environ.get("EDGEKERN_TEST_PYTHON")
 if EMULATED_PYTHON:
     sys.executable = EMULATED_PYTHON  # child processes run on the emulated CPU too
-    settings.register_profile("emulated", max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("emulated", max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("emulated")
 
 
