@@ -23,7 +23,13 @@ def pytest_addoption(parser):
 
 def pytest_generate_tests(metafunc):
     if "cpu" in metafunc.fixturenames:
-        metafunc.parametrize("cpu", metafunc.config.getoption("qemu_cpu") or [None], scope="session")
+        cpus = metafunc.config.getoption("qemu_cpu") or [None]
+        once = metafunc.definition.get_closest_marker("any_cpu")
+        metafunc.parametrize("cpu", cpus[:1] if once else cpus, scope="session")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "any_cpu: what it tests does not depend on the CPU, so one of them is enough")
 
 
 @pytest.fixture(scope="session")

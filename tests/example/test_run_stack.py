@@ -16,6 +16,11 @@ from torch import nn
 import edgekern as ek
 
 
+def any_program(test):
+    """For what depends neither on the CPU nor on how the library is linked."""
+    return pytest.mark.any_cpu(pytest.mark.parametrize("executable", ["static"], indirect=True)(test))
+
+
 def test_same_output_as_python(program, cpu, exported, tmp_path):
     done = program(exported / "model", exported / "input.safetensors", tmp_path / "output.safetensors")
     assert done.returncode == 0, done.stderr
@@ -43,6 +48,7 @@ def test_another_number_of_rows(program, exported, tmp_path):
     np.testing.assert_array_equal(y[1], y[3][:1])
 
 
+@any_program
 def test_what_it_says_of_wrong_use(program, exported, tmp_path):
     done = program(exported / "model")
     assert (done.returncode, done.stdout) == (2, "")
@@ -162,7 +168,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("executable", ["static"], indirect=True)
+@any_program
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_files_are_refused(program, exported, tmp_path, damage):
     folder = tmp_path / "copy"
@@ -176,7 +182,7 @@ def test_damaged_files_are_refused(program, exported, tmp_path, damage):
     assert not (folder / "output.safetensors").exists()
 
 
-@pytest.mark.parametrize("executable", ["static"], indirect=True)
+@any_program
 def test_bytes_that_do_not_fill_the_shape(program, exported, tmp_path):
     header = json.dumps({"x": {"dtype": "F32", "shape": [16, 60], "data_offsets": [0, 8]}}).encode()
     path = tmp_path / INPUT
@@ -186,14 +192,14 @@ def test_bytes_that_do_not_fill_the_shape(program, exported, tmp_path):
     assert "tensor 'x' is F32 [16,60], but has 8 bytes" in done.stderr
 
 
-@pytest.mark.parametrize("executable", ["static"], indirect=True)
+@any_program
 def test_an_output_that_cannot_be_written(program, exported, tmp_path):
     done = program(exported / "model", exported / INPUT, tmp_path / "nowhere" / "output.safetensors")
     assert done.returncode == 1
     assert "output.safetensors: cannot be written: No such file or directory" in done.stderr
 
 
-@pytest.mark.parametrize("executable", ["static"], indirect=True)
+@any_program
 def test_kernels_that_do_not_exist(program, exported, tmp_path):
     output = tmp_path / "output.safetensors"
     done = program(exported / "model", exported / INPUT, output, EDGEKERN_ISA="sse9")
