@@ -33,10 +33,11 @@ void run_int8(const ek_isa* isa, int64_t m, int64_t n, int64_t k, int calls) {
   std::vector<float> scale(n, 0.01f), lhs(m * k), y(m * n);
   for (float& x : lhs) x = static_cast<float>(random() % 2001) / 1000 - 1;
 
-  size_t size = ek_int8_packed_size(isa, n, k);
+  size_t size = ek_int8_packed_size(isa, EK_INT8_DENSE, n, k, nullptr, 0, nullptr);
   std::unique_ptr<void, Free> packed(aligned_alloc(64, (size + 63) / 64 * 64));
-  require(ek_int8_pack(isa, n, k, weights.data(), k, scale.data(), nullptr, packed.get(), nullptr), "pack");
-  std::vector<char> workspace(ek_int8_workspace_size(isa, m, k));
+  require(ek_int8_pack(isa, EK_INT8_DENSE, n, k, weights.data(), k, scale.data(), nullptr, packed.get(), size, nullptr),
+          "pack");
+  std::vector<char> workspace(ek_int8_workspace_size(isa, EK_INT8_DENSE, m, k));
   for (int i = 0; i < calls; ++i)
     require(ek_int8_linear(isa, packed.get(), size, m, lhs.data(), EK_F32, k, y.data(), n, EK_NONE, workspace.data(),
                            workspace.size(), nullptr),

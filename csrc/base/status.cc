@@ -27,6 +27,8 @@ extern "C" const char* ek_status_message(ek_status status) {
     case EK_ERROR_ORDER:
       return "packed for an ISA that reads another order of bytes; pack the "
              "matrix again for this ISA";
+    case EK_ERROR_FORM:
+      return "unknown form, or one that cannot hold this matrix; the dense form holds any";
   }
   return "unknown status";
 }

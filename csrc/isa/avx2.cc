@@ -61,6 +61,19 @@ struct Avx2 : Dot4<Avx2Vectors> {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute2x128_si256(low, high, 0x20));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 32), _mm256_permute2x128_si256(low, high, 0x31));
   }
+
+  static constexpr int8::Order kBlockOrder{.line_depth = 2, .odd_sums = 0};
+  static constexpr const char* kInt8SpmmName = "int8_spmm_avx2";
+  static constexpr int block_vectors(int channels) { return channels <= 2 ? 4 : 8 / channels; }
+  static constexpr int block_phases(int, int) { return 1; }
+  static EK_INLINE I32 spread_blocks(const uint8_t* q, int32_t zero_point) {
+    __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(q)));
+    return _mm256_sub_epi16(wide, _mm256_set1_epi16(static_cast<int16_t>(zero_point)));
+  }
+  template <int kChannel>
+  static EK_INLINE I32 multiply_block(I32 acc, I32 a, const int32_t* weights) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(a, _mm256_set1_epi32(weights[kChannel])));
+  }
 };
 
 }  // namespace

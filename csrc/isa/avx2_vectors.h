@@ -88,6 +88,23 @@ struct Avx2Vectors {
     return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
   }
 
+  static EK_INLINE void transpose(I32 (&v)[kLanes]) {
+    I32 pairs[8], fours[8];
+    unroll<4>([&](auto i) EK_LAMBDA_INLINE {
+      pairs[2 * i] = _mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+      pairs[2 * i + 1] = _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
+    });
+    unroll<4>([&](auto i) EK_LAMBDA_INLINE {  // rows 4h..4h+3 of columns c and c + 4
+      constexpr int h = i / 2, c = i % 2;
+      fours[4 * h + 2 * c] = _mm256_unpacklo_epi64(pairs[4 * h + c], pairs[4 * h + 2 + c]);
+      fours[4 * h + 2 * c + 1] = _mm256_unpackhi_epi64(pairs[4 * h + c], pairs[4 * h + 2 + c]);
+    });
+    unroll<4>([&](auto c) EK_LAMBDA_INLINE {
+      v[c] = _mm256_permute2x128_si256(fours[c], fours[4 + c], 0x20);
+      v[4 + c] = _mm256_permute2x128_si256(fours[c], fours[4 + c], 0x31);
+    });
+  }
+
   // ------------------------------------------------------------------------------- activations to u8, 32 a step
   using Bytes = __m256i;
   static constexpr int kParts = 4;

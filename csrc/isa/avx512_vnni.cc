@@ -68,6 +68,27 @@ struct Avx512Vectors {
   static EK_INLINE F32 to_f32(I32 a) { return _mm512_cvtepi32_ps(a); }
   static EK_INLINE int32_t reduce(I32 v) { return _mm512_reduce_add_epi32(v); }
 
+  static EK_INLINE void transpose(I32 (&v)[kLanes]) {
+    I32 a[kLanes], b[kLanes];
+    unroll<8>([&](auto i) EK_LAMBDA_INLINE {
+      a[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+      a[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
+    });
+    unroll<8>([&](auto i) EK_LAMBDA_INLINE {  // b[4h + c]: rows 4h..4h+3 of columns c, 4 + c, 8 + c, 12 + c
+      constexpr int h = i / 2, c = i % 2;
+      b[4 * h + 2 * c] = _mm512_unpacklo_epi64(a[4 * h + c], a[4 * h + 2 + c]);
+      b[4 * h + 2 * c + 1] = _mm512_unpackhi_epi64(a[4 * h + c], a[4 * h + 2 + c]);
+    });
+    unroll<4>([&](auto c) EK_LAMBDA_INLINE {  // quarters of b[c], b[4 + c], b[8 + c], b[12 + c], like a 4 x 4 matrix
+      I32 low01 = _mm512_shuffle_i32x4(b[c], b[4 + c], 0x88), high01 = _mm512_shuffle_i32x4(b[c], b[4 + c], 0xdd);
+      I32 low23 = _mm512_shuffle_i32x4(b[8 + c], b[12 + c], 0x88), high23 = _mm512_shuffle_i32x4(b[8 + c], b[12 + c], 0xdd);
+      v[c] = _mm512_shuffle_i32x4(low01, low23, 0x88);
+      v[4 + c] = _mm512_shuffle_i32x4(high01, high23, 0x88);
+      v[8 + c] = _mm512_shuffle_i32x4(low01, low23, 0xdd);
+      v[12 + c] = _mm512_shuffle_i32x4(high01, high23, 0xdd);
+    });
+  }
+
   // ------------------------------------------------------------------------------- activations to u8, 16 a part
   struct Bytes {
     __m128i part[4];
@@ -138,6 +159,17 @@ struct Avx512Vnni : Dot4<Avx512Vectors> {
   static EK_INLINE void opaque(Lhs& lhs) { __asm__ volatile("" : "+v"(lhs)); }
 
   static EK_INLINE void store_lhs(uint8_t* p, const Bytes& q, I32&) { store_bytes(p, q); }
+
+  static constexpr int8::Order kBlockOrder{.line_depth = 4, .odd_sums = 0};
+  static constexpr const char* kInt8SpmmName = "int8_spmm_avx512_vnni";
+  static constexpr int32_t kBlockZeroOffset = 0;
+  static constexpr int block_vectors(int channels) { return channels <= 2 ? 4 : 2; }
+  static constexpr int block_phases(int channels, int vectors) { return channels * vectors <= 8 ? 2 : 1; }
+  static EK_INLINE I32 spread_blocks(const uint8_t* q, int32_t) { return load_i32(reinterpret_cast<const int32_t*>(q)); }
+  template <int kChannel>
+  static EK_INLINE I32 multiply_block(I32 acc, I32 a, const int32_t* weights) {
+    return multiply(acc, a, set_i32(weights[kChannel]));
+  }
 };
 
 }  // namespace

@@ -41,6 +41,17 @@ struct AvxVnni : Dot4<Avx2Vectors> {
   static EK_INLINE void opaque(Lhs& lhs) { __asm__ volatile("" : "+x"(lhs)); }
 
   static EK_INLINE void store_lhs(uint8_t* p, Bytes q, I32&) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), q); }
+
+  static constexpr int8::Order kBlockOrder{.line_depth = 4, .odd_sums = 0};
+  static constexpr const char* kInt8SpmmName = "int8_spmm_avx_vnni";
+  static constexpr int32_t kBlockZeroOffset = 0;
+  static constexpr int block_vectors(int channels) { return channels <= 2 ? 4 : 8 / channels; }
+  static constexpr int block_phases(int channels, int vectors) { return channels * vectors <= 4 ? 2 : 1; }
+  static EK_INLINE I32 spread_blocks(const uint8_t* q, int32_t) { return load_i32(reinterpret_cast<const int32_t*>(q)); }
+  template <int kChannel>
+  static EK_INLINE I32 multiply_block(I32 acc, I32 a, const int32_t* weights) {
+    return multiply(acc, a, set_i32(weights[kChannel]));
+  }
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
 // What the ISAs share whose product takes 4 k of one row of lhs against a vector of columns, with one sum a lane: those of
-// x86, and scalar.
+// x86, and scalar. Of a block of kept weights too, each lane has one sum.
 #pragma once
 
 #include "formats/int8/layout.h"
@@ -30,6 +30,16 @@ struct Dot4 : Vectors {
   template <int>
   static EK_INLINE I32 row(I32 acc) {
     return acc;
+  }
+
+  using BlockAcc = I32;
+  static EK_INLINE I32 block_zero() { return Vectors::set_i32(0); }
+  static EK_INLINE I32 merge_blocks(I32 a, I32 b) { return Vectors::add_i32(a, b); }
+  static EK_INLINE I32 block_sum(I32 acc) { return acc; }
+  // Spread where they are used: on x86 that is part of the load.
+  template <int>
+  static EK_INLINE const int32_t* load_weights(const int32_t* p) {
+    return p;
   }
 };
 

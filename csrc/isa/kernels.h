@@ -36,9 +36,7 @@ struct RhsPanels {
   const float* bias;          // [padded_n]
 };
 
-struct GemmArgs {
-  LhsRows lhs;
-  RhsPanels rhs;
+struct Output {
   void* y;       // of dtype, or int32 when integers is set
   int64_t ld_y;  // elements
   ek_dtype dtype;
@@ -46,7 +44,13 @@ struct GemmArgs {
   bool integers;  // store the int32 sums instead of finishing them
 };
 
-struct Kernels {
+struct GemmArgs {
+  LhsRows lhs;
+  RhsPanels rhs;
+  Output output;
+};
+
+struct DenseKernels {
   const char* gemm_name;
   const char* gemv_name;  // the same template at M = 1
   Order order;            // of the packed matrix
@@ -65,10 +69,57 @@ struct Kernels {
   void (*gemm)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);
 };
 
+// Quantised activations for the block forms, in tiles of rows:
+//
+//   tile of w rows:   block 0: r0 r1 .. r(w-1) | block 1: r0 r1 .. | ...       r: 4 bytes, a block's values of k of one row
+//
+// Each tile has tile_rows rows; what is left at the end is cut into tiles of half, a quarter, ... down to one vector.
+struct LhsTiles {
+  uint8_t* data;   // the tile of rows m0.. starts at data + m0 * blocks * 4
+  int64_t blocks;  // of K
+  int64_t rows;    // that hold activations
+  int64_t tile_rows;
+  float* scale;         // [rows]
+  int32_t* zero_point;  // [rows], as it is left to subtract: 0 where the stored values already lack it
+};
+
+// A packed matrix of kept blocks (blocks.h explains it).
+struct RhsBlocks {
+  int64_t n, padded_n;
+  int64_t k_panels;
+  int64_t panel_blocks;    // blocks of K in each k panel
+  const uint32_t* starts;  // [k_panels * groups + 1]
+  const int32_t* weights;  // [blocks][R]
+  const uint8_t* index;    // [blocks]
+  const int32_t* column_sum;
+  const float* scale;
+  const float* bias;
+};
+
+struct SpmmArgs {
+  LhsTiles lhs;
+  RhsBlocks rhs;
+  Output output;
+};
+
+struct BlockKernels {
+  const char* name;
+  Order order;           // line_depth: values of k in a block, 4 as s8 or 2 as s16
+  int64_t lanes;         // rows of a vector: tiles are a power of two times this
+  int64_t tile_rows[4];  // for blocks of 1, 2, 4, 8 output channels
+  // Rows [m0, m1) of lhs, m0 a multiple of lanes.
+  void (*quantize)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsTiles& out);
+  void (*load_u8)(const uint8_t* q, int64_t ld_q, const int32_t* zero_point, int64_t k, int64_t m0, int64_t m1,
+                  const LhsTiles& out);
+  // y of the tile of w rows that starts at m0 x panels [p0, p1) of 16 output channels; by log2(R).
+  void (*spmm[4])(const SpmmArgs& args, int64_t m0, int64_t w, int64_t p0, int64_t p1);
+};
+
 }  // namespace int8
 
 struct Kernels {
-  int8::Kernels int8;
+  int8::DenseKernels int8;
+  int8::BlockKernels int8_blocks;
   int64_t (*peak_int8_macs)(int64_t steps);
   uint64_t (*stream_read)(const void* data, size_t size);
 };

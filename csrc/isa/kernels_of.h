@@ -3,6 +3,7 @@
 
 #include "formats/int8/gemm.h"
 #include "formats/int8/quantize.h"
+#include "formats/int8/spmm.h"
 #include "isa/kernels.h"
 
 namespace edgekern {
@@ -21,6 +22,14 @@ constexpr Kernels kernels_of() {
                .quantize_u8 = int8::quantize_u8<Isa>,
                .load_u8 = int8::load_u8<Isa>,
                .gemm = int8::gemm<Isa>},
+      .int8_blocks = {.name = Isa::kInt8SpmmName,
+                      .order = Isa::kBlockOrder,
+                      .lanes = Isa::kLanes,
+                      .tile_rows = {Isa::block_vectors(1) * Isa::kLanes, Isa::block_vectors(2) * Isa::kLanes,
+                                    Isa::block_vectors(4) * Isa::kLanes, Isa::block_vectors(8) * Isa::kLanes},
+                      .quantize = int8::quantize_tiles<Isa>,
+                      .load_u8 = int8::load_tiles_u8<Isa>,
+                      .spmm = {int8::spmm<Isa, 1>, int8::spmm<Isa, 2>, int8::spmm<Isa, 4>, int8::spmm<Isa, 8>}},
       .peak_int8_macs = int8::peak_macs<Isa>,
       .stream_read = int8::stream_read<Isa>,
   };

@@ -72,6 +72,32 @@ struct Neon : NeonPairs {
     constexpr uint64_t kOddLine = 0xffffffff00000000u;  // bytes 4-7 of each step of 8
     NeonPairs::store_lhs(p, veorq_u8(q, vreinterpretq_u8_u64(vdupq_n_u64(kOddLine))), owed);
   }
+
+  // Blocks of 2 k in s16: smlal and smlal2 take 4 rows, and need no help from a zero point.
+  static constexpr int8::Order kBlockOrder{.line_depth = 2, .odd_sums = 0};
+  static constexpr const char* kInt8SpmmName = "int8_spmm_neon";
+  static constexpr int block_vectors(int channels) { return channels <= 2 ? 4 : 8 / channels; }
+  static constexpr int block_phases(int, int) { return 1; }
+
+  using BlockAcc = NeonSums<2>;  // two partial sums a row: rows 0 and 1, rows 2 and 3
+  static EK_INLINE BlockAcc block_zero() { return {}; }
+  static EK_INLINE BlockAcc merge_blocks(BlockAcc a, const BlockAcc& b) { return merge(a, b); }
+  static EK_INLINE I32 block_sum(const BlockAcc& acc) { return vpaddq_s32(acc.v[0], acc.v[1]); }
+  static EK_INLINE I32 spread_blocks(const uint8_t* q, int32_t zero_point) {
+    int16x8_t wide = vreinterpretq_s16_u16(vmovl_u8(vld1_u8(q)));
+    return vreinterpretq_s32_s16(vsubq_s16(wide, vdupq_n_s16(static_cast<int16_t>(zero_point))));
+  }
+  template <int>
+  static EK_INLINE const int32_t* load_weights(const int32_t* p) {
+    return p;
+  }
+  template <int kChannel>
+  static EK_INLINE BlockAcc multiply_block(BlockAcc acc, I32 a, const int32_t* weights) {
+    int16x8_t lhs = vreinterpretq_s16_s32(a), w = vreinterpretq_s16_s32(vld1q_dup_s32(weights + kChannel));
+    acc.v[0] = vmlal_s16(acc.v[0], vget_low_s16(lhs), vget_low_s16(w));
+    acc.v[1] = vmlal_high_s16(acc.v[1], lhs, w);
+    return acc;
+  }
 };
 
 }  // namespace

@@ -4,15 +4,16 @@
 // By lane, one load of lhs (2 rows x 8 k) serves 4 products, so 6 rows take 3 registers.
 // 6 x 16 tile: 24 accumulators, 3 lhs, 2 or more rhs of 32 registers; a step of 8 k is 11 loads for 48 sdot.
 #include "isa/kernels_of.h"
+#include "isa/neon_dot_blocks.h"
 #include "isa/neon_half.h"
-#include "isa/neon_pairs.h"
 
 namespace edgekern {
 namespace {
 
-struct NeonDotprod : NeonPairs {
+struct NeonDotprod : NeonDotBlocks {
   static constexpr const char* kInt8GemmName = "int8_gemm_neon_dotprod";
   static constexpr const char* kInt8GemvName = "int8_gemv_neon_dotprod";
+  static constexpr const char* kInt8SpmmName = "int8_spmm_neon_dotprod";
 
   static constexpr int8::Order kOrder{.line_depth = 4, .odd_sums = 0};
   static constexpr int kRows = 6;

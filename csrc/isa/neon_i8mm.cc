@@ -4,15 +4,16 @@
 // 6 x 16 tile: 24 accumulators, 3 lhs, 2 or more rhs of 32 registers; a step of 8 k is 11 loads for 24 smmla.
 // One row leaves half of each smmla unused: it is bound by the loads of weights, one a smmla.
 #include "isa/kernels_of.h"
+#include "isa/neon_dot_blocks.h"
 #include "isa/neon_half.h"
-#include "isa/neon_pairs.h"
 
 namespace edgekern {
 namespace {
 
-struct NeonI8mm : NeonPairs {
+struct NeonI8mm : NeonDotBlocks {
   static constexpr const char* kInt8GemmName = "int8_gemm_neon_i8mm";
   static constexpr const char* kInt8GemvName = "int8_gemv_neon_i8mm";
+  static constexpr const char* kInt8SpmmName = "int8_spmm_neon_i8mm";
 
   static constexpr int8::Order kOrder{.line_depth = 8, .odd_sums = 0};
   static constexpr int kRows = 6;

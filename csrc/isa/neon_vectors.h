@@ -71,6 +71,15 @@ struct NeonVectors {
   static EK_INLINE F32 to_f32(I32 a) { return vcvtq_f32_s32(a); }
   static EK_INLINE int32_t reduce(I32 v) { return vaddvq_s32(v); }
 
+  static EK_INLINE void transpose(I32 (&v)[kLanes]) {
+    int64x2_t a = vreinterpretq_s64_s32(vtrn1q_s32(v[0], v[1])), b = vreinterpretq_s64_s32(vtrn2q_s32(v[0], v[1]));
+    int64x2_t c = vreinterpretq_s64_s32(vtrn1q_s32(v[2], v[3])), d = vreinterpretq_s64_s32(vtrn2q_s32(v[2], v[3]));
+    v[0] = vreinterpretq_s32_s64(vtrn1q_s64(a, c));
+    v[1] = vreinterpretq_s32_s64(vtrn1q_s64(b, d));
+    v[2] = vreinterpretq_s32_s64(vtrn2q_s64(a, c));
+    v[3] = vreinterpretq_s32_s64(vtrn2q_s64(b, d));
+  }
+
   // ------------------------------------------------------------------------------- activations to u8, 16 a step
   using Bytes = uint8x16_t;
   static constexpr int kParts = 4;

@@ -140,19 +140,34 @@ struct ScalarVectors {
     return static_cast<int32_t>(r);
   }
 
-  // -------------------------------------------------------------------------------- activations to u8, 8 a step
-  using Bytes = Lanes<uint8_t>;
-  static constexpr int kParts = 1;
+  static EK_INLINE void transpose(I32 (&v)[kLanes]) {
+    for (int r = 0; r < kLanes; ++r)
+      for (int c = 0; c < r; ++c) {
+        int32_t below = v[r].lane[c];
+        v[r].lane[c] = v[c].lane[r];
+        v[c].lane[r] = below;
+      }
+  }
+
+  // ------------------------------------------------------------------------------- activations to u8, 32 a step
+  static constexpr int kParts = 4;
+  struct Bytes {
+    uint8_t byte[kParts * kLanes];
+  };
 
   static EK_INLINE Bytes load_bytes(const uint8_t* p) {
-    return map<uint8_t>([&](int i) { return p[i]; });
+    Bytes v;
+    memcpy(v.byte, p, sizeof(v.byte));
+    return v;
   }
-  static EK_INLINE void store_bytes(uint8_t* p, Bytes v) { memcpy(p, v.lane, sizeof(v.lane)); }
+  static EK_INLINE void store_bytes(uint8_t* p, const Bytes& v) { memcpy(p, v.byte, sizeof(v.byte)); }
   static EK_INLINE Bytes to_bytes(const F32 (&x)[kParts], F32 inverse, I32 zero_point) {
-    return map<uint8_t>([&](int i) {
-      int32_t q = round_even(x[0].lane[i] * inverse.lane[i]) + zero_point.lane[i];
-      return static_cast<uint8_t>(q < 0 ? 0 : q > 255 ? 255 : q);
-    });
+    Bytes v;
+    for (int i = 0; i < kParts * kLanes; ++i) {
+      int32_t q = round_even(x[i / kLanes].lane[i % kLanes] * inverse.lane[0]) + zero_point.lane[0];
+      v.byte[i] = static_cast<uint8_t>(q < 0 ? 0 : q > 255 ? 255 : q);
+    }
+    return v;
   }
 };
 
@@ -189,7 +204,25 @@ struct Scalar : Dot4<ScalarVectors> {
   }
   static EK_INLINE void opaque(Lhs& lhs) { __asm__ volatile("" : "+m"(lhs)); }
 
-  static EK_INLINE void store_lhs(uint8_t* p, Bytes q, I32&) { store_bytes(p, q); }
+  static EK_INLINE void store_lhs(uint8_t* p, const Bytes& q, I32&) { store_bytes(p, q); }
+
+  static constexpr int8::Order kBlockOrder{.line_depth = 4, .odd_sums = 0};
+  static constexpr const char* kInt8SpmmName = "int8_spmm_scalar";
+  static constexpr int32_t kBlockZeroOffset = 0;
+  static constexpr int block_vectors(int) { return 1; }
+  static constexpr int block_phases(int, int) { return 1; }
+  static EK_INLINE I32 spread_blocks(const uint8_t* q, int32_t) { return load_i32(reinterpret_cast<const int32_t*>(q)); }
+  template <int kChannel>
+  static EK_INLINE I32 multiply_block(I32 acc, const I32& a, const int32_t* weights) {
+    int8_t w[4];
+    memcpy(w, weights + kChannel, 4);
+    for (int i = 0; i < kLanes; ++i) {
+      uint8_t q[4];
+      memcpy(q, a.lane + i, 4);
+      acc.lane[i] += q[0] * w[0] + q[1] * w[1] + q[2] * w[2] + q[3] * w[3];
+    }
+    return acc;
+  }
 };
 
 }  // namespace

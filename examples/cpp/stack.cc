@@ -69,10 +69,10 @@ void load_weights(TensorFile& tensors, const ek_isa* isa, const ek_parallel* par
   const auto weight = tensors.read<int8_t>(layer->name + ".weight", {n, k});
   const auto scale = tensors.read<float>(layer->name + ".weight_scale", {n, 1});
   const auto bias = layer->has_bias ? tensors.read<float>(layer->name + ".bias", {n}) : std::vector<float>();
-  layer->packed_size = ek_int8_packed_size(isa, n, k);
+  layer->packed_size = ek_int8_packed_size(isa, EK_INT8_DENSE, n, k, nullptr, 0, nullptr);
   layer->packed.resize((layer->packed_size + sizeof(Line) - 1) / sizeof(Line));
-  check(ek_int8_pack(isa, n, k, weight.data(), k, scale.data(), layer->has_bias ? bias.data() : nullptr, layer->packed.data(),
-                     parallel),
+  check(ek_int8_pack(isa, EK_INT8_DENSE, n, k, weight.data(), k, scale.data(), layer->has_bias ? bias.data() : nullptr,
+                     layer->packed.data(), layer->packed_size, parallel),
         "layer " + layer->name);
 }
 
@@ -95,7 +95,7 @@ std::vector<float> Stack::run(std::vector<float> x, int64_t rows) const {
   std::vector<std::byte> workspace;
   for (const Layer& layer : layers_) {
     y.resize(static_cast<size_t>(rows * layer.out_features));
-    workspace.resize(ek_int8_workspace_size(isa_, rows, layer.in_features));
+    workspace.resize(ek_int8_workspace_size(isa_, EK_INT8_DENSE, rows, layer.in_features));
     check(ek_int8_linear(isa_, layer.packed.data(), layer.packed_size, rows, x.data(), EK_F32, layer.in_features, y.data(),
                          layer.out_features, layer.activation, workspace.data(), workspace.size(), parallel_),
           "layer " + layer.name);

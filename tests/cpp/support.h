@@ -24,6 +24,20 @@ inline std::vector<const ek_isa*> supported_isas() {
   return isas;
 }
 
+inline constexpr ek_int8_form kForms[] = {EK_INT8_DENSE, EK_INT8_BLOCKS_1, EK_INT8_BLOCKS_2, EK_INT8_BLOCKS_4,
+                                          EK_INT8_BLOCKS_8};
+
+struct IsaAndForm {
+  const ek_isa* isa;
+  ek_int8_form form;
+};
+inline std::vector<IsaAndForm> isas_and_forms() {
+  std::vector<IsaAndForm> all;
+  for (const ek_isa* isa : supported_isas())
+    for (ek_int8_form form : kForms) all.push_back({isa, form});
+  return all;
+}
+
 class Random {
  public:
   explicit Random(uint32_t seed) : engine_(seed) {}
@@ -32,6 +46,12 @@ class Random {
     std::uniform_int_distribution<int> draw(low, high);
     std::vector<T> values(count);
     for (T& v : values) v = static_cast<T>(draw(engine_));
+    return values;
+  }
+  std::vector<float> uniforms(int64_t count) {
+    std::uniform_real_distribution<float> draw(0, 1);
+    std::vector<float> values(count);
+    for (float& v : values) v = draw(engine_);
     return values;
   }
   std::vector<float> normals(int64_t count, float mean = 0, float deviation = 1) {
@@ -75,7 +95,7 @@ class Guarded {
   size_t length_;
 };
 
-// Canonical weights, and their packed form for any ISA.
+// Canonical weights, and how they are packed for any ISA in any form.
 struct Matrix {
   int64_t n, k;
   std::vector<int8_t> w;
@@ -90,24 +110,35 @@ struct Matrix {
   static Matrix random(int64_t n, int64_t k, uint32_t seed, bool with_bias = true) {
     return Matrix(n, k, Random(seed).integers<int8_t>(n * k, -128, 127), with_bias, seed);
   }
+  // The same with about this share of the weights, picked at random, not zero.
+  static Matrix sparse(int64_t n, int64_t k, double density, uint32_t seed) {
+    Matrix matrix = random(n, k, seed);
+    std::vector<float> chance = Random(seed + 1).uniforms(n * k);
+    for (int64_t i = 0; i < n * k; ++i)
+      if (chance[i] >= density) matrix.w[i] = 0;
+    return matrix;
+  }
   const float* bias_or_null() const { return bias.empty() ? nullptr : bias.data(); }
-  size_t size(const ek_isa* isa = nullptr) const { return ek_int8_packed_size(isa, n, k); }
-  // Packed at the first call for this ISA, and the same bytes after.
-  char* packed(const ek_isa* isa = nullptr) const {
-    std::vector<char>& storage = storage_[isa];
+  size_t size(const ek_isa* isa = nullptr, ek_int8_form form = EK_INT8_DENSE) const {
+    return ek_int8_packed_size(isa, form, n, k, w.data(), k, nullptr);
+  }
+  // Packed at the first call for this ISA and form, and the same bytes after.
+  char* packed(const ek_isa* isa = nullptr, ek_int8_form form = EK_INT8_DENSE) const {
+    std::vector<char>& storage = storage_[{isa, form}];
     bool fresh = storage.empty();
-    if (fresh) storage.resize(size(isa) + 64);
+    size_t bytes = size(isa, form);
+    if (fresh) storage.resize(bytes + 64);
     char* data = storage.data() + (64 - reinterpret_cast<uintptr_t>(storage.data()) % 64) % 64;
-    if (fresh) REQUIRE(ek_int8_pack(isa, n, k, w.data(), k, scale.data(), bias_or_null(), data, nullptr) == EK_OK);
+    if (fresh) REQUIRE(ek_int8_pack(isa, form, n, k, w.data(), k, scale.data(), bias_or_null(), data, bytes, nullptr) == EK_OK);
     return data;
   }
 
  private:
-  mutable std::map<const ek_isa*, std::vector<char>> storage_;
+  mutable std::map<std::pair<const ek_isa*, ek_int8_form>, std::vector<char>> storage_;
 };
 
-inline std::vector<char> workspace(const ek_isa* isa, int64_t m, int64_t k) {
-  return std::vector<char>(ek_int8_workspace_size(isa, m, k));
+inline std::vector<char> workspace(const ek_isa* isa, int64_t m, int64_t k, ek_int8_form form = EK_INT8_DENSE) {
+  return std::vector<char>(ek_int8_workspace_size(isa, form, m, k));
 }
 
 }  // namespace edgekern::test

@@ -45,7 +45,7 @@ TEST_CASE("abi: an ISA this CPU lacks is refused, not run") {
     const ek_isa* isa = ek_isa_at(i);
     if (ek_isa_supported(isa)) continue;
     char scratch[4096];
-    CHECK(ek_int8_workspace_size(isa, 1, 4) == 0);
+    CHECK(ek_int8_workspace_size(isa, EK_INT8_DENSE, 1, 4) == 0);
     CHECK(ek_int8_linear(isa, rhs.packed(), rhs.size(), 1, x, EK_F32, 4, y, 4, EK_NONE, scratch, sizeof(scratch), nullptr) ==
           EK_ERROR_ISA);
     CHECK(ek_peak_int8_macs(isa, 10) == 0);
@@ -66,7 +66,7 @@ TEST_CASE("EDGEKERN_ISA: names the ISA, or is refused") {
   } else {
     CHECK(status == EK_ERROR_ISA);
     CHECK(isa == nullptr);
-    CHECK(ek_int8_workspace_size(nullptr, 1, 1) == 0);
+    CHECK(ek_int8_workspace_size(nullptr, EK_INT8_DENSE, 1, 1) == 0);
   }
   CHECK(ek_isa_default(nullptr) == EK_ERROR_NULL_POINTER);
 }

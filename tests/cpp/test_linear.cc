@@ -12,11 +12,11 @@ using namespace edgekern::test;
 namespace {
 
 std::vector<float> linear(const ek_isa* isa, const Matrix& rhs, int64_t m, const std::vector<float>& x,
-                          ek_activation activation = EK_NONE) {
+                          ek_activation activation = EK_NONE, ek_int8_form form = EK_INT8_DENSE) {
   std::vector<float> y(m * rhs.n);
-  std::vector<char> scratch = workspace(isa, m, rhs.k);
-  ek_status status = ek_int8_linear(isa, rhs.packed(isa), rhs.size(isa), m, x.data(), EK_F32, rhs.k, y.data(), rhs.n,
-                                    activation, scratch.data(), scratch.size(), nullptr);
+  std::vector<char> scratch = workspace(isa, m, rhs.k, form);
+  ek_status status = ek_int8_linear(isa, rhs.packed(isa, form), rhs.size(isa, form), m, x.data(), EK_F32, rhs.k, y.data(),
+                                    rhs.n, activation, scratch.data(), scratch.size(), nullptr);
   REQUIRE_MESSAGE(status == EK_OK, ek_status_message(status));
   return y;
 }
@@ -36,6 +36,9 @@ void check(const Matrix& rhs, int64_t m, const std::vector<float>& x, ek_activat
     int wrong = 0;
     for (size_t i = 0; i < got.size(); ++i) wrong += close(got[i], wanted[i], 3e-6) ? 0 : 1;
     CHECK_MESSAGE(wrong == 0, ek_isa_name(isa), " m=", m, " n=", rhs.n, " k=", rhs.k, " activation=", activation);
+    // The other forms finish the same integers in the same float operations.
+    if (rhs.k <= EK_INT8_MAX_K_EXACT)
+      for (ek_int8_form form : kForms) CHECK(linear(isa, rhs, m, x, activation, form) == got);
   }
 }
 

@@ -9,29 +9,29 @@ using namespace edgekern::test;
 
 namespace {
 
-std::vector<int32_t> matmul(const ek_isa* isa, const Matrix& rhs, int64_t m, const std::vector<uint8_t>& q,
+std::vector<int32_t> matmul(const ek_isa* isa, ek_int8_form form, const Matrix& rhs, int64_t m, const std::vector<uint8_t>& q,
                             const std::vector<int32_t>& zero_point, const ek_parallel* parallel = nullptr) {
   std::vector<int32_t> acc(m * rhs.n);
-  std::vector<char> scratch = workspace(isa, m, rhs.k);
-  ek_status status = ek_int8_matmul_s32(isa, rhs.packed(isa), rhs.size(isa), m, q.data(), rhs.k, zero_point.data(), acc.data(),
-                                        rhs.n, scratch.data(), scratch.size(), parallel);
+  std::vector<char> scratch = workspace(isa, m, rhs.k, form);
+  ek_status status = ek_int8_matmul_s32(isa, rhs.packed(isa, form), rhs.size(isa, form), m, q.data(), rhs.k, zero_point.data(),
+                                        acc.data(), rhs.n, scratch.data(), scratch.size(), parallel);
   REQUIRE_MESSAGE(status == EK_OK, ek_status_message(status));
   return acc;
 }
 
 void check(const Matrix& rhs, int64_t m, const std::vector<uint8_t>& q, const std::vector<int32_t>& zero_point) {
   std::vector<int64_t> wanted = int8::reference::matmul(m, rhs.n, rhs.k, q.data(), zero_point.data(), rhs.w.data());
-  for (const ek_isa* isa : supported_isas()) {
-    std::vector<int32_t> got = matmul(isa, rhs, m, q, zero_point);
+  for (auto [isa, form] : isas_and_forms()) {
+    std::vector<int32_t> got = matmul(isa, form, rhs, m, q, zero_point);
     bool equal = std::equal(got.begin(), got.end(), wanted.begin(), wanted.end());
-    CHECK_MESSAGE(equal, ek_isa_name(isa), " m=", m, " n=", rhs.n, " k=", rhs.k);
+    CHECK_MESSAGE(equal, ek_isa_name(isa), " form ", int{form}, " m=", m, " n=", rhs.n, " k=", rhs.k);
   }
 }
 
-void check_random(int64_t m, int64_t n, int64_t k) {
+void check_random(int64_t m, int64_t n, int64_t k, double density = 1) {
   uint32_t seed = static_cast<uint32_t>(m * 1000003 + n * 1009 + k);
   Random random(seed);
-  check(Matrix::random(n, k, seed), m, random.integers<uint8_t>(m * k, 0, 255), random.integers<int32_t>(m, 0, 255));
+  check(Matrix::sparse(n, k, density, seed), m, random.integers<uint8_t>(m * k, 0, 255), random.integers<int32_t>(m, 0, 255));
 }
 
 }  // namespace
@@ -46,6 +46,20 @@ TEST_CASE("matmul: every column tail") {
 
 TEST_CASE("matmul: every depth tail") {
   for (int64_t k = 0; k <= 70; ++k) check_random(2, 17, k);
+}
+
+TEST_CASE("matmul: few weights, and none") {
+  for (double density : {0.0, 0.01, 0.1, 0.5})
+    for (int64_t m : {1, 8, 31, 130})
+      for (int64_t k : {64, 520, 1100}) check_random(m, 70, k, density);
+}
+
+TEST_CASE("matmul: rows without weights between rows with all") {
+  Matrix rhs = Matrix::random(40, 300, 3);
+  for (int64_t n = 0; n < rhs.n; ++n)
+    if (n % 7 != 3) std::fill_n(rhs.w.begin() + n * rhs.k, rhs.k, int8_t{0});
+  Random random(3);
+  check(rhs, 33, random.integers<uint8_t>(33 * rhs.k, 0, 255), random.integers<int32_t>(33, 0, 255));
 }
 
 TEST_CASE("matmul: shapes with several groups of panels and several tiles") {

@@ -10,19 +10,19 @@ namespace {
 
 constexpr ek_dtype kDtypes[] = {EK_F32, EK_F16, EK_BF16};
 
-void run(const ek_isa* isa, int64_t m, int64_t n, int64_t k, ek_dtype dtype, bool front) {
+void run(const ek_isa* isa, ek_int8_form form, int64_t m, int64_t n, int64_t k, ek_dtype dtype, bool front) {
   size_t bytes = dtype == EK_F32 ? 4 : 2;
-  Matrix rhs = Matrix::random(n, k, 1);
-  Guarded packed(rhs.size(isa), true);  // 64-byte alignment holds at a page's start
-  memcpy(packed.as<char>(), rhs.packed(isa), rhs.size(isa));
-  Guarded packed_end(rhs.packed(isa), rhs.size(isa));  // and the size is a multiple of 64, so at its end too
+  Matrix rhs = Matrix::sparse(n, k, 0.5, 1);
+  Guarded packed(rhs.size(isa, form), true);  // 64-byte alignment holds at a page's start
+  memcpy(packed.as<char>(), rhs.packed(isa, form), rhs.size(isa, form));
+  Guarded packed_end(rhs.packed(isa, form), rhs.size(isa, form));  // and the size is a multiple of 64, so at its end too
   Guarded x(m * k * bytes, front), y(m * n * bytes, front);
   memset(x.as<char>(), 0, m * k * bytes);
-  size_t scratch_size = ek_int8_workspace_size(isa, m, k);
+  size_t scratch_size = ek_int8_workspace_size(isa, form, m, k);
   Guarded scratch(scratch_size, front);
   char* matrix = front ? packed.as<char>() : packed_end.as<char>();
-  CHECK(ek_int8_linear(isa, matrix, rhs.size(isa), m, x.as<char>(), dtype, k, y.as<char>(), n, EK_GELU, scratch.as<char>(),
-                       scratch_size, nullptr) == EK_OK);
+  CHECK(ek_int8_linear(isa, matrix, rhs.size(isa, form), m, x.as<char>(), dtype, k, y.as<char>(), n, EK_GELU,
+                       scratch.as<char>(), scratch_size, nullptr) == EK_OK);
 }
 
 }  // namespace
@@ -33,7 +33,7 @@ TEST_CASE("guard pages around every buffer of linear") {
       for (ek_dtype dtype : kDtypes)
         for (int64_t m : {1, 2, 7})
           for (int64_t n : {1, 16, 31, 65})
-            for (int64_t k : {1, 4, 33, 64, 127}) run(isa, m, n, k, dtype, front);
+            for (int64_t k : {1, 4, 33, 64, 127}) run(isa, kForms[(m + n + k) % 5], m, n, k, dtype, front);
 }
 
 TEST_CASE("guard pages around quantize_lhs and matmul_s32") {
@@ -58,12 +58,15 @@ TEST_CASE("guard pages around quantize_rhs, pack and unpack") {
       memset(w.as<char>(), 0, n * k * 4);
       memset(bias.as<char>(), 0, n * 4);
       CHECK(ek_int8_quantize_rhs(n, k, w.as<float>(), EK_F32, k, q.as<int8_t>(), k, scale.as<float>(), nullptr) == EK_OK);
-      size_t size = ek_int8_packed_size(nullptr, n, k);
-      Guarded packed(size);
-      CHECK(ek_int8_pack(nullptr, n, k, q.as<int8_t>(), k, scale.as<float>(), bias.as<float>(), packed.as<char>(), nullptr) ==
-            EK_OK);
-      CHECK(ek_int8_unpack(packed.as<char>(), size, q2.as<int8_t>(), k, scale2.as<float>(), bias2.as<float>(), nullptr) ==
-            EK_OK);
+      for (int64_t i = 0; i < n * k; i += 3) q.as<int8_t>()[i] = 1;
+      for (ek_int8_form form : kForms) {
+        size_t size = ek_int8_packed_size(nullptr, form, n, k, q.as<int8_t>(), k, nullptr);
+        Guarded packed(size);
+        CHECK(ek_int8_pack(nullptr, form, n, k, q.as<int8_t>(), k, scale.as<float>(), bias.as<float>(), packed.as<char>(), size,
+                           nullptr) == EK_OK);
+        CHECK(ek_int8_unpack(packed.as<char>(), size, q2.as<int8_t>(), k, scale2.as<float>(), bias2.as<float>(), nullptr) ==
+              EK_OK);
+      }
     }
 }
 

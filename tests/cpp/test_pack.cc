@@ -13,20 +13,55 @@ TEST_CASE("pack: unpack gives back every byte") {
     for (int64_t k : {1, 3, 4, 5, 8, 66})
       for (bool with_bias : {false, true}) {
         Matrix rhs = Matrix::random(n, k, static_cast<uint32_t>(n * k), with_bias);
-        for (const ek_isa* isa : supported_isas()) {
+        for (size_t i = 0; i < rhs.w.size(); ++i)
+          if (i % 5 < 3) rhs.w[i] = 0;
+        for (auto [isa, form] : isas_and_forms()) {
           ek_int8_shape shape;
-          REQUIRE(ek_int8_describe(rhs.packed(isa), rhs.size(isa), &shape) == EK_OK);
+          REQUIRE(ek_int8_describe(rhs.packed(isa, form), rhs.size(isa, form), &shape) == EK_OK);
+          CHECK(shape.form == form);
           CHECK(shape.n == n);
           CHECK(shape.k == k);
           CHECK(shape.has_bias == with_bias);
           std::vector<int8_t> w(n * k);
           std::vector<float> scale(n), bias(n, 1.0f);
-          REQUIRE(ek_int8_unpack(rhs.packed(isa), rhs.size(isa), w.data(), k, scale.data(), bias.data(), nullptr) == EK_OK);
+          REQUIRE(ek_int8_unpack(rhs.packed(isa, form), rhs.size(isa, form), w.data(), k, scale.data(), bias.data(), nullptr) ==
+                  EK_OK);
           CHECK(w == rhs.w);
           CHECK(scale == rhs.scale);
           CHECK(bias == (with_bias ? rhs.bias : std::vector<float>(n, 0.0f)));
         }
       }
+}
+
+TEST_CASE("pack: a block form takes the bytes of the blocks it keeps") {
+  for (const ek_isa* isa : supported_isas()) {
+    Matrix empty(32, 512, std::vector<int8_t>(32 * 512)), one = empty;
+    one.w[17 * 512 + 300] = 5;
+    for (ek_int8_form form : {EK_INT8_BLOCKS_1, EK_INT8_BLOCKS_2, EK_INT8_BLOCKS_4, EK_INT8_BLOCKS_8}) {
+      size_t channels = static_cast<size_t>(form);
+      // A block: 4 bytes a channel and one of index; everything ends on a multiple of 64.
+      CHECK(one.size(isa, form) - empty.size(isa, form) <= 64);
+      Matrix full = Matrix::random(32, 512, 9);
+      for (int8_t& w : full.w) w = w == 0 ? int8_t{1} : w;
+      size_t kept = (full.size(isa, form) - empty.size(isa, form)) * channels / (4 * channels + 1);
+      CHECK(kept * 4 >= 32 * 512);            // s8, 4 values of k a block
+      CHECK(kept * 4 <= 2 * 32 * 512 + 256);  // s16, 2 values of k a block
+    }
+  }
+}
+
+TEST_CASE("pack: more weights of one channel than an int32 sum takes are left to the dense form") {
+  constexpr int64_t k = EK_INT8_MAX_K_EXACT + 100;
+  Matrix rhs(2, k, std::vector<int8_t>(2 * k));
+  std::fill_n(rhs.w.begin() + k + 7, EK_INT8_MAX_K_EXACT, int8_t{-128});
+  CHECK(rhs.size(nullptr, EK_INT8_BLOCKS_1) > 0);
+  rhs.w[k] = 1;
+  CHECK(rhs.size(nullptr, EK_INT8_BLOCKS_1) == 0);
+  CHECK(rhs.size() > 0);
+  std::vector<char> packed(1 << 20);
+  char* data = packed.data() + (64 - reinterpret_cast<uintptr_t>(packed.data()) % 64) % 64;
+  CHECK(ek_int8_pack(nullptr, EK_INT8_BLOCKS_1, 2, k, rhs.w.data(), k, rhs.scale.data(), nullptr, data, 1 << 19, nullptr) ==
+        EK_ERROR_FORM);
 }
 
 TEST_CASE("pack: what is not a packed matrix is refused") {
@@ -53,6 +88,11 @@ TEST_CASE("pack: what is not a packed matrix is refused") {
     CHECK(ek_int8_describe(rhs.packed(), rhs.size(), &shape) == EK_ERROR_PACKED);
   }
   header->order = order;
+  for (int lie : {-1, 3, 5, 16, 1000}) {
+    header->form = static_cast<ek_int8_form>(lie);
+    CHECK(ek_int8_describe(rhs.packed(), rhs.size(), &shape) == EK_ERROR_PACKED);
+  }
+  header->form = EK_INT8_DENSE;
   header->magic[3] ^= 1;
   CHECK(ek_int8_describe(rhs.packed(), rhs.size(), &shape) == EK_ERROR_PACKED);
 }
@@ -77,17 +117,24 @@ TEST_CASE("pack: bad arguments") {
   std::vector<int8_t> w(12);
   std::vector<float> scale(3, 1.0f);
   alignas(64) char packed[2048];
-  REQUIRE(ek_int8_packed_size(nullptr, 3, 4) <= sizeof(packed));
-  CHECK(ek_int8_packed_size(nullptr, -1, 4) == 0);
-  CHECK(ek_int8_packed_size(nullptr, 1, int64_t{1} << 40) == 0);
-  CHECK(ek_int8_pack(nullptr, -1, 4, w.data(), 4, scale.data(), nullptr, packed, nullptr) == EK_ERROR_SHAPE);
-  CHECK(ek_int8_pack(nullptr, 3, 4, nullptr, 4, scale.data(), nullptr, packed, nullptr) == EK_ERROR_NULL_POINTER);
-  CHECK(ek_int8_pack(nullptr, 3, 4, w.data(), 4, scale.data(), nullptr, nullptr, nullptr) == EK_ERROR_NULL_POINTER);
-  CHECK(ek_int8_pack(nullptr, 3, 4, w.data(), 3, scale.data(), nullptr, packed, nullptr) == EK_ERROR_STRIDE);
-  CHECK(ek_int8_pack(nullptr, 3, 4, w.data(), 4, scale.data(), nullptr, packed + 8, nullptr) == EK_ERROR_PACKED);
+  REQUIRE(ek_int8_packed_size(nullptr, EK_INT8_DENSE, 3, 4, nullptr, 0, nullptr) <= sizeof(packed));
+  CHECK(ek_int8_packed_size(nullptr, EK_INT8_DENSE, -1, 4, nullptr, 0, nullptr) == 0);
+  CHECK(ek_int8_packed_size(nullptr, EK_INT8_DENSE, 1, int64_t{1} << 40, nullptr, 0, nullptr) == 0);
+  CHECK(ek_int8_pack(nullptr, EK_INT8_DENSE, -1, 4, w.data(), 4, scale.data(), nullptr, packed, sizeof(packed), nullptr) ==
+        EK_ERROR_SHAPE);
+  CHECK(ek_int8_pack(nullptr, EK_INT8_DENSE, 3, 4, nullptr, 4, scale.data(), nullptr, packed, sizeof(packed), nullptr) ==
+        EK_ERROR_NULL_POINTER);
+  CHECK(ek_int8_pack(nullptr, EK_INT8_DENSE, 3, 4, w.data(), 4, scale.data(), nullptr, nullptr, sizeof(packed), nullptr) ==
+        EK_ERROR_NULL_POINTER);
+  CHECK(ek_int8_pack(nullptr, EK_INT8_DENSE, 3, 4, w.data(), 3, scale.data(), nullptr, packed, sizeof(packed), nullptr) ==
+        EK_ERROR_STRIDE);
+  CHECK(ek_int8_pack(nullptr, EK_INT8_DENSE, 3, 4, w.data(), 4, scale.data(), nullptr, packed + 8, sizeof(packed), nullptr) ==
+        EK_ERROR_PACKED);
   scale[1] = NAN;
-  CHECK(ek_int8_pack(nullptr, 3, 4, w.data(), 4, scale.data(), nullptr, packed, nullptr) == EK_ERROR_VALUE);
+  CHECK(ek_int8_pack(nullptr, EK_INT8_DENSE, 3, 4, w.data(), 4, scale.data(), nullptr, packed, sizeof(packed), nullptr) ==
+        EK_ERROR_VALUE);
   scale[1] = 1.0f;
   float bias[3] = {0.0f, INFINITY, 0.0f};
-  CHECK(ek_int8_pack(nullptr, 3, 4, w.data(), 4, scale.data(), bias, packed, nullptr) == EK_ERROR_VALUE);
+  CHECK(ek_int8_pack(nullptr, EK_INT8_DENSE, 3, 4, w.data(), 4, scale.data(), bias, packed, sizeof(packed), nullptr) ==
+        EK_ERROR_VALUE);
 }

@@ -47,8 +47,8 @@ TEST_CASE("threads: parallel packing packs the same bytes") {
   Pool pool(3);
   ek_parallel parallel = pool.parallel();
   Guarded packed(rhs.size(), true);
-  REQUIRE(ek_int8_pack(nullptr, 333, 77, rhs.w.data(), 77, rhs.scale.data(), rhs.bias.data(), packed.as<char>(), &parallel) ==
-          EK_OK);
+  REQUIRE(ek_int8_pack(nullptr, EK_INT8_DENSE, 333, 77, rhs.w.data(), 77, rhs.scale.data(), rhs.bias.data(), packed.as<char>(),
+                       rhs.size(), &parallel) == EK_OK);
   CHECK(memcmp(packed.as<char>(), rhs.packed(), rhs.size()) == 0);
 }
 

@@ -14,7 +14,7 @@
 
 #include <string.h>
 
-#include "formats/int8/activation.h"
+#include "formats/int8/finish.h"
 #include "isa/kernels.h"
 #include "isa/tile.h"
 
@@ -23,7 +23,7 @@ namespace {
 
 constexpr int kMaxRows = 8;
 constexpr int kMaxPanels = 4;
-constexpr int64_t kTileColumns = kMaxPanels * kPanelColumns;
+static_assert(kTileColumns == kMaxPanels * kPanelColumns);
 
 struct TileArgs {
   const uint8_t* lhs;
@@ -103,69 +103,6 @@ void accumulate(const TileArgs& t) {
   });
 }
 
-// One tile on its way out: int32 sums, or float ones where K took several blocks.
-struct FinishArgs {
-  const int32_t* tile;
-  const float* total;      // instead of tile when not nullptr
-  const float* lhs_scale;  // [rows]
-  const float* rhs_scale;  // [columns]
-  const float* bias;       // [columns]
-  void* y;
-  int64_t start, ld_y;  // of the tile in y, in elements
-  int64_t rows, columns;
-};
-
-template <class Isa, ek_dtype D, ek_activation A>
-void finish(const FinishArgs& args) {
-  using F32 = typename Isa::F32;
-  const FinishArgs f = args;  // y may alias what is behind a reference: every field would be read again after every store
-  for (int64_t m = 0; m < f.rows; ++m) {
-    F32 lhs_scale = Isa::set(f.lhs_scale[m]);
-    int64_t out = f.start + m * f.ld_y, n = 0;
-    auto value = [&]() EK_LAMBDA_INLINE {
-      int64_t at = m * kTileColumns + n;
-      F32 sum = f.total != nullptr ? Isa::load(f.total + at) : Isa::to_f32(Isa::load_i32(f.tile + at));
-      F32 scale = Isa::mul(lhs_scale, Isa::load(f.rhs_scale + n));
-      return activate<Isa, A>(Isa::fma(sum, scale, Isa::load(f.bias + n)));
-    };
-    for (; n + Isa::kLanes <= f.columns; n += Isa::kLanes) Isa::template store_as<D>(f.y, out + n, value());
-    if (n < f.columns) Isa::template store_as<D>(f.y, out + n, value(), f.columns - n);
-  }
-}
-
-template <class Isa>
-void finish_integers(const FinishArgs& f) {
-  for (int64_t m = 0; m < f.rows; ++m)
-    memcpy(static_cast<int32_t*>(f.y) + f.start + m * f.ld_y, f.tile + m * kTileColumns,
-           static_cast<size_t>(f.columns) * sizeof(int32_t));
-}
-
-using Finish = void (*)(const FinishArgs&);
-
-template <class Isa, ek_dtype D>
-Finish choose_finish(ek_activation activation) {
-  switch (activation) {
-    case EK_RELU:
-      return finish<Isa, D, EK_RELU>;
-    case EK_GELU:
-      return finish<Isa, D, EK_GELU>;
-    case EK_GELU_TANH:
-      return finish<Isa, D, EK_GELU_TANH>;
-    case EK_SILU:
-      return finish<Isa, D, EK_SILU>;
-    default:
-      return finish<Isa, D, EK_NONE>;
-  }
-}
-
-template <class Isa>
-Finish choose_finish(const GemmArgs& args) {
-  if (args.integers) return finish_integers<Isa>;
-  if (args.dtype == EK_F32) return choose_finish<Isa, EK_F32>(args.activation);
-  if (args.dtype == EK_F16) return choose_finish<Isa, EK_F16>(args.activation);
-  return choose_finish<Isa, EK_BF16>(args.activation);
-}
-
 using Accumulate = void (*)(const TileArgs&);
 
 // accumulate<Isa, rows, panels> for 1 <= rows <= Isa::kRows and panels 1, 2, 4 up to Isa::panels_at(rows). One row has its
@@ -192,7 +129,7 @@ void gemm(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
   alignas(64) int32_t tile[kMaxRows * kTileColumns];
   alignas(64) float total[kMaxRows * kTileColumns];
   static constexpr AccumulateTable<Isa> kAccumulate;
-  Finish finish_tile = choose_finish<Isa>(g);
+  Finish finish_tile = choose_finish<Isa>(g.output);
   int64_t panel_bytes = g.rhs.padded_k * kPanelColumns;
   for (int64_t p = p0; p < p1;) {
     // Full panels for the height this block has; a tail of rows keeps them, a tail of panels halves them.
@@ -212,8 +149,8 @@ void gemm(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
           for (int64_t i = 0; i < rows * kTileColumns; ++i)
             total[i] = (block == 0 ? 0.0f : total[i]) + static_cast<float>(tile[i]);
       }
-      finish_tile({tile, g.rhs.blocks > 1 ? total : nullptr, g.lhs.scale + m, g.rhs.scale + n0, g.rhs.bias + n0, g.y,
-                   m * g.ld_y + n0, g.ld_y, rows, min_of(g.rhs.n - n0, panels * kPanelColumns)});
+      finish_tile({tile, g.rhs.blocks > 1 ? total : nullptr, g.lhs.scale + m, g.rhs.scale + n0, g.rhs.bias + n0, g.output.y,
+                   m * g.output.ld_y + n0, g.output.ld_y, rows, min_of(g.rhs.n - n0, panels * kPanelColumns)});
     }
     p += panels;
   }

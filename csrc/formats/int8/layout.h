@@ -1,6 +1,8 @@
 // The packed int8 matrix: what one layer looks like in memory.
 //
-//   byte 0              64                                                                   panels_offset
+// This is the dense form; the others differ from body_offset on (blocks.h).
+//
+//   byte 0              64                                                                   body_offset
 //   +-------------------+-----------------+------------------+-------------+-------------+-------------------------+
 //   | Header (64 bytes) | column_sum s32  | odd_sum s32      | scale f32   | bias f32    | panel 0 | panel 1 | ... |
 //   |                   | [blocks][n_pad] | same, or nothing | [n_pad]     | [n_pad]     |                         |
@@ -42,7 +44,7 @@ inline int64_t blocks_of(int64_t k) { return max_of(1, ceil_div(k, kBlockDepth))
 
 // How an ISA wants its matrix.
 struct Order {
-  int32_t line_depth;  // values of k in a line: 4, or 8 for matrix-multiply instructions
+  int32_t line_depth;  // values of k side by side: 4, or 8 for matrix-multiply instructions; of a block, 4 or 2
   int32_t odd_sums;    // 1: keep the sums over odd lines too (isa/neon.cc owes them)
 
   bool operator==(const Order&) const = default;
@@ -51,15 +53,17 @@ struct Order {
 struct Header {
   char magic[8];  // kMagic
   int64_t n, k;
+  ek_int8_form form;
   Order order;
   int32_t has_bias;
-  char reserved[28];
+  char reserved[24];
 };
 static_assert(sizeof(Header) == 64);
-inline constexpr char kMagic[8] = {'E', 'K', 'I', '8', 'C', '1', '6', '2'};  // int8, 16 columns, version 2
+inline constexpr char kMagic[8] = {'E', 'K', 'I', '8', 'C', '1', '6', '3'};  // int8, 16 columns, version 3
 
 struct Layout {
   int64_t n, k;
+  ek_int8_form form;
   Order order;
 
   int64_t panels() const { return ceil_div(n, kPanelColumns); }
@@ -68,16 +72,37 @@ struct Layout {
   int64_t blocks() const { return blocks_of(k); }
   int64_t panel_bytes() const { return padded_k() * kPanelColumns; }
 
+  // What all forms begin with.
   int64_t column_sum_offset() const { return sizeof(Header); }
-  int64_t sums_bytes() const { return blocks() * padded_n() * 4; }
+  int64_t sums_bytes() const { return (form == EK_INT8_DENSE ? blocks() : 1) * padded_n() * 4; }
   int64_t odd_sum_offset() const { return column_sum_offset() + sums_bytes(); }
   int64_t scale_offset() const { return odd_sum_offset() + order.odd_sums * sums_bytes(); }
   int64_t bias_offset() const { return scale_offset() + padded_n() * 4; }
-  int64_t panels_offset() const { return bias_offset() + padded_n() * 4; }
-  int64_t bytes() const { return panels_offset() + panels() * panel_bytes(); }
+  int64_t body_offset() const { return bias_offset() + padded_n() * 4; }
 };
 
+template <class T>
+T* at(void* packed, int64_t offset) {
+  return reinterpret_cast<T*>(static_cast<char*>(packed) + offset);
+}
+template <class T>
+const T* at(const void* packed, int64_t offset) {
+  return reinterpret_cast<const T*>(static_cast<const char*>(packed) + offset);
+}
+
 inline bool valid_shape(int64_t n, int64_t k) { return n >= 0 && k >= 0 && n <= kMaxColumns && k <= kMaxDepth; }
+
+// What a form does beyond the beginning that all share.
+struct FormFunctions {
+  // Negative for a matrix that the form cannot hold.
+  int64_t (*body_bytes)(const Layout& layout, const int8_t* q, int64_t ld_q, const ek_parallel* parallel);
+  // The same for a matrix that is packed; what it returns may be nonsense when packed_size is too small to tell.
+  int64_t (*packed_body_bytes)(const Layout& layout, const void* packed, size_t packed_size);
+  void (*pack)(const Layout& layout, const int8_t* q, int64_t ld_q, void* packed, const ek_parallel* parallel);
+  void (*unpack)(const Layout& layout, const void* packed, int8_t* q, int64_t ld_q, const ek_parallel* parallel);
+};
+extern const FormFunctions kDenseForm, kBlocksForm;
+const FormFunctions* functions_of(ek_int8_form form);  // nullptr for an unknown form
 
 // EK_OK and the layout when `packed` is a whole, aligned matrix of this format. Cheap: it runs at every call.
 ek_status open_packed(const void* packed, size_t packed_size, Layout* layout);

@@ -13,15 +13,6 @@
 namespace edgekern::int8 {
 namespace {
 
-template <class T>
-T* at(void* packed, int64_t offset) {
-  return reinterpret_cast<T*>(static_cast<char*>(packed) + offset);
-}
-template <class T>
-const T* at(const void* packed, int64_t offset) {
-  return reinterpret_cast<const T*>(static_cast<const char*>(packed) + offset);
-}
-
 float load(const void* data, ek_dtype dtype, int64_t i) {
   if (dtype == EK_F32) return static_cast<const float*>(data)[i];
   uint16_t h = static_cast<const uint16_t*>(data)[i];
@@ -50,56 +41,6 @@ bool quantize_row(const void* rhs, ek_dtype dtype, int64_t offset, int64_t k, in
   return true;
 }
 
-// Sums of the panel's columns over each block of K, of every `stride`-th line from `first`.
-template <int64_t kDepth>
-void sum_columns(const Layout& layout, const int8_t* panel, int64_t first, int64_t stride, int32_t* column_sum) {
-  constexpr int64_t kLineBytes = kDepth * kPanelColumns;
-  for (int64_t block = 0; block < layout.blocks(); ++block, column_sum += layout.padded_n()) {
-    int32_t sum[kPanelColumns] = {};
-    int64_t end = min_of(layout.padded_k(), (block + 1) * kBlockDepth) / kDepth;
-    for (int64_t line = block * kBlockDepth / kDepth + first; line < end; line += stride)
-      for (int64_t i = 0; i < kLineBytes; ++i) sum[i / kDepth] += panel[line * kLineBytes + i];
-    memcpy(column_sum, sum, sizeof(sum));
-  }
-}
-
-template <int64_t kDepth>
-void pack_panel(const Layout& layout, const int8_t* q, int64_t ld_q, int64_t n0, int8_t* panel) {
-  constexpr int64_t kLineBytes = kDepth * kPanelColumns;
-  const int64_t lines = layout.padded_k() / kDepth, whole = layout.k / kDepth;
-  for (int64_t column = 0; column < kPanelColumns; ++column) {
-    int8_t* out = panel + column * kDepth;
-    bool padding = n0 + column >= layout.n;
-    const int8_t* row = padding ? nullptr : q + (n0 + column) * ld_q;
-    for (int64_t line = 0; line < lines; ++line, out += kLineBytes) {
-      int64_t used = padding ? 0 : line < whole ? kDepth : max_of(0, layout.k - line * kDepth);
-      if (used == kDepth) {
-        memcpy(out, row + line * kDepth, kDepth);
-      } else {
-        memset(out, 0, kDepth);
-        if (used > 0) memcpy(out, row + line * kDepth, static_cast<size_t>(used));
-      }
-    }
-  }
-}
-
-template <int64_t kDepth>
-void pack_panels(const Layout& layout, const int8_t* q, int64_t ld_q, void* packed, int64_t begin, int64_t end) {
-  for (int64_t p = begin; p < end; ++p) {
-    int8_t* panel = at<int8_t>(packed, layout.panels_offset() + p * layout.panel_bytes());
-    pack_panel<kDepth>(layout, q, ld_q, p * kPanelColumns, panel);
-    sum_columns<kDepth>(layout, panel, 0, 1, at<int32_t>(packed, layout.column_sum_offset()) + p * kPanelColumns);
-    if (layout.order.odd_sums)
-      sum_columns<kDepth>(layout, panel, 1, 2, at<int32_t>(packed, layout.odd_sum_offset()) + p * kPanelColumns);
-  }
-}
-
-template <int64_t kDepth>
-void unpack_row(const Layout& layout, const int8_t* panel, int64_t column, int8_t* row) {
-  constexpr int64_t kLineBytes = kDepth * kPanelColumns;
-  for (int64_t k = 0; k < layout.k; ++k) row[k] = panel[k / kDepth * kLineBytes + column * kDepth + k % kDepth];
-}
-
 bool all_finite(const float* values, int64_t n) {
   for (int64_t i = 0; i < n; ++i)
     if (!isfinite(values[i])) return false;
@@ -111,19 +52,49 @@ void copy_padded(const float* values, const Layout& layout, float* out) {
   if (values != nullptr) memcpy(out, values, static_cast<size_t>(layout.n) * sizeof(float));
 }
 
-bool valid_order(Order order) { return (order.line_depth == 4 || order.line_depth == 8) && order.odd_sums >> 1 == 0; }
+bool valid_order(Order order) {
+  return (order.line_depth == 2 || order.line_depth == 4 || order.line_depth == 8) && order.odd_sums >> 1 == 0;
+}
+
+Order order_of(const edgekern::Kernels& kernels, ek_int8_form form) {
+  return form == EK_INT8_DENSE ? kernels.int8.order : kernels.int8_blocks.order;
+}
+
+// What the arguments of packing have in common.
+ek_status check_pack(const ek_isa* isa, ek_int8_form form, int64_t n, int64_t k, Layout* layout) {
+  if (functions_of(form) == nullptr) return EK_ERROR_FORM;
+  if (!valid_shape(n, k)) return EK_ERROR_SHAPE;
+  const edgekern::Kernels* kernels = nullptr;
+  ek_status status = resolve_isa(isa, &kernels);
+  if (status == EK_OK) *layout = {n, k, form, order_of(*kernels, form)};
+  return status;
+}
 
 }  // namespace
+
+const FormFunctions* functions_of(ek_int8_form form) {
+  switch (form) {
+    case EK_INT8_DENSE:
+      return &kDenseForm;
+    case EK_INT8_BLOCKS_1:
+    case EK_INT8_BLOCKS_2:
+    case EK_INT8_BLOCKS_4:
+    case EK_INT8_BLOCKS_8:
+      return &kBlocksForm;
+  }
+  return nullptr;
+}
 
 ek_status open_packed(const void* packed, size_t packed_size, Layout* layout) {
   if (packed == nullptr) return EK_ERROR_NULL_POINTER;
   if (reinterpret_cast<uintptr_t>(packed) % 64 != 0 || packed_size < sizeof(Header)) return EK_ERROR_PACKED;
   const Header* header = static_cast<const Header*>(packed);
   if (memcmp(header->magic, kMagic, sizeof(kMagic)) != 0) return EK_ERROR_PACKED;
-  *layout = {header->n, header->k, header->order};
-  if (!valid_shape(layout->n, layout->k) || !valid_order(layout->order) || packed_size < static_cast<size_t>(layout->bytes()))
-    return EK_ERROR_PACKED;
-  return EK_OK;
+  *layout = {header->n, header->k, header->form, header->order};
+  const FormFunctions* form = functions_of(layout->form);
+  if (form == nullptr || !valid_shape(layout->n, layout->k) || !valid_order(layout->order)) return EK_ERROR_PACKED;
+  int64_t size = static_cast<int64_t>(packed_size), body = layout->body_offset();
+  return size < body || size - body < form->packed_body_bytes(*layout, packed, packed_size) ? EK_ERROR_PACKED : EK_OK;
 }
 
 }  // namespace edgekern::int8
@@ -145,35 +116,40 @@ extern "C" ek_status ek_int8_quantize_rhs(int64_t n, int64_t k, const void* rhs,
   return finite ? EK_OK : EK_ERROR_VALUE;
 }
 
-extern "C" size_t ek_int8_packed_size(const ek_isa* isa, int64_t n, int64_t k) {
-  const edgekern::Kernels* kernels = nullptr;
-  if (!valid_shape(n, k) || resolve_isa(isa, &kernels) != EK_OK) return 0;
-  return static_cast<size_t>(Layout{n, k, kernels->int8.order}.bytes());
+extern "C" size_t ek_int8_packed_size(const ek_isa* isa, ek_int8_form form, int64_t n, int64_t k, const int8_t* q, int64_t ld_q,
+                                      const ek_parallel* parallel) {
+  Layout layout{};
+  if (check_pack(isa, form, n, k, &layout) != EK_OK) return 0;
+  if (form != EK_INT8_DENSE && n > 0 && k > 0 && (q == nullptr || (n > 1 && ld_q < k))) return 0;
+  int64_t body = functions_of(form)->body_bytes(layout, q, ld_q, parallel);
+  return body < 0 ? 0 : static_cast<size_t>(layout.body_offset() + body);
 }
 
-extern "C" ek_status ek_int8_pack(const ek_isa* isa, int64_t n, int64_t k, const int8_t* q, int64_t ld_q, const float* scale,
-                                  const float* bias, void* packed, const ek_parallel* parallel) {
-  if (!valid_shape(n, k)) return EK_ERROR_SHAPE;
-  const edgekern::Kernels* kernels = nullptr;
-  ek_status status = resolve_isa(isa, &kernels);
+extern "C" ek_status ek_int8_pack(const ek_isa* isa, ek_int8_form form, int64_t n, int64_t k, const int8_t* q, int64_t ld_q,
+                                  const float* scale, const float* bias, void* packed, size_t packed_size,
+                                  const ek_parallel* parallel) {
+  Layout layout{};
+  ek_status status = check_pack(isa, form, n, k, &layout);
   if (status != EK_OK) return status;
   if (packed == nullptr || (n > 0 && (scale == nullptr || (k > 0 && q == nullptr)))) return EK_ERROR_NULL_POINTER;
   if (n > 1 && ld_q < k) return EK_ERROR_STRIDE;
-  if (reinterpret_cast<uintptr_t>(packed) % 64 != 0) return EK_ERROR_PACKED;
   if (!all_finite(scale, n) || (bias != nullptr && !all_finite(bias, n))) return EK_ERROR_VALUE;
-  Layout layout{n, k, kernels->int8.order};
-  advise_huge_pages(packed, static_cast<size_t>(layout.bytes()));
+  int64_t body = functions_of(form)->body_bytes(layout, q, ld_q, parallel);
+  if (body < 0) return EK_ERROR_FORM;
+  if (reinterpret_cast<uintptr_t>(packed) % 64 != 0 || static_cast<int64_t>(packed_size) < layout.body_offset() + body)
+    return EK_ERROR_PACKED;
+  advise_huge_pages(packed, packed_size);
   Header header{};
   memcpy(header.magic, kMagic, sizeof(kMagic));
   header.n = n;
   header.k = k;
+  header.form = form;
   header.order = layout.order;
   header.has_bias = bias != nullptr;
   memcpy(packed, &header, sizeof(header));
   copy_padded(scale, layout, at<float>(packed, layout.scale_offset()));
   copy_padded(bias, layout, at<float>(packed, layout.bias_offset()));
-  auto pack = layout.order.line_depth == 4 ? pack_panels<4> : pack_panels<8>;
-  parallel_for(parallel, layout.panels(), [&](int64_t begin, int64_t end) { pack(layout, q, ld_q, packed, begin, end); });
+  functions_of(form)->pack(layout, q, ld_q, packed, parallel);
   return EK_OK;
 }
 
@@ -182,7 +158,7 @@ extern "C" ek_status ek_int8_describe(const void* packed, size_t packed_size, ek
   Layout layout{};
   ek_status status = open_packed(packed, packed_size, &layout);
   if (status != EK_OK) return status;
-  *shape = {layout.n, layout.k, static_cast<const Header*>(packed)->has_bias};
+  *shape = {layout.n, layout.k, static_cast<const Header*>(packed)->has_bias, layout.form};
   return EK_OK;
 }
 
@@ -196,12 +172,6 @@ extern "C" ek_status ek_int8_unpack(const void* packed, size_t packed_size, int8
   size_t floats = static_cast<size_t>(layout.n) * sizeof(float);
   if (floats > 0) memcpy(scale, at<float>(packed, layout.scale_offset()), floats);
   if (floats > 0 && bias != nullptr) memcpy(bias, at<float>(packed, layout.bias_offset()), floats);
-  auto unpack = layout.order.line_depth == 4 ? unpack_row<4> : unpack_row<8>;
-  parallel_for(parallel, layout.n, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const int8_t* panel = at<int8_t>(packed, layout.panels_offset() + row / kPanelColumns * layout.panel_bytes());
-      unpack(layout, panel, row % kPanelColumns, q + row * ld_q);
-    }
-  });
+  functions_of(layout.form)->unpack(layout, packed, q, ld_q, parallel);
   return EK_OK;
 }

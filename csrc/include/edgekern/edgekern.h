@@ -35,7 +35,8 @@ typedef enum ek_status {
   EK_ERROR_WORKSPACE = 8,     // workspace smaller than asked for
   EK_ERROR_VALUE = 9,         // a weight or scale that is NaN or infinite
   EK_ERROR_OUT_OF_MEMORY = 10,
-  EK_ERROR_ORDER = 11  // packed for an ISA that reads another order of bytes; pack again for this one
+  EK_ERROR_ORDER = 11,  // packed for an ISA that reads another order of bytes; pack again for this one
+  EK_ERROR_FORM = 12    // not one of ek_int8_form, or one that cannot hold this matrix
 } ek_status;
 
 // English, static storage, never NULL.
@@ -108,17 +109,31 @@ typedef enum ek_activation {
 EK_API ek_status ek_int8_quantize_rhs(int64_t n, int64_t k, const void* rhs, ek_dtype dtype, int64_t ld_rhs, int8_t* q,
                                       int64_t ld_q, float* scale, const ek_parallel* parallel);
 
+// How a matrix is packed. Every form holds any matrix and gives the same integers; they differ in bytes and in speed, and
+// pruned weights (zeros of q) cost something in the dense one alone.
+typedef enum ek_int8_form {
+  EK_INT8_DENSE = 0,     // all weights, in panels of 16 output channels
+  EK_INT8_BLOCKS_1 = 1,  // blocks that hold a weight: R output channels x the few k that one product takes. For many rows.
+  EK_INT8_BLOCKS_2 = 2,
+  EK_INT8_BLOCKS_4 = 4,
+  EK_INT8_BLOCKS_8 = 8
+} ek_int8_form;
+
 // Packed bytes stand in the order that one ISA reads (isa NULL = default): never write them to a file. All x86 ISAs share an
-// order with scalar; on ARM it differs from ISA to ISA.
+// order of EK_INT8_DENSE with scalar; otherwise it differs from ISA to ISA.
 //
-// Bytes of a packed matrix; 0 for a shape that cannot be packed, or an ISA this CPU cannot run.
-EK_API size_t ek_int8_packed_size(const ek_isa* isa, int64_t n, int64_t k);
-// packed must be 64-byte aligned and ek_int8_packed_size(isa, n, k) bytes. bias may be NULL.
-EK_API ek_status ek_int8_pack(const ek_isa* isa, int64_t n, int64_t k, const int8_t* q, int64_t ld_q, const float* scale,
-                              const float* bias, void* packed, const ek_parallel* parallel);
+// Bytes of a packed matrix; 0 for a shape that cannot be packed, an unknown form, or an ISA this CPU cannot run. What a
+// block form takes depends on where the zeros of q are; for EK_INT8_DENSE q may be NULL.
+EK_API size_t ek_int8_packed_size(const ek_isa* isa, ek_int8_form form, int64_t n, int64_t k, const int8_t* q, int64_t ld_q,
+                                  const ek_parallel* parallel);
+// packed must be 64-byte aligned and packed_size bytes, as ek_int8_packed_size tells for the same arguments. bias may be NULL.
+EK_API ek_status ek_int8_pack(const ek_isa* isa, ek_int8_form form, int64_t n, int64_t k, const int8_t* q, int64_t ld_q,
+                              const float* scale, const float* bias, void* packed, size_t packed_size,
+                              const ek_parallel* parallel);
 typedef struct ek_int8_shape {
   int64_t n, k;
   int has_bias;
+  ek_int8_form form;
 } ek_int8_shape;
 EK_API ek_status ek_int8_describe(const void* packed, size_t packed_size, ek_int8_shape* shape);
 // The exact inverse of ek_int8_pack. bias may be NULL when not wanted.
@@ -126,7 +141,7 @@ EK_API ek_status ek_int8_unpack(const void* packed, size_t packed_size, int8_t* 
                                 const ek_parallel* parallel);
 
 // Scratch that ek_int8_linear and ek_int8_matmul_s32 need for these sizes; no alignment asked. isa NULL = default.
-EK_API size_t ek_int8_workspace_size(const ek_isa* isa, int64_t m, int64_t k);
+EK_API size_t ek_int8_workspace_size(const ek_isa* isa, ek_int8_form form, int64_t m, int64_t k);
 
 // The whole layer in one parallel region: quantise lhs, multiply, scale, add bias, activate. y has lhs's dtype.
 EK_API ek_status ek_int8_linear(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m, const void* lhs,

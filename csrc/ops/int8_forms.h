@@ -1,0 +1,45 @@
+// A layer of each form of packed matrix, behind the checks of int8_linear.cc.
+#pragma once
+
+#include "base/parallel.h"
+#include "formats/int8/layout.h"
+#include "isa/kernels.h"
+
+namespace edgekern::int8 {
+
+// Rows of activations: floats to quantise, or u8 with their zero points.
+struct Input {
+  const void* data;
+  ek_dtype dtype;
+  int64_t ld;                 // elements
+  const int32_t* zero_point;  // nullptr: floats
+
+  Input from_row(int64_t m) const {
+    int64_t bytes = zero_point != nullptr ? 1 : dtype == EK_F32 ? 4 : 2;
+    return {static_cast<const char*>(data) + m * ld * bytes, dtype, ld, zero_point == nullptr ? nullptr : zero_point + m};
+  }
+};
+
+inline Output from_row(const Output& output, int64_t m) {
+  int64_t bytes = output.integers || output.dtype == EK_F32 ? 4 : 2;
+  Output rest = output;
+  rest.y = static_cast<char*>(output.y) + m * output.ld_y * bytes;
+  return rest;
+}
+
+// Quantises rows [m0, m1), or takes them as they are, with the kernels of either form.
+template <class FormKernels, class Lhs>
+void read_rows(const FormKernels& kernels, const Input& input, int64_t k, int64_t m0, int64_t m1, const Lhs& lhs) {
+  if (input.zero_point == nullptr) return kernels.quantize(input.data, input.dtype, input.ld, k, m0, m1, lhs);
+  kernels.load_u8(static_cast<const uint8_t*>(input.data), input.ld, input.zero_point, k, m0, m1, lhs);
+}
+
+size_t dense_workspace(const edgekern::Kernels& kernels, ek_int8_form form, int64_t m, int64_t k);
+void run_dense(const edgekern::Kernels& kernels, const Layout& layout, const void* packed, int64_t m, const Input& input,
+               const Output& output, void* workspace, const ek_parallel* parallel);
+
+size_t blocks_workspace(const edgekern::Kernels& kernels, ek_int8_form form, int64_t m, int64_t k);
+void run_blocks(const edgekern::Kernels& kernels, const Layout& layout, const void* packed, int64_t m, const Input& input,
+                const Output& output, void* workspace, const ek_parallel* parallel);
+
+}  // namespace edgekern::int8

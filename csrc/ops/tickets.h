@@ -1,0 +1,54 @@
+// Work is handed out by tickets, not by thread number. First every thread takes rows to quantise until none is left; then it
+// waits for the rows that others still hold, and takes output tiles. A thread waits only for tickets that some running
+// thread has taken, so the region is right for any number of threads, one included, whatever the pool does.
+#pragma once
+
+#include <stdint.h>
+
+#include <atomic>
+
+#include "base/math.h"
+#include "base/parallel.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace edgekern {
+
+inline void pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+// One parallel region: prepare(0 .. preparations), then, when all of that is done, multiply(0 .. tiles).
+template <class Prepare, class Multiply>
+void run_tickets(const ek_parallel* parallel, int64_t preparations, int64_t tiles, const Prepare& prepare,
+                 const Multiply& multiply) {
+  std::atomic<int64_t> next{0}, done{0}, next_tile{0};
+  parallel_for(parallel, thread_count(parallel), [&](int64_t, int64_t) {
+    for (int64_t t; (t = next.fetch_add(1, std::memory_order_relaxed)) < preparations;) {
+      prepare(t);
+      done.fetch_add(1, std::memory_order_release);
+    }
+    while (done.load(std::memory_order_acquire) < preparations) pause();
+    for (int64_t t; (t = next_tile.fetch_add(1, std::memory_order_relaxed)) < tiles;) multiply(t);
+  });
+}
+
+// Below this many multiply-adds a second thread costs more than it brings (fork and join: about 3 us under torch).
+inline constexpr int64_t kSerialMacs = 256 * 1024;
+// Activations are quantised in slabs of rows whose packed form stays in L2 / L3 and bounds the workspace.
+inline constexpr int64_t kSlabBytes = 4 << 20;
+inline constexpr int64_t kQuantizeTicketElements = 16 * 1024;
+inline constexpr int64_t kTicketsPerThread = 4;
+
+// Rows to quantise at a time, a multiple of `unit`.
+inline int64_t rows_per_ticket(int64_t rows, int64_t k, int64_t unit, int threads) {
+  return round_up(min_of(ceil_div(rows, threads), max_of(1, kQuantizeTicketElements / max_of(k, 1))), unit);
+}
+
+}  // namespace edgekern
