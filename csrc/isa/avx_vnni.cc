@@ -45,7 +45,7 @@ struct AvxVnni : Dot4<Avx2Vectors> {
   static constexpr int8::Order kBlockOrder{.line_depth = 4, .odd_sums = 0};
   static constexpr const char* kInt8SpmmName = "int8_spmm_avx_vnni";
   static constexpr int32_t kBlockZeroOffset = 0;
-  static constexpr int block_vectors(int channels) { return channels <= 2 ? 4 : 8 / channels; }
+  static constexpr int block_vectors(int channels) { return 8 / channels; }
   static constexpr int block_phases(int channels, int vectors) { return channels * vectors <= 4 ? 2 : 1; }
   static EK_INLINE I32 spread_blocks(const uint8_t* q, int32_t) { return load_i32(reinterpret_cast<const int32_t*>(q)); }
   template <int kChannel>

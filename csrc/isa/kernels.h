@@ -90,7 +90,7 @@ struct RhsBlocks {
   int64_t panel_blocks;    // blocks of K in each k panel
   const uint32_t* starts;  // [k_panels * groups + 1]
   const int32_t* weights;  // [blocks][R]
-  const uint8_t* index;    // [blocks]
+  const void* places;      // [blocks] u8, or u16 for groups of 4 and 8
   const int32_t* column_sum;
   const float* scale;
   const float* bias;

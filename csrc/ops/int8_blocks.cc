@@ -63,7 +63,7 @@ Body body_of(const void* packed, const Layout& layout) {
   const uint32_t* starts = at<uint32_t>(packed, blocks.starts_offset());
   int64_t total = starts[blocks.starts() - 1];
   return {{layout.n, layout.padded_n(), blocks.k_panels(), blocks.panel_blocks(), starts,
-           at<int32_t>(packed, blocks.weights_offset()), at<uint8_t>(packed, blocks.index_offset(total)),
+           at<int32_t>(packed, blocks.weights_offset()), at<char>(packed, blocks.places_offset(total)),
            at<int32_t>(packed, layout.column_sum_offset()), at<float>(packed, layout.scale_offset()),
            at<float>(packed, layout.bias_offset())},
           at<uint32_t>(packed, blocks.work_offset())};

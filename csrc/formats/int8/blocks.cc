@@ -97,6 +97,8 @@ void count(const Source& source, void* packed, const ek_parallel* parallel) {
   for (int64_t i = 0; i < blocks.layout.panels(); ++i) work[i + 1] += work[i];
 }
 
+void clear(void* packed, int64_t begin, int64_t end) { memset(at<char>(packed, begin), 0, static_cast<size_t>(end - begin)); }
+
 void pack(const Layout& layout, const int8_t* q, int64_t ld_q, void* packed, const ek_parallel* parallel) {
   Source source{{layout}, q, ld_q};
   const BlocksLayout& blocks = source.blocks;
@@ -104,13 +106,10 @@ void pack(const Layout& layout, const int8_t* q, int64_t ld_q, void* packed, con
   const uint32_t* starts = at<uint32_t>(packed, blocks.starts_offset());
   int64_t groups = blocks.groups(), rows = blocks.group_rows(), depth = blocks.depth(), total = starts[blocks.starts() - 1];
   int32_t* column_sum = at<int32_t>(packed, layout.column_sum_offset());
-  uint8_t* index = at<uint8_t>(packed, blocks.index_offset(total));
+  uint8_t* places = at<uint8_t>(packed, blocks.places_offset(total));
   memset(column_sum, 0, static_cast<size_t>(layout.sums_bytes()));
-  memset(index + total, 0,
-         static_cast<size_t>(blocks.body_bytes(total) + layout.body_offset() - blocks.index_offset(total)) -
-             static_cast<size_t>(total));
-  memset(at<char>(packed, blocks.starts_offset() + blocks.starts() * 4), 0,
-         static_cast<size_t>(blocks.weights_offset() - blocks.starts_offset() - blocks.starts() * 4));
+  clear(packed, blocks.starts_offset() + blocks.starts() * 4, blocks.weights_offset());
+  clear(packed, blocks.places_offset(total) + total * blocks.place_bytes(), layout.body_offset() + blocks.body_bytes(total));
   parallel_for(parallel, groups, [&](int64_t begin, int64_t end) {
     for (int64_t panel = 0; panel < blocks.k_panels(); ++panel)
       for (int64_t group = begin; group < end; ++group) {
@@ -122,7 +121,8 @@ void pack(const Layout& layout, const int8_t* q, int64_t ld_q, void* packed, con
             int16_t wide = values[v];
             depth == 4 ? memcpy(out + v, values + v, 1) : memcpy(out + 2 * v, &wide, 2);
           }
-          index[block++] = static_cast<uint8_t>(i);
+          uint16_t place = static_cast<uint16_t>(i);  // little-endian: its low byte comes first
+          memcpy(places + block++ * blocks.place_bytes(), &place, static_cast<size_t>(blocks.place_bytes()));
         });
       }
   });
@@ -132,19 +132,22 @@ void unpack(const Layout& layout, const void* packed, int8_t* q, int64_t ld_q, c
   BlocksLayout blocks{layout};
   const uint32_t* starts = at<uint32_t>(packed, blocks.starts_offset());
   int64_t groups = blocks.groups(), rows = blocks.group_rows(), depth = blocks.depth(), bytes = 4 / depth;
-  const uint8_t* index = at<uint8_t>(packed, blocks.index_offset(starts[blocks.starts() - 1]));
+  const uint8_t* places = at<uint8_t>(packed, blocks.places_offset(starts[blocks.starts() - 1]));
   parallel_for(parallel, ceil_div(layout.n, rows), [&](int64_t begin, int64_t end) {
     for (int64_t n = begin * rows; n < min_of(layout.n, end * rows); ++n)
       memset(q + n * ld_q, 0, static_cast<size_t>(layout.k));
     for (int64_t panel = 0; panel < blocks.k_panels(); ++panel)
       for (int64_t group = begin; group < end; ++group)
-        for (int64_t b = starts[panel * groups + group]; b < starts[panel * groups + group + 1]; ++b)
+        for (int64_t b = starts[panel * groups + group]; b < starts[panel * groups + group + 1]; ++b) {
+          uint16_t place = 0;
+          memcpy(&place, places + b * blocks.place_bytes(), static_cast<size_t>(blocks.place_bytes()));
           for (int64_t v = 0; v < rows * depth; ++v) {
-            int64_t n = group * rows + v / depth, k = (panel * blocks.panel_blocks() + index[b]) * depth + v % depth;
+            int64_t n = group * rows + v / depth, k = (panel * blocks.panel_blocks() + place) * depth + v % depth;
             // The low byte of a wide weight is the weight.
             if (n < layout.n && k < layout.k)
               q[n * ld_q + k] = *at<int8_t>(packed, blocks.weights_offset() + b * rows * 4 + v * bytes);
           }
+        }
   });
 }
 

@@ -24,9 +24,22 @@ struct BlockRun {
   const uint32_t* starts;  // [groups + 1]
   int64_t groups;
   const int32_t* weights;
-  const uint8_t* index;
+  const void* places;
   int32_t* sums;  // [groups * R][tile rows]
   bool first;     // k panel: the sums are set, not added to
+};
+
+template <int R>
+struct PlaceOf {
+  using Type = uint16_t;
+};
+template <>
+struct PlaceOf<1> {
+  using Type = uint8_t;
+};
+template <>
+struct PlaceOf<2> {
+  using Type = uint8_t;
 };
 
 template <class Isa, int R, int V>
@@ -35,6 +48,8 @@ void accumulate_blocks(const BlockRun& run) {
   using Acc = typename Isa::BlockAcc;
   constexpr int PH = Isa::block_phases(R, V);
   constexpr int64_t kVectorBytes = Isa::kLanes * 4;
+  using Place = typename PlaceOf<R>::Type;
+  const Place* places = static_cast<const Place*>(run.places);
   int32_t* sums = run.sums;
   for (int64_t g = 0; g < run.groups; ++g, sums += R * V * Isa::kLanes) {
     Acc acc[PH][R][V];
@@ -43,7 +58,7 @@ void accumulate_blocks(const BlockRun& run) {
                     EK_LAMBDA_INLINE { unroll<V>([&](auto v) EK_LAMBDA_INLINE { acc[ph][r][v] = Isa::block_zero(); }); });
     });
     auto step = [&](int64_t block, auto ph) EK_LAMBDA_INLINE {
-      const uint8_t* lhs = run.lhs + run.index[block] * (V * kVectorBytes);
+      const uint8_t* lhs = run.lhs + places[block] * (V * kVectorBytes);
       auto weights = Isa::template load_weights<R>(run.weights + block * R);
       unroll<V>([&](auto v) EK_LAMBDA_INLINE {
         I32 a = Isa::load_i32(reinterpret_cast<const int32_t*>(lhs + v * kVectorBytes));
@@ -118,7 +133,7 @@ void spmm(const SpmmArgs& args, int64_t m0, int64_t w, int64_t p0, int64_t p1) {
     int64_t n0 = p * kPanelColumns, columns = min_of(min_of(kChunk, p1 - p) * kPanelColumns, rhs.padded_n - n0);
     for (int64_t panel = 0; panel < rhs.k_panels; ++panel)
       accumulate({tile + panel * rhs.panel_blocks * w * 4, rhs.starts + panel * groups + n0 / R, columns / R, rhs.weights,
-                  rhs.index, sums, panel == 0});
+                  rhs.places, sums, panel == 0});
     if (rhs.k_panels == 0) memset(sums, 0, sizeof(sums));
     finish_blocks<Isa>(args, finish_tile, sums, m0, w, n0, min_of(columns, rhs.n - n0));
   }
