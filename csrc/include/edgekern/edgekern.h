@@ -168,8 +168,8 @@ EK_API ek_status ek_int8_matmul_s32(const ek_isa* isa, const void* packed, size_
 // weights are such zeros. (0 * NaN would be NaN in a dense product.)
 //
 // Products are f32, fused with the sum except on "scalar", in an order that depends on the ISA, on R and on m:
-// |y - exact| <= (kept + 2) * 2^-23 * (sum_k |x * w| + |bias|) before activation, with kept the blocks of that channel.
-// The number of threads changes no bit.
+// |y - exact| <= (kept + 2) * 2^-23 * (sum_k |x * w| + |bias|) before activation, with kept the weights of that channel
+// that are not zero. The number of threads changes no bit.
 
 // Bytes of a packed matrix: 0 for arguments that ek_f32_pack refuses (NaN and Inf aside). w is [n][ld_w] of dtype.
 EK_API size_t ek_f32_packed_size(int64_t channels, int64_t n, int64_t k, const void* w, ek_dtype dtype, int64_t ld_w,
