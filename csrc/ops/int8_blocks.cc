@@ -80,10 +80,10 @@ void run_slab(const BlockKernels& kernels, const SpmmArgs& args, const uint32_t*
     return for_each_tile(args.lhs, kernels.lanes, [&](RowTile tile) { spmm(args, tile.start, tile.width, 0, panels); });
   }
   // Tickets: tile t % tiles of run t / tiles, so that threads share the run's weights while they are in cache.
-  int64_t full = rows / args.lhs.tile_rows, tiles = 0;
+  int64_t full = 0, tiles = 0;
   RowTile last[8];
   for_each_tile(args.lhs, kernels.lanes, [&](RowTile tile) {
-    if (tile.width < args.lhs.tile_rows) last[tiles - full] = tile;
+    tile.width == args.lhs.tile_rows ? void(++full) : void(last[tiles - full] = tile);
     ++tiles;
   });
   int64_t runs = std::clamp(ceil_div(kTicketsPerThread * threads, tiles), ceil_div(panels, 16), panels);

@@ -110,7 +110,7 @@ def _layer(data: Any) -> LayerRecord:
     where = f"layer {names[0]!r}"
     try:
         scheme = scheme_from_dict(_check(data, "scheme", dict, where))
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise CheckpointFormatError(f"{MANIFEST_FILE}: {where}: {error}") from None
     if scheme.carried_out_by != "convert_":
         raise CheckpointFormatError(f"{MANIFEST_FILE}: {where}: {scheme.format!r} is not a format of stored weights")

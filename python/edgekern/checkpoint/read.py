@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from edgekern.checkpoint.errors import (
 from edgekern.checkpoint.fit import fill, find_places, fit
 from edgekern.checkpoint.manifest import MANIFEST_FILE, TENSORS_FILE, LayerRecord, Manifest, dtype_name
 from edgekern.checkpoint.write import sha256_of
+from edgekern.config import Int8
 from edgekern.nn import NATIVE_LINEARS, Int8Linear
 from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths, uninterrupted
 
@@ -112,6 +113,7 @@ def _make_native(record: LayerRecord, tensors: dict[str, Tensor]) -> Int8Linear:
             record.activation,
             dtype=_DTYPES[record.dtype],
             bias_dtype=bias_dtype,
+            scheme=cast(Int8, record.scheme),
         )
     except ValueError as error:
         raise CheckpointFormatError(f"{MANIFEST_FILE}: layer {name!r}: {error}") from None
