@@ -33,6 +33,7 @@ from harness.table import Plan
 
 OURS = tuple(f"edgekern-{form}" for form in FORMS)
 DEEPSPARSE = ("deepsparse-fp32", "deepsparse-int8", "deepsparse-int8-fast")
+DEEPSPARSE_PYTHON = BENCHMARKS.parent / ".venv-deepsparse/bin/python"
 RIVALS = ("torch-fp32", "onnxruntime-int8", "torch-csr", "torch-qnnpack-1x4", *DEEPSPARSE)
 
 LAYERS = ((768, 3072), (2048, 8192), (576, 1536))  # (K, N): BERT's, an LLM's and SmolLM2's feed-forward layers
@@ -82,8 +83,7 @@ def main(
     seconds: Seconds = 0.06,
     quick: Annotated[bool, typer.Option("--quick", help="Five cells and three short rounds.")] = False,
     ours: Annotated[bool, typer.Option(help="--no-ours leaves edgekern out.")] = True,
-    deepsparse_python: Annotated[Path, typer.Option(help="The Python that has DeepSparse.")] = BENCHMARKS.parent
-    / ".venv-deepsparse/bin/python",
+    deepsparse_python: Annotated[Path, typer.Option(help="The Python that has DeepSparse.")] = DEEPSPARSE_PYTHON,
     isa: Isa = None,
     tier: Tier = None,
     output: Output = None,

@@ -33,9 +33,7 @@ class Worker:
 
     def __init__(self, name: str, threads: int, environment: dict[str, str], python: str = sys.executable) -> None:
         if shutil.which(python) is None:
-            raise WorkerError(
-                f"{name}: expected a Python at {python}, found none; benchmarks/README.md says how to make it"
-            )
+            raise WorkerError(f"{name}: there is no Python at {python}; benchmarks/README.md says how to make it")
         self.name = name
         self.threads = threads
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed in close())

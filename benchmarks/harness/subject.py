@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 # What edgekern packs an int8 weight into.
 FORMS = ("dense", "blocks_1", "blocks_2", "blocks_4", "blocks_8", "bitmap", "bitmap_4")
 
-# name -> "module:class", or "module:class:argument" for a class of several. Modules are imported in the subject's own process only: each brings its own thread pool.
+# name -> "module:class" or "module:class:argument".
+# Modules are imported in the subject's own process only: each brings its own thread pool.
 SUBJECTS: dict[str, str] = {
     "edgekern": "rivals.linear_edgekern:EdgekernLinear",
     **{f"edgekern-{form}": f"rivals.sparse_edgekern:EdgekernForm:{form}" for form in FORMS},

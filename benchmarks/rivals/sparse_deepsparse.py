@@ -16,23 +16,17 @@ import numpy as np
 from deepsparse import Engine
 from deepsparse.cpu import cpu_vnni_compatible
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, numpy_helper, save
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, save
+from onnx.helper import make_node
 
 from rivals.linear_layer import Bound, FloatArray, LinearSubject
 
-Nodes = list[tuple[str, str, str]]  # operator, inputs, output
 
-
-def graph(nodes: Nodes, constants: dict[str, NDArray[Any]], m: int, k: int, n: int) -> ModelProto:
+def graph(nodes: list[NodeProto], constants: dict[str, NDArray[Any]], m: int, k: int, n: int) -> ModelProto:
     """ONNX: y [M, N] from x [M, K]. Everything is fixed, so that the engine can specialise."""
     return helper.make_model(
         helper.make_graph(
-            [
-                helper.make_node(
-                    kind, inputs.split(), [output], **({"to": TensorProto.FLOAT} if kind == "Cast" else {})
-                )
-                for kind, inputs, output in nodes
-            ],
+            nodes,
             "linear",
             [helper.make_tensor_value_info("x", TensorProto.FLOAT, [m, k])],
             [helper.make_tensor_value_info("y", TensorProto.FLOAT, [m, n])],
@@ -68,7 +62,7 @@ class DeepSparseFloat32(DeepSparse):
     """MatMul + Add."""
 
     def model(self, weight: FloatArray, bias: FloatArray, x: FloatArray) -> ModelProto:
-        nodes = [("MatMul", "x weight", "product"), ("Add", "product bias", "y")]
+        nodes = [make_node("MatMul", ["x", "weight"], ["product"]), make_node("Add", ["product", "bias"], ["y"])]
         return graph(nodes, {"weight": weight.T, "bias": bias}, *x.shape, len(weight))
 
 
@@ -85,11 +79,12 @@ class DeepSparseInt8(DeepSparse):
         scale = np.abs(weight).max(axis=1) / np.float32(127)
         scale[scale == 0] = 1  # a row without weights
         nodes = [
-            ("QuantizeLinear", "x x_scale x_zero", "levels"),
-            ("MatMulInteger", "levels weight x_zero weight_zero", "product"),  # without the last it dies
-            ("Add", "product bias", "sum"),
-            ("Cast", "sum", "float"),
-            ("Mul", "float scale", "y"),
+            make_node("QuantizeLinear", ["x", "x_scale", "x_zero"], ["levels"]),
+            # DeepSparse dies when the zero point of the weight is left out.
+            make_node("MatMulInteger", ["levels", "weight", "x_zero", "weight_zero"], ["product"]),
+            make_node("Add", ["product", "bias"], ["sum"]),
+            make_node("Cast", ["sum"], ["float"], to=TensorProto.FLOAT),
+            make_node("Mul", ["float", "scale"], ["y"]),
         ]
         constants = {
             "x_scale": np.array(x_scale),

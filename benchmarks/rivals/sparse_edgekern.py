@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from edgekern import kernels
 from torch import Tensor, nn
 
+from edgekern import kernels
 from rivals.linear_layer import FloatArray
 from rivals.linear_torch import TorchLinear
 
