@@ -14,6 +14,7 @@ from rivals.linear_layer import FloatArray
 from rivals.linear_torch import TorchLinear
 
 _int8_linear = torch.ops.edgekern.int8_linear.default
+_NO_ACTIVATION = kernels.ACTIVATIONS["none"]
 
 
 class PackedLinear(nn.Module):
@@ -25,7 +26,7 @@ class PackedLinear(nn.Module):
         self.out_features = packed.n
 
     def forward(self, input: Tensor) -> Tensor:
-        return _int8_linear(input, self.packed, self.out_features, kernels.ACTIVATIONS["none"])
+        return _int8_linear(input, self.packed, self.out_features, _NO_ACTIVATION)
 
 
 class EdgekernForm(TorchLinear):
