@@ -9,12 +9,23 @@ Usage:
 
 from __future__ import annotations
 
-import fnmatch
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from harness.command import caps, choose_rivals, run
+from harness.command import (
+    Cells,
+    Isa,
+    Output,
+    Rivals,
+    Rounds,
+    Seconds,
+    Threads,
+    Tier,
+    caps,
+    choose_cells,
+    choose_rivals,
+    run,
+)
 from harness.table import Plan
 
 OURS = "edgekern"
@@ -38,26 +49,17 @@ def all_cells() -> list[dict[str, Any]]:
     return cells
 
 
-def choose_cells(patterns: list[str]) -> list[dict[str, Any]]:
-    """Cells whose name matches a pattern; a pattern that matches none is an error."""
-    cells = all_cells()
-    for pattern in patterns:
-        if not any(fnmatch.fnmatch(cell["name"], pattern) for cell in cells):
-            raise typer.BadParameter(f"no cell is called like {pattern!r}; names are MxKxN, e.g. {cells[0]['name']}")
-    return [cell for cell in cells if any(fnmatch.fnmatch(cell["name"], pattern) for pattern in patterns)]
-
-
 def main(
-    cells: Annotated[list[str] | None, typer.Option(help="Name or glob, e.g. '128x*' or '*-cold'; repeatable.")] = None,
-    rivals: Annotated[list[str] | None, typer.Option(help="Only these rivals; repeatable. 'none': ours alone.")] = None,
-    threads: Annotated[list[int] | None, typer.Option(help="Thread counts; repeatable. Default: 1 and 2.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 7,
-    seconds: Annotated[float, typer.Option(help="For each subject in each round.")] = 0.06,
+    cells: Cells = None,
+    rivals: Rivals = None,
+    threads: Threads = None,
+    rounds: Rounds = 7,
+    seconds: Seconds = 0.06,
     quick: Annotated[bool, typer.Option("--quick", help="Four cells and three short rounds.")] = False,
     ours: Annotated[bool, typer.Option(help="--no-ours leaves edgekern and the machine's limits out.")] = True,
-    isa: Annotated[str | None, typer.Option(help="EDGEKERN_ISA for edgekern only.")] = None,
-    tier: Annotated[str | None, typer.Option(help="Hold everybody to avx2, avx_vnni or avx512_vnni.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: in benchmarks/results.")] = None,
+    isa: Isa = None,
+    tier: Tier = None,
+    output: Output = None,
 ) -> None:
     chosen = choose_rivals(rivals, RIVALS)
     if quick:
@@ -66,7 +68,7 @@ def main(
         subjects=[OURS, *chosen] if ours else chosen,
         limits=LIMITS if ours else (),
         threads=threads or [1, 2],
-        tasks=choose_cells(cells or (list(QUICK_CELLS) if quick else ["*"])),
+        tasks=choose_cells(all_cells(), cells or (QUICK_CELLS if quick else ["*"])),
         rounds=rounds,
         seconds=seconds,
         environment=caps(tier, isa),

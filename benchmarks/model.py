@@ -8,11 +8,10 @@ Usage:
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from harness.command import caps, choose_rivals, run
+from harness.command import Isa, Output, Rivals, Rounds, Seconds, Threads, Tier, caps, choose_rivals, run
 from harness.table import Plan
 
 SEQUENCE = 128
@@ -23,13 +22,13 @@ PROFILED = ("edgekern", "torch-fp32", "torch-int8-x86", "stub")
 
 def main(
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Batch sizes; repeatable. Default: 1 and 32.")] = None,
-    rivals: Annotated[list[str] | None, typer.Option(help="Only these rivals; repeatable. 'none': ours alone.")] = None,
-    threads: Annotated[list[int] | None, typer.Option(help="Thread counts; repeatable. Default: 1 and 2.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 9,
-    seconds: Annotated[float, typer.Option(help="For each subject in each round.")] = 0.25,
-    isa: Annotated[str | None, typer.Option(help="EDGEKERN_ISA for edgekern only.")] = None,
-    tier: Annotated[str | None, typer.Option(help="Hold everybody to avx2, avx_vnni or avx512_vnni.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: in benchmarks/results.")] = None,
+    rivals: Rivals = None,
+    threads: Threads = None,
+    rounds: Rounds = 9,
+    seconds: Seconds = 0.25,
+    isa: Isa = None,
+    tier: Tier = None,
+    output: Output = None,
 ) -> None:
     plan = Plan(
         subjects=[f"minilm-{name}" for name in (*OURS, *choose_rivals(rivals, RIVALS))],

@@ -15,26 +15,27 @@ import typer
 from rendering.charts import draw_model, draw_rates, draw_ratios
 from rendering.pages import INTRODUCTION, linear_section, model_section, readme_block
 from rendering.results import Results, newest
+from rendering.sparse import sparse_section
 
 ROOT = Path(__file__).resolve().parent.parent
 START, END = "<!-- results:linear:start -->", "<!-- results:linear:end -->"
 
 
-def draw(results: Results, folder: Path) -> None:
-    """Draw the charts of one results file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if results.benchmark == "model":
-        draw_model(results, folder / f"model-{results.slug}.png")
-    else:
-        draw_ratios(results, folder / f"linear-{results.slug}.png")
-        draw_rates(results, folder / f"linear-{results.slug}-rates.png")
+# What each benchmark is rendered by: its section, and its charts by the end of their names, the README's first.
+SECTIONS = {"linear": linear_section, "model": model_section, "sparse": sparse_section}
+CHARTS = {"linear": {"": draw_ratios, "-rates": draw_rates}, "model": {"": draw_model}, "sparse": {}}
 
 
 def charts_of(results: Results) -> list[str]:
-    """The file names of the charts that draw() makes, the README's first."""
-    if results.benchmark == "model":
-        return [f"model-{results.slug}.png"]
-    return [f"linear-{results.slug}.png", f"linear-{results.slug}-rates.png"]
+    """The file names of the charts of one results file."""
+    return [f"{results.benchmark}-{results.slug}{end}.png" for end in CHARTS[results.benchmark]]
+
+
+def draw(results: Results, folder: Path) -> None:
+    """Draw the charts of one results file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, draw_chart in zip(charts_of(results), CHARTS[results.benchmark].values(), strict=True):
+        draw_chart(results, folder / name)
 
 
 def fill(readme: str, block: str) -> str:
@@ -50,8 +51,7 @@ def pages(all_results: list[Results], readme: str) -> tuple[str, str]:
     """(docs/benchmarks.md, README.md) for these results."""
     sections = [INTRODUCTION.rstrip()]
     for results in all_results:
-        section = model_section if results.benchmark == "model" else linear_section
-        sections.append(section(results, charts_of(results)))
+        sections.append(SECTIONS[results.benchmark](results, charts_of(results)))
     charts = {results.slug: charts_of(results) for results in all_results if results.benchmark == "linear"}
     return "\n\n".join(sections) + "\n", fill(readme, readme_block(all_results, charts))
 

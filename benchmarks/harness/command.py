@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +17,23 @@ from harness.table import Plan, write_results
 from harness.tier import tier_environment
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
+
+Cells = Annotated[list[str] | None, typer.Option(help="Name or glob, e.g. '128x*' or '*-cold'; repeatable.")]
+Rivals = Annotated[list[str] | None, typer.Option(help="Only these rivals; repeatable. 'none': ours alone.")]
+Threads = Annotated[list[int] | None, typer.Option(help="Thread counts; repeatable. Default: 1 and 2.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Interleaved rounds.")]
+Seconds = Annotated[float, typer.Option(help="For each subject in each round.")]
+Isa = Annotated[str | None, typer.Option(help="EDGEKERN_ISA for edgekern only.")]
+Tier = Annotated[str | None, typer.Option(help="Hold everybody to avx2, avx_vnni or avx512_vnni.")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="Default: in benchmarks/results.")]
+
+
+def choose_cells(cells: Sequence[dict[str, Any]], patterns: Sequence[str]) -> list[dict[str, Any]]:
+    """Those of `cells` whose name matches a pattern. Raises BadParameter for a pattern that matches none."""
+    for pattern in patterns:
+        if not any(fnmatch.fnmatch(cell["name"], pattern) for cell in cells):
+            raise typer.BadParameter(f"no cell is called like {pattern!r}; one is called {cells[0]['name']!r}")
+    return [cell for cell in cells if any(fnmatch.fnmatch(cell["name"], pattern) for pattern in patterns)]
 
 
 def choose_rivals(asked: Sequence[str] | None, known: Sequence[str]) -> list[str]:

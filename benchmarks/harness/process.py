@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,16 +27,20 @@ class Worker:
     Between requests the process is stopped (SIGSTOP): a thread pool that spins while it waits for work, as most do by
     default, would otherwise take a core from whoever is being measured. The rivals keep their own spinning habits,
     since those are part of how fast they are.
+
+    `python` runs it: a rival may need a virtual environment of its own.
     """
 
-    def __init__(self, name: str, threads: int, environment: dict[str, str]) -> None:
+    def __init__(self, name: str, threads: int, environment: dict[str, str], python: str = sys.executable) -> None:
+        if shutil.which(python) is None:
+            raise WorkerError(f"{name}: there is no Python at {python}; benchmarks/README.md says how to make it")
         self.name = name
         self.threads = threads
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed in close())
         env = {**os.environ, **environment, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(BENCHMARKS), env.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "harness.worker", name, str(threads)],
+            [python, "-m", "harness.worker", name, str(threads)],
             env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -99,8 +105,9 @@ class Worker:
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._log):
-            if stream is not None:
-                stream.close()
+            with suppress(BrokenPipeError):  # a request that a dead process did not read is still in the buffer
+                if stream is not None:
+                    stream.close()
 
     def __enter__(self) -> Worker:
         return self

@@ -8,15 +8,25 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
-# name -> "module:class". Modules are imported in the subject's own process only: each brings its own thread pool.
+# What edgekern packs an int8 weight into.
+FORMS = ("dense", "blocks_1", "blocks_2", "blocks_4", "blocks_8", "bitmap", "bitmap_4")
+
+# name -> "module:class" or "module:class:argument".
+# Modules are imported in the subject's own process only: each brings its own thread pool.
 SUBJECTS: dict[str, str] = {
     "edgekern": "rivals.linear_edgekern:EdgekernLinear",
+    **{f"edgekern-{form}": f"rivals.sparse_edgekern:EdgekernForm:{form}" for form in FORMS},
     "torch-fp32": "rivals.linear_torch:TorchFloat32",
     "torch-bf16": "rivals.linear_torch:TorchBfloat16",
     "torch-int8-x86": "rivals.linear_torch:TorchDynamicX86",
     "torch-int8-onednn": "rivals.linear_torch:TorchDynamicOneDnn",
     "onnxruntime-int8": "rivals.linear_onnxruntime:OnnxRuntimeDynamic",
     "openvino-int8": "rivals.linear_openvino:OpenVinoInt8Weights",
+    "torch-csr": "rivals.sparse_torch:TorchCsr",
+    "torch-qnnpack-1x4": "rivals.sparse_torch:TorchQnnpack1x4",
+    "deepsparse-fp32": "rivals.sparse_deepsparse:DeepSparseFloat32",
+    "deepsparse-int8": "rivals.sparse_deepsparse:DeepSparseInt8",
+    "deepsparse-int8-fast": "rivals.sparse_deepsparse:DeepSparseInt8Fast",
     "peak-int8": "harness.roofline:PeakInt8",
     "read-bandwidth": "harness.roofline:ReadBandwidth",
     "minilm-edgekern": "rivals.minilm:EdgekernModel",
@@ -55,5 +65,5 @@ class Subject(ABC):
 
 def load_subject(name: str, threads: int) -> Subject:
     """Import and build the subject called `name` (a key of SUBJECTS) with a pool of `threads` threads."""
-    module, _, attribute = SUBJECTS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)(threads)
+    module, attribute, *arguments = SUBJECTS[name].split(":")
+    return getattr(importlib.import_module(module), attribute)(threads, *arguments)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ class Plan:
     environment: dict[str, str]  # for every worker: ISA caps
     required: Sequence[str] = ()  # subjects without which the run is not worth starting
     profiled: Sequence[str] = ()  # subjects also asked where their time goes
+    pythons: Mapping[str, str] = field(default_factory=dict)  # subjects with an interpreter of their own
+    takes_part: Callable[[str, dict[str, Any]], bool] = lambda subject, task: True
 
 
 def statistics_of(samples: Sequence[float], rounds: int) -> Record:
@@ -51,7 +54,8 @@ def statistics_of(samples: Sequence[float], rounds: int) -> Record:
 def _start_workers(plan: Plan, threads: int, stack: ExitStack) -> Iterator[Worker | Record]:
     for name in (*plan.limits, *plan.subjects):
         try:
-            yield stack.enter_context(Worker(name, threads, plan.environment))
+            python = plan.pythons.get(name, sys.executable)
+            yield stack.enter_context(Worker(name, threads, plan.environment, python))
         except WorkerError as error:
             if name in plan.required:
                 raise
@@ -59,7 +63,8 @@ def _start_workers(plan: Plan, threads: int, stack: ExitStack) -> Iterator[Worke
 
 
 def _measure_task(plan: Plan, workers: Sequence[Worker], task: dict[str, Any]) -> Iterator[Record]:
-    """All workers on one task. A subject that fails gets a failure record and the others go on."""
+    """All workers that take part, on one task. A subject that fails gets a failure record and the others go on."""
+    workers = [worker for worker in workers if plan.takes_part(worker.name, task)]
     load = LoadMeter(worker.pid for worker in workers)
     facts: dict[str, Record] = {}
     samples: dict[str, list[float]] = {}

@@ -43,6 +43,12 @@ LABELS = {
     "onnxruntime-int8": "ONNX Runtime int8",
     "openvino-int8": "OpenVINO int8 weights",
     "openvino-fp32": "OpenVINO float32",
+    "edgekern-dense": "edgekern dense",
+    "torch-csr": "torch CSR float32",
+    "torch-qnnpack-1x4": "torch QNNPACK 1x4 int8",
+    "deepsparse-fp32": "DeepSparse float32",
+    "deepsparse-int8": "DeepSparse int8",
+    "deepsparse-int8-fast": "DeepSparse int8, saturating",
     FLOOR: "linear layers instant",
 }
 

@@ -29,7 +29,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def _microseconds(seconds: float | None) -> str:
+def microseconds(seconds: float | None) -> str:
+    """Three digits or more."""
     if seconds is None:
         return MISSING
     value = seconds * 1e6
@@ -44,10 +45,11 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.0%}"
 
 
-def _ratio(ratio: float | None) -> str:
-    if ratio is None:
+def ratio(value: float | None) -> str:
+    """Two digits, bold when it is below 1."""
+    if value is None:
         return MISSING
-    return f"{ratio:.2f}" if ratio >= 1 else f"**{ratio:.2f}**"
+    return f"{value:.2f}" if value >= 1 else f"**{value:.2f}**"
 
 
 def bars_table(bars: Sequence[Bar]) -> str:
@@ -61,7 +63,8 @@ def plural(count: int) -> str:
     return f"{count} thread{'s' * (count > 1)}"
 
 
-def _facts(results: Results) -> str:
+def facts(results: Results) -> str:
+    """Machine, versions and settings; who disturbed; who was not measured, and why."""
     header = results.header
     versions = ", ".join(f"{name} {version}" for name, version in sorted(results.versions.items()))
     kernel = f" edgekern ran its {results.kernel()} kernels." if results.kernel() else ""
@@ -81,7 +84,8 @@ def _facts(results: Results) -> str:
 
 def _failure_line(record: Record) -> str:
     where = f"{record.get('name', 'all cells')}, {plural(record['threads'])}"
-    return f"- {label(short_name(record['subject']))}, {where}: {record['reason'].splitlines()[0]}"
+    reason = record["reason"].removeprefix(f"{record['subject']}: ").splitlines()[0]
+    return f"- {label(short_name(record['subject']))}, {where}: {reason}"
 
 
 def _summary(results: Results) -> list[str]:
@@ -101,11 +105,11 @@ def _linear_row(cell: Cell, subjects: Sequence[str]) -> list[str]:
     best = cell.best_rival()
     times = []
     for name in subjects:
-        text = _microseconds(cell.seconds(name))
+        text = microseconds(cell.seconds(name))
         times.append(f"*{text}*" if best and name == best[0] else text)
     share = cell.bandwidth_share() if cell.task["cold"] else cell.peak_share() if cell.task["m"] >= 64 else None
     unit = " of bandwidth" if cell.task["cold"] else " of peak"
-    return [cell.name.replace("-cold", ", cold"), *times, _ratio(cell.ahead()), _percent(share) + unit if share else ""]
+    return [cell.name.replace("-cold", ", cold"), *times, ratio(cell.ahead()), _percent(share) + unit if share else ""]
 
 
 def linear_section(results: Results, charts: Sequence[str]) -> str:
@@ -113,7 +117,7 @@ def linear_section(results: Results, charts: Sequence[str]) -> str:
     subjects = results.subjects()
     parts = [
         f"## One linear layer: {results.title}",
-        _facts(results),
+        facts(results),
         bars_table(linear_bars(results)),
         " ".join(_summary(results)),
     ]
@@ -129,7 +133,7 @@ def linear_section(results: Results, charts: Sequence[str]) -> str:
 
 def model_section(results: Results, charts: Sequence[str]) -> str:
     """One machine's MiniLM: goals, latencies, and where the time goes."""
-    parts = [f"## MiniLM, a sentence encoder: {results.title}", _facts(results), bars_table(model_bars(results))]
+    parts = [f"## MiniLM, a sentence encoder: {results.title}", facts(results), bars_table(model_bars(results))]
     parts += [f"![{results.title}](img/{name})" for name in charts]
     rows = []
     for name in results.subjects():
@@ -178,9 +182,9 @@ def readme_block(all_results: Sequence[Results], charts: dict[str, list[str]]) -
         rows = []
         for cell in cells:
             name, seconds = cell.best_rival() or ("", 0.0)
-            ours = _microseconds(cell.seconds(OURS))
+            ours = microseconds(cell.seconds(OURS))
             rows.append(
-                [cell.name.replace("-cold", ", cold"), ours, _microseconds(seconds), label(name), _ratio(cell.ahead())]
+                [cell.name.replace("-cold", ", cold"), ours, microseconds(seconds), label(name), ratio(cell.ahead())]
             )
         parts.append(
             " ".join([f"One linear layer on {results.title}, {results.kernel()} kernels.", *_summary(results)])

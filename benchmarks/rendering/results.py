@@ -92,8 +92,9 @@ class Results:
         return sum(load > QUIET_SHARE for load in loads), len(loads)
 
     def kernel(self) -> str:
-        """The instruction set that edgekern ran, as its limits report it; "" when not recorded."""
-        return next((r["isa"] for cell in self.cells for r in cell.limits.values() if "isa" in r), "")
+        """The instruction set that edgekern ran, as it or its limits report it; "" when not recorded."""
+        records = (r for cell in self.cells for r in (*cell.limits.values(), *cell.timings.values()))
+        return next((r["isa"] for r in records if "isa" in r), "")
 
 
 def _cpu_title(header: Record) -> str:

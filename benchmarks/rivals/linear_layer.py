@@ -1,4 +1,7 @@
-"""The task all linear subjects share: y = x W^T + b, float32 in and float32 out, and its correct answer."""
+"""The task all linear subjects share: y = x W^T + b, float32 in and float32 out, and its correct answer.
+
+A task with a pattern and a sparsity has that share of W set to zero first.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from harness.subject import Subject
 from numpy.typing import NDArray
+
+from rivals.sparse_mask import random_mask
 
 FloatArray = NDArray[np.float32]
 
@@ -45,7 +50,7 @@ class LinearSubject(Subject):
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
-        self._shape = (0, 0)
+        self._made: tuple[Any, ...] = ()  # what the layers were made for
         self._layers: list[Any] = []
         self._weight = self._bias = np.empty(0, np.float32)
 
@@ -53,19 +58,29 @@ class LinearSubject(Subject):
     def build(self, weight: FloatArray, bias: FloatArray) -> Any:
         """One more layer with its own memory, from weight [N, K] and bias [N]."""
 
+    def bytes_of(self, layer: Any) -> float:
+        """Bytes of weights that one call of `layer` reads."""
+        return self._weight.size * self.bytes_per_weight
+
     @abstractmethod
     def bind(self, layer: Any, x: FloatArray) -> Bound:
         """Tie `layer` to the input x [M, K]."""
 
     def prepare(self, **task: Any) -> dict[str, Any]:
-        """Task: m, k, n and cold (rotate through COLD_BYTES of weights). Raises ArithmeticError on a wrong answer."""
-        m, k, n, cold = task["m"], task["k"], task["n"], task["cold"]
+        """Task: m, k, n, cold (rotate through COLD_BYTES of weights), and pattern with sparsity if W is sparse.
+
+        Raises ArithmeticError on a wrong answer.
+        """
+        m, k, n, pattern, sparsity = (task.get(key) for key in ("m", "k", "n", "pattern", "sparsity"))
         self.calls = []
-        if (k, n) != self._shape:
+        if (k, n, pattern, sparsity) != self._made:
             self._layers.clear()
             self._weight, self._bias = random_layer(k, n)
-            self._shape = (k, n)
-        copies = math.ceil(COLD_BYTES / (k * n * self.bytes_per_weight)) if cold else 1
+            if pattern is not None:
+                self._weight *= random_mask(n, k, pattern, sparsity)
+            self._layers.append(self.build(self._weight, self._bias))
+            self._made = (k, n, pattern, sparsity)
+        copies = math.ceil(COLD_BYTES / self.bytes_of(self._layers[0])) if task["cold"] else 1
         while len(self._layers) < copies:
             self._layers.append(self.build(self._weight, self._bias))
         del self._layers[copies:]

@@ -58,14 +58,27 @@ py::tuple quantize_rhs(const py::object& weight, const py::object& dtype) {
   return py::make_tuple(q, scale);
 }
 
-size_t packed_size(int64_t n, int64_t k, const py::object& isa) {
-  size_t size = ek_int8_packed_size(isa_of(isa), n, k);
+size_t dense_packed_size(int64_t n, int64_t k, const py::object& isa) {
+  size_t size = ek_int8_packed_size(isa_of(isa), EK_INT8_DENSE, n, k, nullptr, 0, nullptr);
   if (size == 0) throw py::value_error(text("a matrix of ", n, " x ", k, " is negative or too large to pack"));
   return size;
 }
 
+size_t packed_size(const py::object& q_object, int form, const py::object& isa_object) {
+  py::array q = array_of<int8_t>(q_object, "q", 2);
+  const ek_isa* isa = isa_of(isa_object);
+  size_t size = 0;
+  ek_status status = run([&](const ek_parallel* parallel) {
+    size = ek_int8_packed_size(isa, static_cast<ek_int8_form>(form), q.shape(0), q.shape(1),
+                               static_cast<const int8_t*>(q.data()), leading_dimension(q), parallel);
+    return size == 0 ? EK_ERROR_FORM : EK_OK;
+  });
+  check(status, "int8_packed_size");
+  return size;
+}
+
 void pack(const py::object& q_object, const py::object& scale_object, const py::object& bias_object, const py::object& out,
-          const py::object& isa_object) {
+          int form, const py::object& isa_object) {
   py::array q = array_of<int8_t>(q_object, "q", 2);
   py::array scale = array_of<float>(scale_object, "scale", 1), bias;
   if (!bias_object.is_none()) bias = array_of<float>(bias_object, "bias", 1);
@@ -75,23 +88,24 @@ void pack(const py::object& q_object, const py::object& scale_object, const py::
     throw py::value_error(text("bias must have ", n, " values, one a row of q; got ", bias.size()));
   }
   py::array packed = packed_bytes(out);
-  const size_t size = packed_size(n, k, isa_object);
-  if (static_cast<size_t>(packed.nbytes()) != size) {
-    throw py::value_error(text("out must have ", size, " bytes, got ", packed.nbytes()));
-  }
   const ek_isa* isa = isa_of(isa_object);
   const float* bias_data = bias_object.is_none() ? nullptr : static_cast<const float*>(bias.data());
   ek_status status = run([&](const ek_parallel* parallel) {
-    return ek_int8_pack(isa, n, k, static_cast<const int8_t*>(q.data()), leading_dimension(q),
-                        static_cast<const float*>(scale.data()), bias_data, packed.mutable_data(), parallel);
+    return ek_int8_pack(isa, static_cast<ek_int8_form>(form), n, k, static_cast<const int8_t*>(q.data()), leading_dimension(q),
+                        static_cast<const float*>(scale.data()), bias_data, packed.mutable_data(),
+                        static_cast<size_t>(packed.nbytes()), parallel);
   });
+  if (status == EK_ERROR_PACKED) {
+    throw py::value_error(text("out must have the ", packed_size(q_object, form, isa_object),
+                               " bytes of int8_packed_size, got ", packed.nbytes()));
+  }
   if (status == EK_ERROR_VALUE) throw py::value_error("scale must be finite, got NaN or Inf");
   check(status, "int8_pack");
 }
 
 py::tuple describe_packed(const py::object& packed_object) {
   ek_int8_shape shape = shape_of(packed_bytes(packed_object));
-  return py::make_tuple(shape.n, shape.k, shape.has_bias != 0);
+  return py::make_tuple(shape.n, shape.k, shape.has_bias != 0, static_cast<int>(shape.form));
 }
 
 py::tuple unpack(const py::object& packed_object) {
@@ -118,7 +132,7 @@ py::array linear(const py::object& x, const py::object& packed_object, int activ
   py::array y(lhs.array.dtype(), {lhs.rows, shape.n});
   void* y_data = y.mutable_data();
   check(run([&](const ek_parallel* parallel) {
-          Workspace workspace(ek_int8_workspace_size(isa, lhs.rows, lhs.cols));
+          Workspace workspace(ek_int8_workspace_size(isa, shape.form, lhs.rows, lhs.cols));
           return ek_int8_linear(isa, packed.data(), packed.nbytes(), lhs.rows, lhs.data(), lhs.dtype, lhs.ld, y_data, shape.n,
                                 static_cast<ek_activation>(activation), workspace.data(), workspace.size(), parallel);
         }),
@@ -162,7 +176,7 @@ py::array matmul(const py::object& q_object, const py::object& zero_point_object
   py::array_t<int32_t> acc({m, shape.n});
   int32_t* acc_data = acc.mutable_data();
   check(run([&](const ek_parallel* parallel) {
-          Workspace workspace(ek_int8_workspace_size(isa, m, shape.k));
+          Workspace workspace(ek_int8_workspace_size(isa, shape.form, m, shape.k));
           return ek_int8_matmul_s32(isa, packed.data(), packed.nbytes(), m, static_cast<const uint8_t*>(q.data()),
                                     leading_dimension(q), static_cast<const int32_t*>(zero_point.data()), acc_data, shape.n,
                                     workspace.data(), workspace.size(), parallel);
@@ -176,8 +190,10 @@ py::array matmul(const py::object& q_object, const py::object& zero_point_object
 void bind_int8(py::module_& core) {
   const py::none none;
   core.def("int8_quantize_rhs", quantize_rhs, py::arg("weight"), py::arg("dtype") = none);
-  core.def("int8_packed_size", packed_size, py::arg("n"), py::arg("k"), py::arg("isa") = none);
-  core.def("int8_pack", pack, py::arg("q"), py::arg("scale"), py::arg("bias"), py::arg("out"), py::arg("isa") = none);
+  core.def("int8_dense_packed_size", dense_packed_size, py::arg("n"), py::arg("k"), py::arg("isa") = none);
+  core.def("int8_packed_size", packed_size, py::arg("q"), py::arg("form") = 0, py::arg("isa") = none);
+  core.def("int8_pack", pack, py::arg("q"), py::arg("scale"), py::arg("bias"), py::arg("out"), py::arg("form") = 0,
+           py::arg("isa") = none);
   core.def("int8_describe", describe_packed, py::arg("packed"));
   core.def("int8_unpack", unpack, py::arg("packed"));
   core.def("int8_linear", linear, py::arg("x"), py::arg("packed"), py::arg("activation"), py::arg("isa") = none,

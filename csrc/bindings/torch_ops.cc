@@ -165,7 +165,7 @@ TensorHandle int8_linear(TensorHandle x, const TensorHandle& packed, int64_t out
     x = std::move(contiguous);
     rows = {m, shape.k};
   }
-  Workspace workspace(ek_int8_workspace_size(nullptr, m, shape.k));
+  Workspace workspace(ek_int8_workspace_size(nullptr, shape.form, m, shape.k));
   Threads threads;
   check(ek_int8_linear(nullptr, weights, static_cast<size_t>(packed_view.sizes[0]), m, data_of(x), dtype, rows.ld, data_of(y),
                        shape.n, static_cast<ek_activation>(activation), workspace.data(), workspace.size(), threads.parallel()),

@@ -77,10 +77,10 @@ void run_slab(const FormatKernels& kernels, const Layout& layout, const void* pa
     return for_each_tile(tiles, kernels.lanes, [&](RowTile tile) { spmm(args, tile.start, tile.width, 0, panels); });
   }
   // Tickets: tile t % count of run t / count, so that threads share the run's weights while they are in cache.
-  int64_t full = rows / tiles.tile_rows, count = 0;
+  int64_t full = 0, count = 0;
   RowTile last[8];
   for_each_tile(tiles, kernels.lanes, [&](RowTile tile) {
-    if (tile.width < tiles.tile_rows) last[count - full] = tile;
+    tile.width == tiles.tile_rows ? void(++full) : void(last[count - full] = tile);
     ++count;
   });
   int64_t runs = std::clamp(ceil_div(kTicketsPerThread * threads, count), ceil_div(panels, 16), panels);

@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
+
+from edgekern.kernels import FORMS
 
 
 class Scheme:
@@ -22,8 +24,12 @@ class Scheme:
     """The function that takes it."""
 
     def to_dict(self) -> dict[str, Any]:
-        """This scheme as JSON-ready data: its format and its options."""
-        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        """This scheme as JSON-ready data: its format, and the options that are not their defaults."""
+        options = {}
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if value != field.default:
+                options[field.name] = list(value) if isinstance(value, tuple) else value
         return {"format": self.format, **options}
 
 
@@ -33,9 +39,33 @@ class Int8(Scheme):
 
     Weights are signed, symmetric, with one float32 scale per output channel. Activations are quantised while the layer
     runs, each row (token) with its own scale and zero point. Sums are exact int32; results have the dtype of the input.
+
+    Pruned weights stay zero. Whether they make a layer faster depends on the mask and on the CPU, so by default the
+    forms that weights can be packed in are measured for each pruned layer, and a sparse form is taken when it is faster
+    on the whole, at none of ``rows`` slower than the dense form, and not larger.
+
+    Attributes:
+        form: ``"measured"``, or a form: a key of :data:`edgekern.kernels.FORMS`.
+        rows: numbers of rows (tokens) of a call to measure at: what the model will be called with.
+        packings: 1, or 2 for two forms of the weights in memory where that is faster: one for few rows, one for many.
     """
 
     format: ClassVar[str] = "int8"
+
+    form: str = "measured"
+    rows: tuple[int, ...] = (1, 16, 128)
+    packings: int = 1
+
+    def __post_init__(self) -> None:
+        _check_choice("form", self.form, ("measured", *FORMS))
+        rows = (self.rows,) if isinstance(self.rows, int) else self.rows
+        if not isinstance(rows, Sequence) or isinstance(rows, str) or not rows:
+            raise TypeError(f"rows: expected numbers of rows, as (1, 128), or one of them; got {self.rows!r}")
+        for count in rows:
+            _check_count("rows", count, 1)
+        object.__setattr__(self, "rows", tuple(sorted(set(rows))))
+        if self.packings not in (1, 2) or isinstance(self.packings, bool):
+            raise ValueError(f"packings: expected 1 or 2, got {self.packings!r}")
 
 
 @dataclass(frozen=True)

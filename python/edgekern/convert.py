@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from edgekern import kernels
-from edgekern.config import Config, Scheme, check_config
+from edgekern.config import Config, Int8, Scheme, check_config
 from edgekern.nn import NATIVE_LINEARS, Int8Linear
+from edgekern.nn.forms import LEAST_ZEROS
 from edgekern.nn.layers import Layer, find_layers, objection, obstacle, tied_weights
 from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths, uninterrupted
-from edgekern.plan import ConvertError, Decision, FilterFn, plan
+from edgekern.plan import ConvertError, FilterFn, plan
 from edgekern.summary import DENSE, LayerRow, Report
 
 _LEFT_ALONE = "_edgekern_left_alone"
@@ -49,11 +52,12 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
         raise TypeError(f"filter_fn: expected a function (module, name) -> bool, got {type(filter_fn).__name__}")
     decisions = plan(model, config, filter_fn)
     steps = [_reserve(decision.layer, decision.scheme) for decision in decisions if decision.scheme]
-    rows = [row for decision in decisions for row in _planned_rows(decision)]
+    left_alone = {decision.layer.name: decision.reason for decision in decisions if not decision.scheme}
     del decisions  # it holds the originals, which are to be freed one by one
     _commit(model, steps)
-    setattr(model, _LEFT_ALONE, {row.name: row.reason for row in rows if row.format == DENSE})
-    return Report(tuple(rows))
+    layers = find_layers(model)
+    setattr(model, _LEFT_ALONE, {layer.name: left_alone[layer.name] for layer in layers if not layer.native})
+    return Report(tuple(row for layer in layers for row in _rows(layer, left_alone.get(layer.name, ""))))
 
 
 def dense_(model: nn.Module) -> Report:
@@ -70,7 +74,7 @@ def dense_(model: nn.Module) -> Report:
     """
     _check_model(model)
     steps = [(layer, layer.native, layer.native.dense()) for layer in find_layers(model) if layer.native]
-    rows = [_row(layer, layer.name, DENSE, native.packed.nbytes, layer.dense_bytes, "") for layer, native, _ in steps]
+    rows = [_row(layer, layer.name, DENSE, native.packed_bytes, layer.dense_bytes, "") for layer, native, _ in steps]
     with uninterrupted():
         for layer, _, linear in steps:
             replace(layer, linear)
@@ -111,9 +115,9 @@ class _Step:
 
 
 def _reserve(layer: Layer, scheme: Scheme) -> _Step:
-    native = NATIVE_LINEARS[scheme.format].like(layer.linear)
+    native = NATIVE_LINEARS[scheme.format].like(layer.linear, cast(Int8, scheme))
     # Fresh memory costs nothing until it is written, but running out of it shows here, while the model is whole.
-    return _Step(layer, native, torch.empty(native.packed_size, dtype=torch.uint8, device="cpu"))
+    return _Step(layer, native, torch.empty(native.dense_packed_size, dtype=torch.uint8, device="cpu"))
 
 
 def _commit(model: nn.Module, steps: list[_Step]) -> None:
@@ -151,19 +155,9 @@ def _check_model(model: object) -> None:
 # ---------------------------------------------------------------------------------------------- rows of the table
 
 
-def _planned_rows(decision: Decision) -> Iterator[LayerRow]:
-    layer = decision.layer
-    if decision.scheme is None:
-        yield from _rows(layer, decision.reason)
-    else:
-        native = NATIVE_LINEARS[decision.scheme.format].like(layer.linear)
-        yield _row(layer, layer.name, native.format, layer.dense_bytes, native.packed_size, "")
-        yield from _alias_rows(layer, native.format)
-
-
 def _rows(layer: Layer, reason: str) -> Iterator[LayerRow]:
     """Rows of a layer as it is."""
-    after = layer.native.packed.nbytes if layer.native else layer.dense_bytes
+    after = layer.native.packed_bytes if layer.native else layer.dense_bytes
     layer_format = layer.native.format if layer.native else DENSE
     yield _row(layer, layer.name, layer_format, layer.dense_bytes, after, reason)
     yield from _alias_rows(layer, layer_format)
@@ -175,6 +169,12 @@ def _alias_rows(layer: Layer, layer_format: str) -> Iterator[LayerRow]:
 
 
 def _row(layer: Layer, name: str, layer_format: str, before: int, after: int, reason: str) -> LayerRow:
-    isa = "" if layer_format == DENSE else kernels.default_isa()
-    kernel = isa and f"{layer_format}_gemm_{isa} / {layer_format}_gemv_{isa}"
-    return LayerRow(name, layer.kind, layer.shape, layer_format, kernel, isa, before, after, reason)
+    row = LayerRow(name, layer.kind, layer.shape, layer_format, "", "", before, after, reason)
+    if layer_format == DENSE or layer.native is None:
+        return row
+    isa, choice = kernels.default_isa(), layer.native.choice
+    names = ("gemm", "gemv") if choice.form == DENSE else ("spmm",)
+    kernel = " / ".join(f"{layer_format}_{name}_{isa}" for name in names)
+    timings = tuple((timing.form, timing.rows, timing.seconds) for timing in choice.timings)
+    packing = choice.describe() if choice.zeros >= LEAST_ZEROS else choice.form
+    return dataclasses.replace(row, kernel=kernel, isa=isa, packing=packing, zeros=choice.zeros, timings=timings)

@@ -20,9 +20,11 @@ from edgekern._lib import core, get_num_threads, set_num_threads
 
 __all__ = [
     "ACTIVATIONS",
+    "FORMS",
     "Int8Packed",
     "cpu",
     "default_isa",
+    "form_code",
     "get_num_threads",
     "int8_linear",
     "int8_matmul",
@@ -35,6 +37,13 @@ __all__ = [
 
 ACTIVATIONS: dict[str, int] = {"none": 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4}
 """Activation name to the code the native side uses."""
+
+FORMS: dict[str, int] = {"dense": 0, "blocks_1": 1, "blocks_2": 2, "blocks_4": 4, "blocks_8": 8}
+"""How an int8 matrix is packed, by name, to the code the native side uses.
+
+Every form holds any matrix and gives the same results. ``"dense"`` keeps all weights. ``"blocks_R"`` keeps, and
+multiplies, only blocks of R output channels x 2 or 4 input features (by ISA) that hold a weight which is not zero.
+"""
 
 _ALIGNMENT = 64  # bytes: one packed line
 
@@ -89,16 +98,18 @@ class Int8Packed:
         n: output features (rows).
         k: input features (columns).
         has_bias: whether a bias is packed.
+        form: a key of :data:`FORMS`.
     """
 
-    __slots__ = ("data", "has_bias", "k", "n")
+    __slots__ = ("data", "form", "has_bias", "k", "n")
 
     def __init__(self, data: npt.NDArray[np.uint8]) -> None:
         if isinstance(data, np.ndarray) and data.ndim == 1 and data.ctypes.data % _ALIGNMENT != 0:
             aligned = _aligned_bytes(data.size)
             aligned[:] = data
             data = aligned
-        self.n, self.k, self.has_bias = core.int8_describe(data)
+        self.n, self.k, self.has_bias, form = core.int8_describe(data)
+        self.form = next(name for name, code in FORMS.items() if code == form)
         self.data = data
 
     @property
@@ -118,7 +129,8 @@ class Int8Packed:
         return Int8Packed, (self.data,)  # pickle and copy through __init__, which restores the alignment
 
     def __repr__(self) -> str:
-        return f"Int8Packed(n={self.n}, k={self.k}, has_bias={self.has_bias}, nbytes={self.nbytes})"
+        sizes = f"n={self.n}, k={self.k}, has_bias={self.has_bias}, nbytes={self.nbytes}"
+        return f"Int8Packed({sizes}, form={self.form!r})"
 
 
 def int8_quantize(
@@ -137,11 +149,19 @@ def int8_quantize(
     return core.int8_quantize_rhs(weight, dtype)
 
 
+def form_code(form: str) -> int:
+    """The code of a form's name."""
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r}")
+    return FORMS[form]
+
+
 def int8_pack(
     q: npt.NDArray[np.int8],
     scale: npt.NDArray[np.float32],
     bias: npt.NDArray[np.float32] | None = None,
     *,
+    form: str = "dense",
     isa: str | None = None,
 ) -> Int8Packed:
     """Packs int8 weights into the order that an ISA's kernels read; other ISAs may refuse them.
@@ -150,11 +170,13 @@ def int8_pack(
         q: [N, K] int8; every value is allowed, -128 too.
         scale: [N] float32, finite.
         bias: [N] float32, or None.
+        form: a key of :data:`FORMS`.
     """
     if not isinstance(q, np.ndarray) or q.ndim != 2:
         raise TypeError(f"q must be an int8 NumPy array of shape [N, K], got {_describe(q)}")
-    data = _aligned_bytes(core.int8_packed_size(*q.shape, isa))
-    core.int8_pack(q, scale, bias, data, isa)
+    code = form_code(form)
+    data = _aligned_bytes(core.int8_packed_size(q, code, isa))
+    core.int8_pack(q, scale, bias, data, code, isa)
     return Int8Packed(data)
 
 

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from edgekern._lib import core
-from edgekern.kernels import ACTIVATIONS
+from edgekern.kernels import ACTIVATIONS, form_code
 
-__all__ = ["ACTIVATIONS", "int8_pack", "int8_quantize", "int8_unpack"]
+__all__ = ["ACTIVATIONS", "int8_pack", "int8_packed_size", "int8_quantize", "int8_unpack"]
 
 
 def _torch_symbols() -> dict[str, int]:
@@ -91,13 +91,28 @@ def int8_quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(q), torch.from_numpy(scale)
 
 
-def int8_pack(q: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """Packs ``q`` int8 [N, K], ``scale`` float32 [N] and ``bias`` float32 [N] or None for the op: uint8, 1-D."""
+def int8_packed_size(q: torch.Tensor, form: str = "dense") -> int:
+    """Bytes that :func:`int8_pack` makes of ``q`` int8 [N, K] in a form.
+
+    Raises:
+        ValueError: an unknown form, or one that cannot hold this matrix.
+    """
+    return core.int8_packed_size(_array("q", q), form_code(form))
+
+
+def int8_pack(
+    q: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None, form: str = "dense"
+) -> torch.Tensor:
+    """Packs ``q`` int8 [N, K], ``scale`` float32 [N] and ``bias`` float32 [N] or None for the op: uint8, 1-D.
+
+    ``form`` is a key of :data:`edgekern.kernels.FORMS`.
+    """
     array = _array("q", q)
     if array.ndim != 2:
         raise ValueError(f"q must have 2 dimensions, got shape {tuple(q.shape)}")
-    packed = torch.empty(core.int8_packed_size(*array.shape), dtype=torch.uint8)  # torch aligns CPU memory to 64 bytes
-    core.int8_pack(array, _array("scale", scale), None if bias is None else _array("bias", bias), packed.numpy())
+    code = form_code(form)
+    packed = torch.empty(core.int8_packed_size(array, code), dtype=torch.uint8)  # torch aligns CPU memory to 64 bytes
+    core.int8_pack(array, _array("scale", scale), None if bias is None else _array("bias", bias), packed.numpy(), code)
     return packed
 
 

@@ -33,10 +33,20 @@ class LayerRow:
     """Weight, scales and bias after; the same as before when nothing changed."""
     reason: str
     """Why it was left alone; empty when it was converted."""
+    packing: str = ""
+    """How the weights of a native layer lie in memory, and, when that was measured, against what."""
+    zeros: float = 0.0
+    """Share of a native layer's weights that are zero."""
+    timings: tuple[tuple[str, int, float], ...] = ()
+    """What was measured to choose the packing: form, rows of a call, seconds."""
 
     def to_dict(self) -> dict[str, Any]:
         """This row as JSON-ready data."""
-        return {**dataclasses.asdict(self), "shape": list(self.shape)}
+        return {
+            **dataclasses.asdict(self),
+            "shape": list(self.shape),
+            "timings": [list(timing) for timing in self.timings],
+        }
 
 
 @dataclass(frozen=True)
@@ -110,13 +120,14 @@ def html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f"<table>{line(header, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"
 
 
-_HEADER = ("layer", "kind", "shape", "format", "kernel", "before", "after", "left alone because")
+_HEADER = ("layer", "kind", "shape", "format", "kernel", "zeros", "packing", "before", "after", "left alone because")
 
 
 def _cells(row: LayerRow) -> list[str]:
     shape = "x".join(map(str, row.shape))
     sizes = [_size(row.bytes_before), _size(row.bytes_after)]
-    return [row.name, row.kind, shape, row.format, row.kernel, *sizes, row.reason]
+    zeros = f"{row.zeros:.0%}" if row.kernel else ""
+    return [row.name, row.kind, shape, row.format, row.kernel, zeros, row.packing, *sizes, row.reason]
 
 
 def _size(count: float) -> str:

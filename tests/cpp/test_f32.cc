@@ -262,7 +262,7 @@ TEST_CASE("f32: the same bits for one to four threads, and for a mask with all w
   Weights spread(300, 500, 0.2), lopsided(300, 500, 0.0);
   for (int64_t i = 0; i < 500; ++i) lopsided.w[177 * 500 + i] = static_cast<float>(i + 1);
   for (const Weights* rhs : {&spread, &lopsided})
-    for (int64_t m : {1, 5, 200}) {
+    for (int64_t m : {1, 5, 31, 63, 200}) {
       std::vector<float> x = Random(2).normals(m * 500), wanted = linear(nullptr, *rhs, 1, m, x);
       for (int threads = 1; threads <= 4; ++threads) {
         ek_pool* pool = nullptr;

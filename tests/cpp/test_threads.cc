@@ -12,11 +12,12 @@ using namespace edgekern::test;
 
 namespace {
 
-std::vector<float> linear(const Matrix& rhs, int64_t m, const std::vector<float>& x, const ek_parallel* parallel) {
+std::vector<float> linear(const Matrix& rhs, int64_t m, const std::vector<float>& x, const ek_parallel* parallel,
+                          ek_int8_form form = EK_INT8_DENSE) {
   std::vector<float> y(m * rhs.n);
-  std::vector<char> scratch = workspace(nullptr, m, rhs.k);
-  REQUIRE(ek_int8_linear(nullptr, rhs.packed(), rhs.size(), m, x.data(), EK_F32, rhs.k, y.data(), rhs.n, EK_GELU,
-                         scratch.data(), scratch.size(), parallel) == EK_OK);
+  std::vector<char> scratch = workspace(nullptr, m, rhs.k, form);
+  REQUIRE(ek_int8_linear(nullptr, rhs.packed(nullptr, form), rhs.size(nullptr, form), m, x.data(), EK_F32, rhs.k, y.data(),
+                         rhs.n, EK_GELU, scratch.data(), scratch.size(), parallel) == EK_OK);
   return y;
 }
 
@@ -30,14 +31,28 @@ struct Pool {
 }  // namespace
 
 TEST_CASE("threads: the same bits for one to five threads") {
+  Matrix rhs = Matrix::sparse(500, 600, 0.9, 1);
   for (int64_t m : {1, 5, 64, 200}) {
-    Matrix rhs = Matrix::random(500, 600, 1);
     std::vector<float> x = Random(2).normals(m * 600);
     std::vector<float> wanted = linear(rhs, m, x, nullptr);
     for (int threads = 1; threads <= 5; ++threads) {
       Pool pool(threads);
       ek_parallel parallel = pool.parallel();
-      for (int repeat = 0; repeat < 3; ++repeat) CHECK(linear(rhs, m, x, &parallel) == wanted);
+      for (ek_int8_form form : kForms)
+        for (int repeat = 0; repeat < 2; ++repeat) CHECK(linear(rhs, m, x, &parallel, form) == wanted);
+    }
+  }
+}
+
+TEST_CASE("threads: all weights in one output channel, or in a few neighbours") {
+  for (int64_t channels : {1, 3}) {
+    Matrix rhs(700, 640, std::vector<int8_t>(700 * 640));
+    std::fill_n(rhs.w.begin() + 333 * 640, channels * 640, int8_t{-7});
+    Pool pool(4);
+    ek_parallel parallel = pool.parallel();
+    for (int64_t m : {1, 8, 17, 31, 64, 97}) {
+      std::vector<float> x = Random(5).normals(m * 640), wanted = linear(rhs, m, x, nullptr);
+      for (ek_int8_form form : kForms) CHECK(linear(rhs, m, x, &parallel, form) == wanted);
     }
   }
 }

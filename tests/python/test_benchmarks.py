@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -14,33 +14,15 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import render  # noqa: E402
 from harness import subject, table, worker  # noqa: E402
+from harness.command import choose_cells  # noqa: E402
 from harness.machine import LoadMeter, cpu_slug, describe_machine  # noqa: E402
 from harness.process import Worker, WorkerError  # noqa: E402
 from harness.tier import tier_environment  # noqa: E402
-from linear import all_cells, choose_cells  # noqa: E402
+from linear import all_cells  # noqa: E402
 from rendering.bars import geometric_mean, linear_bars, model_bars  # noqa: E402
 from rendering.pages import linear_section, readme_block  # noqa: E402
-from rendering.results import newest, read_results  # noqa: E402
-
-MACHINE = {
-    "cpu": "Example(R) CPU 9000 @ 3.00GHz",
-    "cpu_family_model": "6-99",
-    "cores": 2,
-    "last_level_cache_bytes": 32 << 20,
-    "memory_bytes": 8 << 30,
-    "system": "Linux 6 x86_64",
-    "python": "3.11.0",
-    "commit": "abc",
-}
-
-
-def write_file(folder: Path, records: list[dict], benchmark: str = "linear", **header: object) -> Path:
-    full = {"kind": "header", "schema": 1, "benchmark": benchmark, **MACHINE, "date": "2026-01-02T00:00:00+00:00"}
-    full |= {"tier": None, "isa": None, "rounds": 7, "round_seconds": 0.06} | header
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{benchmark}-{len(list(folder.glob('*')))}.jsonl"
-    path.write_text("\n".join(map(json.dumps, [full, *records])) + "\n")
-    return path
+from rendering.results import Results, newest, read_results  # noqa: E402
+from results_file import MACHINE, write_file  # noqa: E402
 
 
 def timing(name: str, subject: str, seconds: float, threads: int = 2, **extra: object) -> dict:
@@ -165,11 +147,13 @@ def test_files_of_another_kind_are_refused(tmp_path: Path, header: dict, message
 
 
 def test_cells_are_the_whole_table_and_patterns_must_match() -> None:
-    names = [cell["name"] for cell in all_cells()]
+    cells = all_cells()
+    names = [cell["name"] for cell in cells]
     assert len(names) == len(set(names)) == 1 + 6 * 7
-    assert [cell["name"] for cell in choose_cells(["128x384*", "*x4096-cold"])] == ["128x384x1536", "1x4096x4096-cold"]
+    chosen = choose_cells(cells, ["128x384*", "*x4096-cold"])
+    assert [cell["name"] for cell in chosen] == ["128x384x1536", "1x4096x4096-cold"]
     with pytest.raises(Exception, match="no cell is called like"):
-        choose_cells(["129x*"])
+        choose_cells(cells, ["129x*"])
 
 
 def test_tiers_hold_everybody_and_isa_only_us() -> None:
@@ -201,16 +185,18 @@ def test_statistics() -> None:
 
 
 class Sleeper(subject.Subject):
-    """A subject that takes a millisecond, and refuses the task called "bad"."""
+    """A subject that takes a millisecond, refuses the task called "bad" and dies of the one called "deadly"."""
 
     packages = ("numpy", "no-such-package")
 
     def prepare(self, **task: object) -> dict:
         if task["name"] == "bad":
             raise ArithmeticError("the answer is off by 50.0% (allowed 10%)")
+        if task["name"] == "deadly":
+            os._exit(3)
         print("chatter that must not reach the replies")
         self.calls = [lambda: time.sleep(1e-3)]
-        return {"relative_error": 0.0}
+        return {"relative_error": 0.0, "python": os.environ.get("RUN_BY", "ours")}
 
 
 @pytest.fixture
@@ -234,26 +220,64 @@ def test_a_worker_is_stopped_between_requests_and_survives_a_failure(sleeper: di
         assert state_of(process.pid) == "T"
         with pytest.raises(WorkerError, match=r"sleeper: ArithmeticError: the answer is off by 50.0%"):
             process.prepare({"name": "bad"})
-        assert process.prepare({"name": "good"}) == {"relative_error": 0.0}
+        assert process.prepare({"name": "good"}) == {"relative_error": 0.0, "python": "ours"}
         assert min(process.sample(5e-3)) >= 1e-3
         assert state_of(process.pid) == "T"
     assert not Path(f"/proc/{process.pid}").exists()
 
 
-def test_a_run_writes_a_file_that_reads_back(sleeper: dict[str, str], tmp_path: Path) -> None:
-    tasks = [{"name": name, "m": 1, "k": 8, "n": 8, "cold": False} for name in ("good", "bad")]
-    plan = table.Plan(["sleeper", "edgekern-typo"], [], [1], tasks, rounds=2, seconds=5e-3, environment=sleeper)
+def run_plan(folder: Path, tasks: list[str], **plan: object) -> Results:
+    """The results of a run with those tasks on one thread."""
+    made = [{"name": name, "m": 1, "k": 8, "n": 8, "cold": False} for name in tasks]
+    full = {"limits": [], "threads": [1], "rounds": 2, "seconds": 5e-3} | plan
     header = {"benchmark": "linear", **MACHINE, "date": "2026-01-01", "tier": None, "isa": None}
-    path = tmp_path / "results/linear.jsonl"
-    table.write_results(plan, header, path, table.Console(quiet=True))
-    results = read_results(path)
+    table.write_results(table.Plan(tasks=made, **full), header, folder / "results/x.jsonl", table.Console(quiet=True))
+    return read_results(folder / "results/x.jsonl")
+
+
+def test_a_run_writes_a_file_that_reads_back(sleeper: dict[str, str], tmp_path: Path) -> None:
+    results = run_plan(tmp_path, ["good", "bad"], subjects=["sleeper", "edgekern-typo"], environment=sleeper)
     assert [cell.name for cell in results.cells] == ["good"]
     assert results.cells[0].timings["sleeper"]["rounds"] == 2
     assert [(record["subject"], record.get("name")) for record in results.failures] == [
         ("edgekern-typo", None),
         ("sleeper", "bad"),
     ]
-    assert not path.with_name("linear.jsonl.part").exists()
+    assert not (tmp_path / "results/x.jsonl.part").exists()
+
+
+def test_a_subject_that_dies_does_not_end_the_run(sleeper: dict[str, str], tmp_path: Path) -> None:
+    tasks = ["good", "deadly", "after"]
+    results = run_plan(tmp_path, tasks, subjects=["sleeper"], environment=sleeper)
+    assert [cell.name for cell in results.cells] == ["good"]
+    assert [(record["name"], record["reason"].splitlines()[0]) for record in results.failures] == [
+        ("deadly", "sleeper: the process ended with code 3"),
+        ("after", "sleeper: the process is gone"),
+    ]
+
+
+def test_a_subject_may_have_a_python_of_its_own(sleeper: dict[str, str], tmp_path: Path) -> None:
+    own = tmp_path / "python"
+    own.write_text(f'#!/bin/sh\nRUN_BY=own exec {sys.executable} "$@"\n')
+    own.chmod(0o755)
+    plan = {"subjects": ["sleeper"], "environment": sleeper}
+    found = run_plan(tmp_path, ["good"], pythons={"sleeper": str(own)}, **plan)
+    assert found.cells[0].timings["sleeper"]["python"] == "own"
+    missing = run_plan(tmp_path, ["good"], pythons={"sleeper": "/no/such/python"}, **plan)
+    assert missing.cells == ()
+    assert "there is no Python at /no/such/python" in missing.failures[0]["reason"]
+
+
+def test_a_subject_is_left_out_of_tasks_that_are_not_its(sleeper: dict[str, str], tmp_path: Path) -> None:
+    results = run_plan(
+        tmp_path,
+        ["good", "bad"],
+        subjects=["sleeper"],
+        environment=sleeper,
+        takes_part=lambda name, task: (name, task["name"]) != ("sleeper", "bad"),
+    )
+    assert [cell.name for cell in results.cells] == ["good"]
+    assert results.failures == ()
 
 
 def test_a_required_subject_that_does_not_start_ends_the_run(sleeper: dict[str, str], tmp_path: Path) -> None:

@@ -98,10 +98,16 @@ NUMPY_ERRORS = {
     "out is short": (
         lambda: kernels.core.int8_pack(Q, ones(N), None, PACKED.data[:64]),
         ValueError,
-        "out must have .* bytes, got 64",
+        "out must have the .* bytes of int8_packed_size, got 64",
     ),
-    "size is negative": (lambda: kernels.core.int8_packed_size(-1, 4), ValueError, "-1 x 4"),
-    "size is too large": (lambda: kernels.core.int8_packed_size(1, 1 << 40), ValueError, "too large"),
+    "form is unknown": (
+        lambda: kernels.int8_pack(Q, ones(N), form="csr"),
+        ValueError,
+        "form must be .*blocks_4.*got 'csr'",
+    ),
+    "form code is unknown": (lambda: kernels.core.int8_packed_size(Q, 3), ValueError, "unknown form"),
+    "size is negative": (lambda: kernels.core.int8_dense_packed_size(-1, 4), ValueError, "-1 x 4"),
+    "size is too large": (lambda: kernels.core.int8_dense_packed_size(1, 1 << 40), ValueError, "too large"),
     "q columns": (lambda: kernels.int8_matmul(U8[:, 1:], ZERO_POINT, PACKED), ValueError, "q must have 12 columns"),
     "q dtype": (lambda: kernels.int8_matmul(Q[:2], ZERO_POINT, PACKED), TypeError, "q must be .*uint8, got int8"),
     "zero_point length": (

@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 
+from edgekern.checkpoint.bitmask import PARTS, WEIGHT
 from edgekern.checkpoint.errors import CheckpointFormatError, CheckpointVersionError
 from edgekern.config import Scheme, scheme_from_dict
 
 FORMAT = "edgekern"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+FORMAT_VERSION_WITHOUT_SPARSE = 1  # written, and read, where no weight is stored as mask and values
 MANIFEST_FILE = "edgekern.json"
 TENSORS_FILE = "model.safetensors"
 
@@ -59,6 +61,8 @@ class Manifest:
     """Name of a state-dict entry that is not stored -> the stored one it is equal to, since both are one tensor."""
     non_persistent: tuple[str, ...]
     """Stored buffers that are in no state dict; they fill a model that was built on the meta device."""
+    sparse: tuple[str, ...]
+    """Weights that are stored as mask and values; see ``bitmask.py``."""
     size: int
     """Bytes of the tensor file."""
     sha256: str
@@ -67,7 +71,10 @@ class Manifest:
     def to_json(self) -> str:
         """The text of ``edgekern.json``."""
         layers = [{**dataclasses.asdict(layer), "scheme": layer.scheme.to_dict()} for layer in self.layers]
-        data = {"format": FORMAT, "format_version": FORMAT_VERSION, **dataclasses.asdict(self), "layers": layers}
+        version = FORMAT_VERSION if self.sparse else FORMAT_VERSION_WITHOUT_SPARSE
+        data = {"format": FORMAT, "format_version": version, **dataclasses.asdict(self), "layers": layers}
+        if not self.sparse:
+            del data["sparse"]
         return json.dumps(data, indent=1) + "\n"
 
     @classmethod
@@ -85,11 +92,13 @@ class Manifest:
         if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
             raise CheckpointFormatError(f'{MANIFEST_FILE} has no "format": "{FORMAT}"; it describes something else')
         version = data.pop("format_version", None)
-        if version != FORMAT_VERSION or isinstance(version, bool):
+        if version not in (FORMAT_VERSION_WITHOUT_SPARSE, FORMAT_VERSION) or isinstance(version, bool):
             raise CheckpointVersionError(
-                f"{MANIFEST_FILE} has format_version {version!r}, this edgekern reads {FORMAT_VERSION}; "
+                f"{MANIFEST_FILE} has format_version {version!r}, this edgekern reads up to {FORMAT_VERSION}; "
                 "save the model again, or use the edgekern that wrote it"
             )
+        if version == FORMAT_VERSION_WITHOUT_SPARSE:
+            data.setdefault("sparse", [])
         _check_fields(data, cls, "the file")
         return cls(
             edgekern_version=_check(data, "edgekern_version", str, "the file"),
@@ -97,6 +106,7 @@ class Manifest:
             tensors={name: _tensor(name, entry) for name, entry in _check(data, "tensors", dict, "the file").items()},
             aliases=_aliases(data),
             non_persistent=_non_persistent(data),
+            sparse=_sparse(data),
             size=_check(data, "size", int, "the file"),
             sha256=_check(data, "sha256", str, "the file"),
         )
@@ -110,7 +120,7 @@ def _layer(data: Any) -> LayerRecord:
     where = f"layer {names[0]!r}"
     try:
         scheme = scheme_from_dict(_check(data, "scheme", dict, where))
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise CheckpointFormatError(f"{MANIFEST_FILE}: {where}: {error}") from None
     if scheme.carried_out_by != "convert_":
         raise CheckpointFormatError(f"{MANIFEST_FILE}: {where}: {scheme.format!r} is not a format of stored weights")
@@ -136,8 +146,9 @@ def _tensor(name: str, data: Any) -> TensorRecord:
 
 def _aliases(data: Mapping[str, Any]) -> dict[str, str]:
     aliases = _check(data, "aliases", dict, "the file")
+    stored = {*data["tensors"], *_sparse(data)}
     for name, target in aliases.items():
-        if not isinstance(target, str) or target not in data["tensors"] or name in data["tensors"]:
+        if not isinstance(target, str) or target not in stored or name in stored:
             raise CheckpointFormatError(f"{MANIFEST_FILE}: alias {name!r} must name a stored tensor, got {target!r}")
     return aliases
 
@@ -147,6 +158,17 @@ def _non_persistent(data: Mapping[str, Any]) -> tuple[str, ...]:
     for name in names:
         if name not in data["tensors"]:
             raise CheckpointFormatError(f"{MANIFEST_FILE}: non_persistent names {name!r}, which is no stored tensor")
+    return names
+
+
+def _sparse(data: Mapping[str, Any]) -> tuple[str, ...]:
+    names = _strings(data, "sparse", "the file")
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        parts = [f"{owner}.{part}" for part in PARTS]
+        if leaf != WEIGHT or name in data["tensors"] or not all(part in data["tensors"] for part in parts):
+            missing = f"but {', '.join(parts)} are not all stored"
+            raise CheckpointFormatError(f"{MANIFEST_FILE}: sparse names {name!r}, {missing}")
     return names
 
 

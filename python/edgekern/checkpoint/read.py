@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from edgekern.checkpoint.bitmask import join_all
 from edgekern.checkpoint.errors import (
     CheckpointCorruptError,
     CheckpointFormatError,
@@ -17,6 +18,7 @@ from edgekern.checkpoint.errors import (
 from edgekern.checkpoint.fit import fill, find_places, fit
 from edgekern.checkpoint.manifest import MANIFEST_FILE, TENSORS_FILE, LayerRecord, Manifest, dtype_name
 from edgekern.checkpoint.write import sha256_of
+from edgekern.config import Int8
 from edgekern.nn import NATIVE_LINEARS, Int8Linear
 from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths, uninterrupted
 
@@ -48,8 +50,11 @@ def load(model: M, directory: str | os.PathLike[str]) -> M:
     folder = Path(directory)
     manifest = _read_manifest(folder)
     tensors = _open_tensors(folder, manifest)
-    natives = [_make_native(record, tensors) for record in manifest.layers]
+    natives = [_make_native(record, tensors, manifest.sparse) for record in manifest.layers]
     layers = find_places(model, manifest)
+    native_parts = tuple(f"{name}." for record in manifest.layers for name in record.names)
+    others = {name: tensor for name, tensor in tensors.items() if not name.startswith(native_parts)}
+    tensors = join_all(others, manifest.sparse)
     plan = fit(model, layers, manifest, tensors)
     with uninterrupted():
         for layer, native in zip(layers, natives, strict=True):
@@ -98,7 +103,7 @@ def _open_tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
     return tensors
 
 
-def _make_native(record: LayerRecord, tensors: dict[str, Tensor]) -> Int8Linear:
+def _make_native(record: LayerRecord, tensors: dict[str, Tensor], sparse: tuple[str, ...]) -> Int8Linear:
     """The packed layer of one record."""
     name = record.names[0]
     if record.dtype not in _DTYPES or (record.bias_dtype or record.dtype) not in _DTYPES:
@@ -112,11 +117,13 @@ def _make_native(record: LayerRecord, tensors: dict[str, Tensor]) -> Int8Linear:
             record.activation,
             dtype=_DTYPES[record.dtype],
             bias_dtype=bias_dtype,
+            scheme=cast(Int8, record.scheme),
         )
     except ValueError as error:
         raise CheckpointFormatError(f"{MANIFEST_FILE}: layer {name!r}: {error}") from None
     prefix = f"{name}."
-    own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    stored = join_all({key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}, sparse)
+    own = {key.removeprefix(prefix): tensor for key, tensor in stored.items()}
     try:
         native.load_state_dict(own)
     except RuntimeError as error:

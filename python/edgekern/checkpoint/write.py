@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekern._lib import core
+from edgekern.checkpoint.bitmask import split_all
 from edgekern.checkpoint.errors import CheckpointError, CheckpointExistsError
 from edgekern.checkpoint.manifest import MANIFEST_FILE, TENSORS_FILE, LayerRecord, Manifest, TensorRecord, dtype_name
 from edgekern.nn import Int8Linear
@@ -21,7 +22,8 @@ def save(model: nn.Module, directory: str | os.PathLike[str], *, overwrite: bool
     """Writes ``model`` to ``directory`` as ``model.safetensors`` and ``edgekern.json``.
 
     The files hold canonical tensors (row-major int8 weights, their scales, all other parameters and buffers), the same
-    on every machine. ``directory`` is made when missing; other files in it stay. Each file appears whole or not at all.
+    on every machine. Weights with many zeros are stored as a bit mask and the values that are not zero. ``directory``
+    is made when missing; other files in it stay. Each file appears whole or not at all.
 
     Args:
         model: any module, usually after ``convert_``.
@@ -44,6 +46,7 @@ def save(model: nn.Module, directory: str | os.PathLike[str], *, overwrite: bool
     if existing and not overwrite:
         raise CheckpointExistsError(f"{folder} holds {' and '.join(existing)} already; overwrite=True replaces")
     tensors, aliases, non_persistent = _collect(model)
+    tensors, sparse = split_all(tensors)
     folder.mkdir(parents=True, exist_ok=True)
     tensors_part = folder / f".{TENSORS_FILE}.{os.getpid()}.part"
     manifest_part = folder / f".{MANIFEST_FILE}.{os.getpid()}.part"
@@ -55,6 +58,7 @@ def save(model: nn.Module, directory: str | os.PathLike[str], *, overwrite: bool
             tensors={name: TensorRecord(dtype_name(t.dtype), tuple(t.shape)) for name, t in tensors.items()},
             aliases=aliases,
             non_persistent=non_persistent,
+            sparse=sparse,
             size=tensors_part.stat().st_size,
             sha256=sha256_of(tensors_part),
         )

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from edgekern import ops
 from edgekern._lib import core
 from edgekern.config import Int8
+from edgekern.kernels import form_code
+from edgekern.nn.forms import Choice, choose
 
 # Looked up once: going through torch.ops at every call would cost as much as a small layer.
 _int8_linear = torch.ops.edgekern.int8_linear.default
@@ -22,10 +24,11 @@ class Int8Linear(nn.Module):
     Input: ``[..., in_features]`` float32, bfloat16 or float16, any strides. Output: ``[..., out_features]``, its dtype.
     Under autograd the call raises, since there is no backward.
 
-    The weights live in one packed buffer laid out for this machine's kernels (``packed``, neither a parameter nor a
-    buffer). What leaves the process is canonical and the same on every machine: a state dict holds ``weight`` int8
-    ``[out_features, in_features]``, ``weight_scale`` float32 ``[out_features, 1]`` and ``bias``, and so do pickles and
-    copies. A new layer is empty, as on the meta device, until ``load_state_dict``; ``from_linear`` makes a full one.
+    The weights live in a packed buffer laid out for this machine's kernels (``packed``, neither a parameter nor a
+    buffer), or in two, when the scheme allows a second one (``packed_few``) for calls of few rows. What leaves the
+    process is canonical and the same on every machine: a state dict holds ``weight`` int8 ``[out_features,
+    in_features]``, ``weight_scale`` float32 ``[out_features, 1]`` and ``bias``, and so do pickles and copies. A new
+    layer is empty, as on the meta device, until ``load_state_dict``; ``from_linear`` makes a full one.
 
     Args:
         in_features: K, columns of the weight.
@@ -34,6 +37,7 @@ class Int8Linear(nn.Module):
         activation: applied before the result is stored: "none", "relu", "gelu", "gelu_tanh" or "silu".
         dtype: what ``weight`` and ``dense()`` give back: torch.float32, bfloat16 or float16.
         bias_dtype: dtype of the bias outside the packed buffer; ``dtype`` when not given.
+        scheme: how pruned weights are packed; ``Int8()`` when not given.
 
     Raises:
         ValueError: a size below 1 or too large, an unknown activation or another dtype.
@@ -51,6 +55,7 @@ class Int8Linear(nn.Module):
         *,
         dtype: torch.dtype = torch.float32,
         bias_dtype: torch.dtype | None = None,
+        scheme: Int8 | None = None,
     ) -> None:
         super().__init__()
         if not self.fits(in_features, out_features):
@@ -65,12 +70,19 @@ class Int8Linear(nn.Module):
         self.activation = activation
         self.dtype = dtype
         self.bias_dtype = (bias_dtype or dtype) if bias else None
+        self.scheme = scheme or Int8()
+        self.choice = Choice()
         self.packed = _empty_bytes(0)
+        self.packed_few: Tensor | None = None
+        self._few_elements = 0
         self._activation_code = ops.ACTIVATIONS[activation]
 
     def forward(self, input: Tensor) -> Tensor:
         """``[..., in_features]`` to ``[..., out_features]``, in the dtype of ``input``."""
-        return _int8_linear(input, self.packed, self.out_features, self._activation_code)
+        packed = self.packed
+        if self.packed_few is not None and input.numel() <= self._few_elements:
+            packed = self.packed_few
+        return _int8_linear(input, packed, self.out_features, self._activation_code)
 
     # ------------------------------------------------------------------------------- from and to floats
 
@@ -78,36 +90,41 @@ class Int8Linear(nn.Module):
     def fits(in_features: int, out_features: int) -> bool:
         """Whether a weight of this shape can be packed: neither empty nor beyond the native limits."""
         try:
-            return min(in_features, out_features) >= 1 and core.int8_packed_size(out_features, in_features) > 0
+            return min(in_features, out_features) >= 1 and core.int8_dense_packed_size(out_features, in_features) > 0
         except (TypeError, ValueError):  # TypeError: no 64-bit integers
             return False
 
     @classmethod
-    def like(cls, linear: nn.Linear) -> Int8Linear:
+    def like(cls, linear: nn.Linear, scheme: Int8 | None = None) -> Int8Linear:
         """An empty layer with the sizes and dtypes of ``linear``."""
         out_features, in_features = linear.weight.shape
-        bias_dtype = None if linear.bias is None else linear.bias.dtype
-        return cls(in_features, out_features, bias_dtype is not None, dtype=linear.weight.dtype, bias_dtype=bias_dtype)
+        dtype, bias_dtype = linear.weight.dtype, None if linear.bias is None else linear.bias.dtype
+        has_bias = bias_dtype is not None
+        return cls(in_features, out_features, has_bias, dtype=dtype, bias_dtype=bias_dtype, scheme=scheme)
 
     @classmethod
-    def from_linear(cls, linear: nn.Linear) -> Int8Linear:
+    def from_linear(cls, linear: nn.Linear, scheme: Int8 | None = None) -> Int8Linear:
         """The quantised counterpart of one dense layer, which stays as it is."""
-        layer = cls.like(linear)
+        layer = cls.like(linear, scheme)
         layer.quantize_(linear.weight, linear.bias)
         return layer
 
     @property
-    def scheme(self) -> Int8:
-        """The scheme this layer was made by."""
-        return Int8()
+    def dense_packed_size(self) -> int:
+        """Bytes of the packed buffer when all weights are kept."""
+        return core.int8_dense_packed_size(self.out_features, self.in_features)
 
     @property
-    def packed_size(self) -> int:
-        """Bytes of the packed buffer."""
-        return core.int8_packed_size(self.out_features, self.in_features)
+    def packed_bytes(self) -> int:
+        """Bytes of the packed weights in memory."""
+        return self.packed.nbytes + (0 if self.packed_few is None else self.packed_few.nbytes)
 
     def quantize_(self, weight: Tensor, bias: Tensor | None, packed: Tensor | None = None) -> None:
-        """Takes dense weights ``[out_features, in_features]``; ``packed`` may bring the buffer to pack into."""
+        """Takes dense weights ``[out_features, in_features]``; ``packed`` may bring a buffer of ``dense_packed_size``.
+
+        Raises:
+            ValueError: the scheme names a form that cannot hold these weights.
+        """
         q, scale = ops.int8_quantize(weight.detach())
         self._pack(q, scale, bias, packed)
 
@@ -160,10 +177,16 @@ class Int8Linear(nn.Module):
         return tensors
 
     def _pack(self, q: Tensor, scale: Tensor, bias: Tensor | None, packed: Tensor | None = None) -> None:
-        packed = _empty_bytes(self.packed_size) if packed is None else packed
-        bias_array = None if bias is None else bias.detach().float().numpy()
-        core.int8_pack(q.numpy(), scale.flatten().numpy(), bias_array, packed.numpy())
-        self.packed = packed
+        choice = choose(q, self.scheme)
+        bias = None if bias is None else bias.detach().float()
+        if choice.form == "dense":
+            packed = _empty_bytes(self.dense_packed_size) if packed is None else packed
+            bias_array = None if bias is None else bias.numpy()
+            core.int8_pack(q.numpy(), scale.flatten().numpy(), bias_array, packed.numpy(), form_code("dense"))
+        else:
+            packed = ops.int8_pack(q, scale.flatten(), bias, choice.form)
+        self.packed_few = ops.int8_pack(q, scale.flatten(), bias, choice.few) if choice.few else None
+        self.packed, self.choice, self._few_elements = packed, choice, choice.few_rows * self.in_features
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -212,14 +235,15 @@ class Int8Linear(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        del state["packed"]
+        for name in ("packed", "packed_few", "choice", "_few_elements"):  # another machine may choose otherwise
+            del state[name]
         return {**state, "canonical": self._canonical()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         tensors = state.pop("canonical")
         super().__setstate__(state)
-        self.packed = _empty_bytes(0)
+        self.packed, self.packed_few, self.choice, self._few_elements = _empty_bytes(0), None, Choice(), 0
         if not tensors["weight"].is_meta:
             self._pack(tensors["weight"], tensors["weight_scale"], tensors.get("bias"))
 
@@ -228,6 +252,8 @@ class Int8Linear(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int8Linear:
         # .half() and .to(dtype) mean floats and leave the packed bytes alone; .share_memory() works on them in place.
         device = fn(self.packed).device
+        if self.packed_few is not None:
+            fn(self.packed_few)
         if device.type != "cpu":
             raise RuntimeError(f"Int8Linear runs on the CPU, not on {device}; dense_(model) makes it nn.Linear again")
         return super()._apply(fn, recurse)

@@ -1,0 +1,110 @@
+"""Pruned layers: the project's goals for their speed, and a table for each mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rendering.bars import Bar, geometric_mean, worst
+from rendering.charts import label
+from rendering.pages import bars_table, facts, microseconds, plural, ratio, table
+from rendering.results import Cell, Results
+
+DENSE = "edgekern-dense"
+DEEPSPARSE = ("deepsparse-fp32", "deepsparse-int8")
+DEEPSPARSE_FAST = (*DEEPSPARSE, "deepsparse-int8-fast")  # with the sums that may saturate, where there are such
+
+# How many times faster than our dense int8: with 64 rows and more, and with one row and cold weights.
+DENSE_GOALS = {
+    ("4x4", 0.8): 3.5,
+    ("4x4", 0.9): 5.5,
+    ("1x4", 0.8): 2.3,
+    ("1x4", 0.9): 4.0,
+    ("unstructured", 0.8): 1.35,
+    ("unstructured", 0.9): 2.2,
+}
+COLD_GOALS = {0.5: 1.4, 0.7: 2.0, 0.8: 2.6, 0.9: 3.3}
+DEEPSPARSE_MEAN = 1.3
+
+EXPLANATION = (
+    "edgekern's time is that of its fastest sparse form in the cell, which is named beside it. The ratios are the "
+    "times of its own dense int8 form, and of the fastest DeepSparse, over that."
+)
+
+
+def _fastest(cell: Cell, subjects: Iterable[str]) -> tuple[float, str] | None:
+    return min(((s, name) for name in subjects if (s := cell.seconds(name)) is not None), default=None)
+
+
+def sparse_form(cell: Cell) -> tuple[float, str] | None:
+    """Median seconds of our fastest sparse form, and its name; None when there is none."""
+    forms = [name for name in cell.timings if name.startswith("edgekern-") and name != DENSE]
+    return _fastest(cell, forms)
+
+
+def ahead_of(cell: Cell, subjects: Iterable[str]) -> float | None:
+    """How many times faster our fastest sparse form is than the fastest of `subjects`."""
+    ours, theirs = sparse_form(cell), _fastest(cell, subjects)
+    return theirs[0] / ours[0] if ours and theirs else None
+
+
+def mask_name(pattern: str, sparsity: float) -> str:
+    """ "4x4, 80 %"."""
+    return f"{pattern}, {100 * sparsity:.0f} %"
+
+
+def _ratios(cells: Iterable[Cell], subjects: Sequence[str]) -> list[tuple[float, Cell]]:
+    return [(found, cell) for cell in cells if (found := ahead_of(cell, subjects)) is not None]
+
+
+def sparse_bars(results: Results) -> list[Bar]:
+    """The goals for one pruned layer, against this file."""
+    bars = []
+    for (pattern, sparsity), goal in DENSE_GOALS.items():
+        cells = [c for c in results.cells if (c.task["pattern"], c.task["sparsity"]) == (pattern, sparsity)]
+        ratios = _ratios((c for c in cells if c.task["m"] >= 64), [DENSE])
+        bars.append(worst(f"{mask_name(pattern, sparsity)}, M ≥ 64: {goal} times our dense int8", ratios, goal, ".2f"))
+    for sparsity, goal in COLD_GOALS.items():
+        cells = [c for c in results.cells if c.task["cold"] and c.task["sparsity"] == sparsity]
+        ratios = _ratios((c for c in cells if c.task["pattern"] == "unstructured"), [DENSE])
+        name = mask_name("unstructured", sparsity)
+        bars.append(worst(f"{name}, M = 1, weights in memory: {goal} times our dense int8", ratios, goal, ".2f"))
+    for rivals, title in ((DEEPSPARSE, "DeepSparse"), (DEEPSPARSE_FAST, "DeepSparse with saturating sums")):
+        ratios = _ratios(results.cells, rivals)
+        mean = geometric_mean([found for found, _ in ratios]) if ratios else None
+        bars.append(worst(f"Every cell at least as fast as {title}", ratios, 1.0, ".2f"))
+        bars.append(
+            Bar(
+                f"Geometric mean at least {DEEPSPARSE_MEAN} times ahead of {title}",
+                f"{mean:.2f} times" if mean else "not measured",
+                mean >= DEEPSPARSE_MEAN if mean else None,
+            )
+        )
+    return bars
+
+
+def _row(cell: Cell, rivals: Sequence[str]) -> list[str]:
+    seconds, form = sparse_form(cell) or (None, "")
+    shape = "x".join(str(cell.task[key]) for key in "mkn") + ", cold" * cell.task["cold"]
+    return [
+        f"{shape}, {plural(cell.threads)}",
+        microseconds(seconds),
+        form.removeprefix("edgekern-"),
+        ratio(ahead_of(cell, [DENSE])),
+        ratio(ahead_of(cell, DEEPSPARSE_FAST)),
+        *(microseconds(cell.seconds(name)) for name in (DENSE, *rivals)),
+    ]
+
+
+def sparse_section(results: Results, charts: Sequence[str]) -> str:
+    """One machine's pruned layers: goals, and every cell, mask by mask."""
+    rivals = [name for name in results.subjects() if not name.startswith("edgekern-")]
+    parts = [f"## One pruned linear layer: {results.title}", facts(results), bars_table(sparse_bars(results))]
+    parts += [f"![{results.title}](img/{name})" for name in charts]
+    parts.append(EXPLANATION)
+    header = ["M x K x N", "edgekern sparse", "form", "dense int8 / sparse", "DeepSparse / sparse"]
+    header += map(label, (DENSE, *rivals))
+    for mask in dict.fromkeys((cell.task["pattern"], cell.task["sparsity"]) for cell in results.cells):
+        cells = [cell for cell in results.cells if (cell.task["pattern"], cell.task["sparsity"]) == mask]
+        parts.append(f"### {mask_name(*mask)} zeros, µs")
+        parts.append(table(header, [_row(cell, rivals) for cell in cells]))
+    return "\n\n".join(parts)

@@ -1,0 +1,161 @@
+"""Choosing how a layer's int8 weights are packed: by measuring, on this CPU, with its threads.
+
+Pruned weights make a layer smaller, and faster where a sparse form beats the dense one. Whether it does depends on the
+mask, the shape, the rows of a call and the CPU, so the forms are tried. A sparse form is taken only when it was never
+slower than the dense one; see :class:`edgekern.Int8` for what a user can ask for.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edgekern import ops
+from edgekern.config import Int8
+from edgekern.kernels import FORMS, default_isa
+
+DENSE = "dense"
+LEAST_ZEROS = 0.3  # share below which no mask pays: the best case, whole blocks, breaks even near it
+GAIN = 0.93  # a sparse form has to take at most this share of the dense form's time, where it is to be a gain
+ROUNDS = 7  # of each measurement; the fastest counts
+SECONDS = 0.02  # most that one measurement takes, after three rounds
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The time of one call."""
+
+    form: str
+    rows: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The form of a layer's packing, or two of them: one for calls of up to ``few_rows`` rows."""
+
+    form: str = DENSE
+    few: str = ""
+    """The form for few rows; empty when ``form`` serves all calls."""
+    few_rows: int = 0
+    zeros: float = 0.0
+    """Share of the weights that are zero."""
+    timings: tuple[Timing, ...] = ()
+    """What was measured; empty when nothing had to be."""
+
+    def describe(self) -> str:
+        """What was chosen, and how the forms compare with the dense one: ``blocks_4 (2.9x at 128 rows)``."""
+        forms = [self.form] if not self.few else [f"{self.few} up to {self.few_rows} rows", self.form]
+        if not self.timings:
+            return ", ".join(forms)
+        best = self.form if self.form != DENSE else self._best_refused()
+        speeds = "/".join(f"{speed:.1f}" for speed in self.speeds(best))
+        rows = "/".join(map(str, self.rows))
+        about = f"{speeds}x dense at {rows} rows" if best == self.form else f"{best} is {speeds}x at {rows} rows"
+        return f"{', '.join(forms)} ({about})"
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Rows that were measured."""
+        return tuple(dict.fromkeys(timing.rows for timing in self.timings))
+
+    def speeds(self, form: str) -> list[float]:
+        """Time of the dense form by that of ``form``, for each of :attr:`rows`."""
+        times = _by_form(self.timings)
+        return [dense / taken for dense, taken in zip(times[DENSE].values(), times[form].values(), strict=True)]
+
+    def _best_refused(self) -> str:
+        others = _by_form(self.timings).keys() - {DENSE}
+        return max(sorted(others), key=lambda form: max(self.speeds(form)), default=DENSE)
+
+
+def choose(q: Tensor, scheme: Int8) -> Choice:
+    """The packing of ``q`` int8 [N, K] that ``scheme`` asks for, or that measures best."""
+    zeros = 1 - int(q.count_nonzero()) / q.numel()
+    if scheme.form != "measured":
+        return Choice(scheme.form, zeros=zeros)
+    if zeros < LEAST_ZEROS:
+        return Choice(zeros=zeros)
+    sizes = {form: _size(q, form) for form in FORMS}
+    candidates = [form for form, size in sizes.items() if size <= sizes[DENSE]]  # never larger than dense
+    # Layers of a model come in a few shapes; those whose masks leave the same bytes run alike.
+    key = (tuple(q.shape), default_isa(), torch.get_num_threads(), scheme.rows, scheme.packings)
+    like = tuple(round(math.log(sizes[form]) / 0.02) for form in candidates)
+    if (key, like) not in _measured:
+        packed = {form: ops.int8_pack(q, torch.ones(len(q)), None, form) for form in candidates}
+        _measured[key, like] = _pick(_measure(packed, q.shape, scheme.rows), scheme.packings)
+    known = _measured[key, like]
+    return Choice(known.form, known.few, known.few_rows, zeros, known.timings)
+
+
+_measured: dict[object, Choice] = {}
+
+
+def _size(q: Tensor, form: str) -> float:
+    try:
+        return ops.int8_packed_size(q, form)
+    except ValueError:  # more weights in a channel than the form can sum
+        return math.inf
+
+
+def _measure(packed: dict[str, Tensor], shape: Sequence[int], rows: Sequence[int]) -> tuple[Timing, ...]:
+    """The fastest of several calls of each form at each number of rows, the forms in turn."""
+    timings = []
+    with torch.inference_mode():
+        for m in rows:
+            x = torch.randn(m, shape[1], generator=torch.Generator().manual_seed(0))
+            best = dict.fromkeys(packed, math.inf)
+            for weights in packed.values():
+                _call(x, weights, shape[0])  # brings code and weights into the cache
+            start = time.perf_counter()
+            for done in range(ROUNDS):
+                if done >= 3 and time.perf_counter() - start > SECONDS * len(packed):
+                    break
+                for form, weights in packed.items():
+                    best[form] = min(best[form], _call(x, weights, shape[0]))
+            timings += [Timing(form, m, seconds) for form, seconds in best.items()]
+    return tuple(timings)
+
+
+def _call(x: Tensor, packed: Tensor, out_features: int) -> float:
+    start = time.perf_counter()
+    torch.ops.edgekern.int8_linear(x, packed, out_features, 0)
+    return time.perf_counter() - start
+
+
+def _pick(timings: tuple[Timing, ...], packings: int) -> Choice:
+    times = _by_form(timings)
+    rows = list(times[DENSE])
+    form = _best(times, rows)
+    if packings == 1 or len(rows) == 1:
+        return Choice(form, timings=timings)
+    cuts = []
+    for i in range(1, len(rows)):
+        few, many = _best(times, rows[:i]), _best(times, rows[i:])
+        cuts.append((_gain(times, few, rows[:i]) + _gain(times, many, rows[i:]), rows[i - 1], few, many))
+    _, few_rows, few, many = max(cuts)
+    return Choice(form, timings=timings) if few == many else Choice(many, few, few_rows, timings=timings)
+
+
+def _best(times: dict[str, dict[int, float]], rows: list[int]) -> str:
+    """The form with the largest gain over the dense one of those that are never slower than it."""
+    dense = times[DENSE]
+    never_slower = [form for form, taken in times.items() if all(taken[m] <= dense[m] for m in rows)]
+    best = max(never_slower, key=lambda form: _gain(times, form, rows))
+    return best if _gain(times, best, rows) >= -len(rows) * math.log(GAIN) else DENSE
+
+
+def _gain(times: dict[str, dict[int, float]], form: str, rows: list[int]) -> float:
+    return sum(math.log(times[DENSE][m] / times[form][m]) for m in rows)
+
+
+def _by_form(timings: Sequence[Timing]) -> dict[str, dict[int, float]]:
+    times: dict[str, dict[int, float]] = {}
+    for timing in timings:
+        times.setdefault(timing.form, {})[timing.rows] = timing.seconds
+    return times
