@@ -47,9 +47,7 @@ def check_symbols(obj: Path, isa: str, nm: str) -> list[str]:
     return problems
 
 
-def check_hot_loops(
-    obj: Path, multiply: str, widest: int, machine: ModuleType, listing: str
-) -> tuple[list[str], int]:
+def check_hot_loops(obj: Path, multiply: str, widest: int, machine: ModuleType, listing: str) -> tuple[list[str], int]:
     problems, most = [], 0
     for function in functions(listing):
         if "accumulate" not in function.name:

@@ -9,8 +9,8 @@ from .listing import Function, functions, run
 
 OBJDUMP, NM = ("objdump",), ("nm",)
 
-# The instructions each ISA multiplies int8 and f32 with, and how many the widest tile must hold: proof that its loop was
-# found.
+# The instructions each ISA multiplies int8 and f32 with, and how many the widest tile must hold: proof that its loop
+# was found.
 MULTIPLIES = {
     "avx2": {"vpmaddubsw": 8, "vfmadd231ps": 8},
     "avx_vnni": {"vpdpbusd": 12, "vfmadd231ps": 8},
