@@ -18,6 +18,7 @@ LEVELS = [
     ["plan"],
     ["nn"],
     ["config", "match", "ops", "summary"],
+    ["targets"],
     ["kernels"],
     ["_lib"],
     ["_core"],
@@ -25,7 +26,7 @@ LEVELS = [
 RANK = {unit: -level for level, units in enumerate(LEVELS) for unit in units}
 
 # `import edgekern` must work without torch, and these must be usable then.
-WITHOUT_TORCH = ["__init__", "config", "match", "summary", "kernels", "_lib"]
+WITHOUT_TORCH = ["__init__", "config", "match", "summary", "targets", "kernels", "_lib"]
 
 # Packages that only some units may import; torch and NumPy are free to the rest.
 HOMES = {

@@ -1,7 +1,7 @@
 """Patterns: which weights may go together. Each turns scores and a share to remove into a mask of what is kept.
 
-Scores are non-negative and have the shape of the weight's matrix, [out, in]. The lowest go first; among equal scores
-the one that comes first in row-major order, so that the same scores always give the same mask.
+Scores are finite and have the shape of the weight's matrix, [out, in]. The lowest go first; among equal scores the one
+that comes first in row-major order, so that the same scores always give the same mask.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class NOfM:
     def keep(self, scores: Tensor, sparsity: float, by_row: bool = False) -> Tensor:
         rows, columns = scores.shape
         # The padding goes first: it is below every score.
-        groups = F.pad(scores, (0, -columns % self.of), value=-1.0).reshape(-1, self.of)
+        groups = F.pad(scores, (0, -columns % self.of), value=-math.inf).reshape(-1, self.of)
         return ~lowest(groups, self.of - self.kept).reshape(rows, -1)[:, :columns]
 
 
