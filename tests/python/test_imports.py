@@ -13,6 +13,7 @@ PACKAGE = Path(edgekern.__file__).parent
 LEVELS = [
     ["cli"],
     ["report"],
+    ["sensitivity"],
     ["prune", "evaluate", "bench"],
     ["convert", "checkpoint"],
     ["plan"],
@@ -33,7 +34,7 @@ HOMES = {
     "transformers": {"evaluate"},
     "typer": {"cli"},
     "rich": {"cli", "report", "prune"},
-    "matplotlib": {"report"},
+    "matplotlib": {"report", "sensitivity"},
     "scipy": {"evaluate"},
     "safetensors": {"checkpoint"},
 }

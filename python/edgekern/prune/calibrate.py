@@ -116,14 +116,13 @@ def inference(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def run(model: nn.Module, batch: object) -> None:
+def run(model: nn.Module, batch: object) -> object:
     """Calls the model: a mapping holds keyword arguments, a tuple or list positional ones, anything else is the one."""
     if isinstance(batch, Mapping):
-        model(**batch)
-    elif isinstance(batch, tuple | list):
-        model(*batch)
-    else:
-        model(batch)
+        return model(**batch)
+    if isinstance(batch, tuple | list):
+        return model(*batch)
+    return model(batch)
 
 
 def stages(model: nn.Module, modules: Sequence[nn.Module], batches: Iterable[object]) -> list[list[nn.Module]]:

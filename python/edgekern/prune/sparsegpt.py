@@ -126,8 +126,8 @@ class _Grid:
 
     Conversion takes the step of a row from its largest weight: max|w| / 127. A sweep moves weights, so the largest
     would not stay what it was, and a grid with another step would round everything once more. Therefore the step comes
-    from the largest weight of the pruned row, and that one weight, the anchor, is pinned to its value, while no other may
-    exceed it. The step is then found again bit for bit. In bfloat16, a multiple q of the step is off by up to
+    from the largest weight of the pruned row, and that one weight, the anchor, is pinned to its value, while no other
+    may exceed it. The step is then found again bit for bit. In bfloat16, a multiple q of the step is off by up to
     q / 512, less than half a step for q up to 127, and rounds to the same q.
     """
 
