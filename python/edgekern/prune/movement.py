@@ -20,13 +20,28 @@ class Movement:
     """Adds up the scores of layers' weights, just before each step of an optimizer.
 
     What counts is the gradient that the optimizer is about to use: accumulated over several batches, averaged over
-    processes, clipped. The learning rate, which scales all scores alike, is left out.
+    processes, clipped. A step with a closure counts what each call of the closure gives. The learning rate is left out,
+    for it scales all scores alike.
     """
 
     def __init__(self, model: nn.Module, names: Iterable[str], optimizer: Optimizer) -> None:
         self._model, self._optimizer = model, optimizer
         self._totals: dict[str, Tensor | None] = dict.fromkeys(names)
-        optimizer.register_step_pre_hook(lambda *_: self._add())
+        optimizer.register_step_pre_hook(self._before_step)
+
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Adds the scores now, or, as gradients only come with the closure, has that do it: new arguments of step()."""
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
+        if closure is None:
+            self._add()
+            return None
+
+        def watched() -> Any:
+            loss = closure()
+            self._add()
+            return loss
+
+        return (optimizer, watched), {}
 
     @torch.no_grad()
     def _add(self) -> None:
@@ -78,4 +93,4 @@ class Movement:
     def __setstate__(self, state: dict[str, Any]) -> None:
         # An optimizer is copied without its hooks: the copy gets one of its own.
         self._model, self._optimizer, self._totals = state["model"], state["optimizer"], state["totals"]
-        self._optimizer.register_step_pre_hook(lambda *_: self._add())
+        self._optimizer.register_step_pre_hook(self._before_step)

@@ -15,7 +15,7 @@ from edgekern.convert import convert_
 from edgekern.nn.layers import Layer
 from edgekern.prune.calibrate import gather
 
-_ROUNDS, _TURN_SECONDS = 10, 0.02
+_ROUNDS, _TURN_SECONDS = 40, 0.005  # many short turns: a burst of other work hits few of them
 
 
 @dataclass(frozen=True)
