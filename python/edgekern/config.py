@@ -41,7 +41,7 @@ class Int8(Scheme):
     format: ClassVar[str] = "int8"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prune(Scheme):
     """Some of a float layer's weights set to zero, for ``prune_``.
 
@@ -106,6 +106,11 @@ class Prune(Scheme):
         _check_joint(self.joint, self.method)
         _check_target(self.target)
         self._check_together(kind, second)
+
+    def __repr__(self) -> str:
+        """As it would be written: options that have their default are left out."""
+        options = [(field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self)]
+        return f"Prune({', '.join(f'{name}={value!r}' for name, value, default in options if value != default)})"
 
     @property
     def share(self) -> float:

@@ -28,20 +28,21 @@ class Sparse:
     """M <= 4: by the weights that one bit of the bitmap stands for in a row, the share of bits to be zero."""
 
 
-# Break-even of the kernels for many rows, from the loads of an outer product: blocks of one row reach es = 0.54 of the
-# machine's peak, of two 0.84, of four 0.93, where the dense kernel reaches ed = 0.85. Skipping a share s pays when
-# (es / ed) / (1 - s) > 1. Measured on one Zen 5 core with AVX-512 VNNI; for the other sets it is taken over.
-_MANY = {1: 0.36, 2: 0.01, 4: 0.0}
+# Where these come from: micro-kernels timed before there were kernels, on one Zen 5 core with AVX-512 VNNI, and counts
+# of loads. For the other sets they are taken over or estimated. Measurements of the kernels themselves replace them.
+
+# For many rows the loads decide: blocks of one row reach es = 0.54 of the machine's peak, of two 0.84, of four 0.93,
+# where the dense kernel reaches ed = 0.85. Skipping a share s pays when (es / ed) / (1 - s) > 1: of two or four, any.
+_MANY = {1: 0.36, 2: 0.01, 4: 0.01}
 # The same on sdot against a dense kernel on smmla, which multiplies twice as many numbers: es counts half. NEON holds
-# four weights in a register and reaches 0.8 with single rows.
+# the weights of four blocks in a register, and reaches 0.8 with single rows.
 _MANY_AGAINST_SMMLA = {1: 0.53, 2: 0.51, 4: 0.45}
-# Break-even of the bitmaps is where their bytes, 1/8 + d (or 1/32 + d) for a density d, are 90 % of the dense ones:
-# measured on AVX-512 with VBMI2, half the weights gave 90 % of what the bytes promise. For NEON an estimate.
+# For few rows the bytes decide: 1/8 + d of the dense ones for a density d, or 1/32 + d with a bit for each four
+# weights. They pay below 90 %: with half the weights, AVX-512 with VBMI2 gave 90 % of what the bytes promise.
 _FEW = {1: 0.23, 4: 0.13}
 # AVX2 expands single bytes no faster than one core streams dense weights, but blocks of four twice as fast.
 _FEW_BY_LOOKUP = {4: 0.25}
 
-# Source: the survey of sparse kernels that preceded them. Their own measurements replace these.
 TARGETS: dict[str, Sparse] = {
     "avx512_vnni": Sparse(depth=4, many=_MANY, few=_FEW),
     "avx_vnni": Sparse(depth=4, many=_MANY, few=_FEW_BY_LOOKUP),

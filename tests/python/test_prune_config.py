@@ -22,11 +22,17 @@ def test_it_is_a_frozen_value_that_survives_json(config):
     assert config_from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert pickle.loads(pickle.dumps(config)) == config
     assert hash(config) == hash(config_from_dict(config.to_dict()))
+    assert eval(repr(config)) == config
 
 
 def test_it_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Prune(0.5).sparsity = 0.6
+
+
+def test_it_is_written_as_short_as_it_can_be():
+    assert repr(Prune(0.5)) == "Prune(sparsity=0.5)"
+    assert repr(Prune(0.8, "4x4", "wanda")) == "Prune(sparsity=0.8, pattern='4x4', method='wanda')"
 
 
 @pytest.mark.parametrize(("pattern", "sparsity"), [("2:4", 0.5), ("1:4", 0.75), ("4:8", 0.5), ("1:3", 2 / 3)])

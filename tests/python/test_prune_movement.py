@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_prune_lock import make, same, train, weights, zeros
 from torch import nn
+from torch.nn.utils import prune as torch_prune
 
 from edgekern import AGP, GradualPruner, PerLayer, Prune, PruneError, prune_, prune_iteratively_
 
@@ -160,6 +161,19 @@ def test_a_state_of_other_layers_is_refused():
     with pytest.raises(ValueError, match=r"scores of '3' have shape \[2\], not \[16, 32\]"):
         pruner.load_state_dict({**state, "movement": {"0": None, "3": torch.ones(2), "5": None}})
     assert pruner.steps == 0
+
+
+def test_masks_of_torch_are_taken_over_first():
+    model = make()
+    torch_prune.l1_unstructured(model[3], "weight", 0.25)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    pruner = GradualPruner(model, PerLayer({"3": MOVEMENT}), AGP(1, 2, initial=0.3), optimizer)
+    mask = pruner.lock.masks["3.weight"]
+    for _ in range(2):
+        train(model, optimizer, 1)
+        pruner.step()
+    assert (model[3].weight[~mask] == 0).all()
+    assert pruner.lock.sparsity["3.weight"] == 0.5
 
 
 def test_a_layer_without_gradients_is_left_alone():

@@ -53,6 +53,7 @@ def test_kl_is_that_of_the_softmax():
     result = scan(model, "kl", data, sparsities=[0.9])
     assert [row.name for row in result] == BLOCK_LAYERS
     assert "output head" in result.left_alone["lm_head"]
+    assert result.left_alone["lm_head"] in str(result)
     pruned = copy.deepcopy(model)
     prune_(pruned, PerLayer({"blocks.0.up": Prune(0.9)}))
     divergence = nn.KLDivLoss(reduction="none", log_target=True)
@@ -60,19 +61,36 @@ def test_kl_is_that_of_the_softmax():
     assert result.rows[0].loss == pytest.approx(torch.stack(terms).mean().item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("wrap", [tuple, lambda y: {"first": y}, lambda y: {"other": y[0][0], "logits": y[0]}])
+@pytest.mark.parametrize(
+    "wrap", [lambda y: (y, y[:0]), lambda y: {"first": y}, lambda y: {"states": y[:0], "logits": y}]
+)
 def test_the_main_output_of_several_is_judged(wrap):
-    class Wrapped(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = make()
+    model = make()
+    expected = scan(model, "mse", batches())
+    model.register_forward_hook(lambda module, args, y: wrap(y))
+    assert [row.loss for row in scan(model, "mse", batches())] == [row.loss for row in expected]
 
-        def forward(self, x):
-            y = self.inner(x)
-            return wrap([y]) if wrap is tuple else wrap(y) if "first" in wrap(y) else wrap([y])
 
-    plain, wrapped = scan(make(), "mse", batches()), scan(Wrapped(), "mse", batches())
-    assert [row.loss for row in plain] == [row.loss for row in wrapped]
+def test_a_model_that_returns_no_tensor_needs_a_metric_of_the_users():
+    model = make()
+    model.register_forward_hook(lambda module, args, y: "text")
+    with pytest.raises(TypeError, match="the model returns str without a tensor; pass a function as metric"):
+        scan(model, "mse", batches())
+
+
+def test_a_layer_that_is_the_model():
+    layer, data = nn.Linear(16, 8), batches()
+    result = scan(layer, "mse", data)
+    assert {row.name for row in result} == {""}
+    assert prune_(layer, allocate(result, 0.75)).sparsity == 0.75
+
+
+def test_progress_is_for_terminals(capsys, monkeypatch):
+    scan(make(), "mse", batches(), progress=True)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes this for a terminal
+    scan(make(), "mse", batches(), progress=True)
+    assert "Scanning" in capsys.readouterr().err
 
 
 def test_a_metric_of_the_users_in_either_direction():
@@ -157,6 +175,7 @@ def test_what_the_data_never_reach_is_left_alone():
             ValueError,
             "pruned together but have 2 different schemes",
         ),
+        (("mse", batches()[0]), {}, TypeError, r"data: expected an iterable of batches, got Tensor"),
         (("mse", [{"input": batches()[0]}, 3]), {}, TypeError, "linear"),
     ],
 )
@@ -166,6 +185,13 @@ def test_refusals_leave_the_model_untouched(args, options, error, message):
     with pytest.raises(error, match=message):
         scan(model, *args, **options)
     assert_untouched(model, before)
+
+
+def test_a_saved_scan_of_something_else_is_refused():
+    data = scan(make(), "mse", batches()).to_dict()
+    data["rows"][0]["scheme"] = Int8().to_dict()
+    with pytest.raises(ValueError, match="a row is of format 'prune', got 'int8'"):
+        Sensitivity.from_dict(data)
 
 
 # ------------------------------------------------------------------------------------------------ latency and output

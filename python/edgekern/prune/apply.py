@@ -93,7 +93,7 @@ def carry_out(
         change: what to do to a layer now, from what shall become of it.
         movement: scores of the layers with the method "movement", by layer name, in the shape of the weight.
     """
-    _check_arguments(model, config, data, filter_fn)
+    check_arguments(model, config, data, filter_fn)
     decisions = plan(model, config, filter_fn, Pruning())
     schemes = [(d.layer, change(d.scheme)) for d in decisions if isinstance(d.scheme, Prune)]
     jobs = [Job(layer, scheme, scheme.share) for layer, scheme in schemes]
@@ -192,7 +192,8 @@ def _by_scheme(jobs: list[Job]) -> dict[Prune, list[Job]]:
 # ---------------------------------------------------------------------------------------------- before and after
 
 
-def _check_arguments(model: object, config: object, data: object, filter_fn: object) -> None:
+def check_arguments(model: object, config: object, data: object, filter_fn: object) -> None:
+    """TypeError or PruneError unless ``prune_`` takes these."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):

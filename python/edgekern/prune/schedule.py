@@ -107,19 +107,18 @@ class GradualPruner:
             schedule.at(scheme, schedule.begin)
         self._model, self._schedule, self._filter_fn = model, schedule, filter_fn
         self._data = list(data) if data is not None and iter(data) is data else data
-        self._movement: Movement | None = None
-        if any(scheme.method == "movement" for scheme in schemes):
-            self._movement = self._watch(optimizer)
-        self.lock = MaskLock(model, optimizer)
-        self.steps = 0
-        """Steps made so far."""
-
-    def _watch(self, optimizer: Optimizer | None) -> Movement:
-        if not isinstance(optimizer, Optimizer):
+        moves = any(scheme.method == "movement" for scheme in schemes)
+        if moves and optimizer is None:
             raise ValueError(
                 "method 'movement' scores weights at each step of the optimizer; "
                 "pass it: GradualPruner(model, config, schedule, optimizer)"
             )
+        self.lock = MaskLock(model, optimizer)
+        self._movement = self._watch(optimizer) if moves and optimizer else None
+        self.steps = 0
+        """Steps made so far."""
+
+    def _watch(self, optimizer: Optimizer) -> Movement:
         decisions = plan(self._model, self._config, self._filter_fn, Pruning())
         names = [d.layer.name for d in decisions if isinstance(d.scheme, Prune) and d.scheme.method == "movement"]
         return Movement(self._model, names, optimizer)

@@ -7,6 +7,7 @@ import itertools
 from dataclasses import dataclass
 
 from edgekern.config import PerLayer, Prune
+from edgekern.match import DEFAULT
 from edgekern.prune.patterns import nearest
 from edgekern.sensitivity.result import Sensitivity, SensitivityRow
 
@@ -52,7 +53,7 @@ def allocate(scan: Sensitivity, sparsity: float) -> PerLayer:
     for name, curve in curves.items():
         share = steps[name] / curve[0].steps
         scheme = dataclasses.replace(curve[0].scheme, sparsity=share) if share else None
-        rules.update(dict.fromkeys(curve[0].layers, scheme))
+        rules.update({layer or DEFAULT: scheme for layer in curve[0].layers})  # no name: it is the model
     return PerLayer(rules)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekern.config import Prune
+from edgekern.config import Prune, scheme_from_dict
 from edgekern.prune.table import Table
 
 
@@ -65,17 +65,8 @@ class Sensitivity(Table):
     """Layers that were not scanned, each with the reason."""
 
     _HEADER = (
-        "layer",
-        "pattern",
-        "method",
-        "asked",
-        "zero",
-        "quality",
-        "loss",
-        "float ms",
-        "int8 ms",
-        "pruned ms",
-        "x",
+        *("layer", "pattern", "method", "asked", "zero", "quality", "loss"),
+        *("float ms", "int8 ms", "pruned ms", "faster", "left alone because"),
     )
 
     def __len__(self) -> int:
@@ -116,7 +107,11 @@ class Sensitivity(Table):
         draw(self, Path(path))
 
     def _cells(self) -> list[list[str]]:
-        return [_cells(row) for row in self.rows]
+        empty = [""] * (len(self._HEADER) - 2)
+        return [*map(_cells, self.rows), *([name, *empty, reason] for name, reason in self.left_alone.items())]
+
+    def _is_dim(self, index: int) -> bool:
+        return index >= len(self.rows)
 
     def _totals(self) -> str:
         better = "higher" if self.higher_is_better else "lower"
@@ -125,14 +120,15 @@ class Sensitivity(Table):
 
 
 def _row_from_dict(data: Mapping[str, Any]) -> SensitivityRow:
-    scheme = dict(data["scheme"])
-    assert scheme.pop("format") == Prune.format
-    return SensitivityRow(**{**data, "layers": tuple(data["layers"]), "scheme": Prune(**scheme)})
+    scheme = scheme_from_dict(data["scheme"])
+    if not isinstance(scheme, Prune):
+        raise ValueError(f"Sensitivity: a row is of format 'prune', got {scheme.format!r}")
+    return SensitivityRow(**{**data, "layers": tuple(data["layers"]), "scheme": scheme})
 
 
 def _cells(row: SensitivityRow) -> list[str]:
     times = ["" if ms is None else f"{ms:.4f}" for ms in (row.float_ms, row.int8_ms, row.pruned_ms)]
-    speedup = "" if row.speedup is None else f"{row.speedup:.2f}"
+    speedup = "" if row.speedup is None else f"{row.speedup:.2f}x"
     zero = f"{row.zeros / row.weights:.2%}"
     head = [row.name, row.scheme.pattern, row.scheme.method, f"{row.scheme.share:.2%}", zero]
-    return [*head, f"{row.quality:.6g}", f"{row.loss:.4g}", *times, speedup]
+    return [*head, f"{row.quality:.6g}", f"{row.loss:.4g}", *times, speedup, ""]

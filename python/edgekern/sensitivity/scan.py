@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekern.config import Config, PerLayer, Prune, check_config
-from edgekern.match import match
+from edgekern.config import Config, PerLayer, Prune
+from edgekern.match import DEFAULT, match
 from edgekern.nn.layers import Layer
 from edgekern.nn.swap import uninterrupted
 from edgekern.plan import Decision, FilterFn, plan
-from edgekern.prune.apply import prune_
+from edgekern.prune.apply import check_arguments, prune_
 from edgekern.prune.matrix import to_matrix
 from edgekern.prune.patterns import pattern_of
 from edgekern.prune.progress import progress_bar
@@ -45,7 +45,8 @@ def sensitivity(
 
     After each layer the model is bit for bit what it was, and also when this ends by an exception or Ctrl-C. In memory
     at a time are the weights of one layer (or group) once more, its int8 copies, and, for a metric by name, the dense
-    model's outputs on ``data``.
+    model's outputs on ``data``. Each layer and sparsity takes a call of the metric, and for methods that calibrate a
+    pass over the data besides.
 
     Latency is that of the layer called alone, with an input of the shape that the first batch gives it: in floats, as
     ``convert_`` makes it int8, and as ``convert_`` makes it int8 after pruning. They are timed in turns, for some three
@@ -74,7 +75,8 @@ def sensitivity(
         PruneError: as for ``prune_``; data missing.
     """
     check_metric(metric)
-    config = check_config(Prune(0.5) if config is None else config, "prune_")
+    config = Prune(0.5) if config is None else config
+    check_arguments(model, config, data, filter_fn)
     decisions = plan(model, config, filter_fn, Pruning())
     units = _units(decisions, groups, sparsities)
     batches = _checked_data(data, isinstance(metric, str), latency, units)
@@ -105,7 +107,7 @@ class _Unit:
 
     def rules(self, sparsity: float) -> PerLayer:
         scheme = dataclasses.replace(self.scheme, sparsity=sparsity)
-        return PerLayer({layer.name: scheme for layer in self.layers})
+        return PerLayer({layer.name or DEFAULT: scheme for layer in self.layers})  # no name: it is the model
 
     @property
     def steps(self) -> int:
