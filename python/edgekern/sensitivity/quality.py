@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgekern.prune.calibrate import inference, run
+from edgekern.prune.calibrate import arguments, inference
 
 Metric: TypeAlias = "str | Callable[[nn.Module], float]"
 
@@ -72,7 +72,8 @@ METRICS: dict[str, Callable[[Iterable[tuple[Tensor, Tensor]]], float]] = {"mse":
 def _outputs(model: nn.Module, batches: Iterable[Any]) -> Iterable[Tensor]:
     with inference(model):
         for batch in batches:
-            yield _main_tensor(run(model, batch)).float()
+            args, kwargs = arguments(batch)
+            yield _main_tensor(model(*args, **kwargs)).float()
 
 
 def _main_tensor(output: object) -> Tensor:
