@@ -11,6 +11,7 @@ from torch.nn.utils import prune as torch_prune
 
 from edgekern import AGP, GradualPruner, PerLayer, Prune, PruneError, prune_, prune_iteratively_
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 MOVEMENT = Prune(0.5, method="movement")
 
 

@@ -15,6 +15,8 @@ from edgekern.config import parse_pattern
 from edgekern.prune.patterns import pattern_of
 from edgekern.targets import TARGETS, judge, resolve, skipped
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def make():
     torch.manual_seed(0)

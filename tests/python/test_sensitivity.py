@@ -12,6 +12,8 @@ from torch import nn
 from edgekern import Int8, PerLayer, Prune, PruneError, Sensitivity, allocate, kernels, prune_, sensitivity
 from edgekern.sensitivity import SensitivityRow
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def make(seed=0):
     torch.manual_seed(seed)

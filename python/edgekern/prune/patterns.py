@@ -28,6 +28,9 @@ class Pattern(Protocol):
     def misfit(self, rows: int, columns: int) -> str:
         """Why it cannot be applied to a matrix of this shape; empty when it can."""
 
+    def units(self, rows: int, columns: int) -> tuple[int, int]:
+        """The shape of ``unit_scores`` for a matrix of this shape."""
+
     def unit_scores(self, scores: Tensor) -> Tensor:
         """One score for each group that is kept or removed as a whole, 2-D."""
 
@@ -56,6 +59,9 @@ class Blocks:
         if rows >= self.rows and columns >= self.columns:
             return ""
         return f"its {rows} x {columns} weights are smaller than one {self.rows}x{self.columns} block"
+
+    def units(self, rows: int, columns: int) -> tuple[int, int]:
+        return -(-rows // self.rows), -(-columns // self.columns)
 
     def unit_scores(self, scores: Tensor) -> Tensor:
         if self.rows == self.columns == 1:
@@ -95,6 +101,9 @@ class NOfM:
 
     def misfit(self, rows: int, columns: int) -> str:
         return "" if columns >= self.of else f"its rows of {columns} weights are shorter than one group of {self.of}"
+
+    def units(self, rows: int, columns: int) -> tuple[int, int]:
+        return rows, columns
 
     def unit_scores(self, scores: Tensor) -> Tensor:
         return scores

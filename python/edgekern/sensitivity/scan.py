@@ -116,9 +116,8 @@ class _Unit:
 
 
 def _steps(layer: Layer, scheme: Prune) -> int:
-    shape = to_matrix(layer.linear.weight).shape
-    lines = pattern_of(scheme.pattern).unit_scores(torch.empty(shape, device="meta"))
-    return lines.shape[1] if scheme.method == "wanda" else lines.numel()  # Wanda takes the same from each row
+    height, width = pattern_of(scheme.pattern).units(*to_matrix(layer.linear.weight).shape)
+    return width if scheme.method == "wanda" else height * width  # Wanda takes the same from each row
 
 
 def _units(decisions: Sequence[Decision], groups: Sequence[str], sparsities: Sequence[float] | None) -> list[_Unit]:
