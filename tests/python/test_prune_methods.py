@@ -46,7 +46,7 @@ def error(model, dense, x):
 
 
 @given(st.integers(0, 99), st.floats(0, 1))
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 def test_wanda_with_equal_norms_is_magnitude_by_row(seed, sparsity):
     model = linear(seed=seed)
     got = pruned(model, Prune(sparsity, method="wanda"), [torch.eye(32)])[0].weight
@@ -261,7 +261,7 @@ def test_global_compares_all_layers():
 
 
 @given(st.integers(0, 99), st.floats(0, 1), st.sampled_from(["unstructured", "2x2"]))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_global_is_brute_force_over_all_blocks(seed, sparsity, pattern):
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(8, 4, bias=False), nn.Linear(4, 6, bias=False))
