@@ -26,6 +26,8 @@ __all__ = [
     "PruneError",
     "PruneReport",
     "Report",
+    "Sensitivity",
+    "allocate",
     "bench",
     "config_from_dict",
     "convert_",
@@ -38,6 +40,7 @@ __all__ = [
     "prune_",
     "prune_iteratively_",
     "save",
+    "sensitivity",
 ]
 
 try:
@@ -65,6 +68,7 @@ if TYPE_CHECKING or not _no_torch:
     from edgekern.convert import convert_, dense_, explain
     from edgekern.plan import ConvertError
     from edgekern.prune import AGP, GradualPruner, MaskLock, PruneError, PruneReport, prune_, prune_iteratively_
+    from edgekern.sensitivity import Sensitivity, allocate, sensitivity
     from edgekern.summary import Report
 else:
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 from edgekern.kernels import FORMS
+from edgekern.targets import THIS_CPU, resolve
 
 
 class Scheme:
@@ -29,8 +30,14 @@ class Scheme:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if value != field.default:
-                options[field.name] = list(value) if isinstance(value, tuple) else value
+                options[field.name] = _plain(value)
         return {"format": self.format, **options}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Scheme):
+        return value.to_dict()
+    return list(value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ class Int8(Scheme):
             raise ValueError(f"packings: expected 1 or 2, got {self.packings!r}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prune(Scheme):
     """Some of a float layer's weights set to zero, for ``prune_``.
 
@@ -79,7 +86,8 @@ class Prune(Scheme):
         pattern: ``"unstructured"``; ``"N:M"`` as ``"2:4"``: at most N of M neighbours in a row are kept; ``"RxC"`` as
             ``"4x4"`` or ``"1x4"``: blocks of R rows and C columns are kept or removed as a whole.
         method: ``"magnitude"``, ``"wanda"`` (arXiv 2306.11695), ``"sparsegpt"`` (arXiv 2301.00774; both need
-            calibration data), or ``"random"``, the baseline to beat.
+            calibration data), ``"movement"`` (arXiv 2005.07683; only ``GradualPruner`` can), or ``"random"``, the
+            baseline to beat.
         scope: ``"local"`` removes the same share of every layer. ``"global"`` (magnitude and random) compares weights
             across all layers under one rule. ``"owl"`` (arXiv 2310.05175; needs calibration data) removes less from
             layers with more outliers.
@@ -88,8 +96,12 @@ class Prune(Scheme):
         seed: of ``"random"``.
         damping: SparseGPT: added to the Hessian's diagonal, as a share of its mean.
         block_size: SparseGPT: columns that choose their mask together; a multiple of the pattern's width.
+        joint: SparseGPT: ``Int8()`` also rounds the weights kept to what converting to that will round them to, and
+            lets the others make up for it.
         outlier_factor: OWL: an outlier's score is more than this many times its layer's mean score.
         spread: OWL: how far shares may differ, from the mean to either side, before the floor and the ceiling.
+        target: leaves alone what zeros would not make faster on ``"this CPU"`` or an instruction set, as
+            ``"neon_dotprod"``: layers other than linear ones, and sparsities below break-even for the pattern.
 
     Raises:
         TypeError: an option of another type.
@@ -108,8 +120,10 @@ class Prune(Scheme):
     seed: int = 0
     damping: float = 0.01
     block_size: int = 128
+    joint: Int8 | None = None
     outlier_factor: float = 5.0
     spread: float = 0.08
+    target: str | None = None
 
     def __post_init__(self) -> None:
         kind, first, second = parse_pattern(self.pattern)
@@ -123,7 +137,14 @@ class Prune(Scheme):
             _check_number(name, getattr(self, name), most=1.0 if "sparsity" in name or name == "spread" else math.inf)
         for name, least in (("seed", 0), ("block_size", 1)):
             _check_count(name, getattr(self, name), least)
+        _check_joint(self.joint, self.method)
+        _check_target(self.target)
         self._check_together(kind, second)
+
+    def __repr__(self) -> str:
+        """As it would be written: options that have their default are left out."""
+        options = [(field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self)]
+        return f"Prune({', '.join(f'{name}={value!r}' for name, value, default in options if value != default)})"
 
     @property
     def share(self) -> float:
@@ -134,12 +155,12 @@ class Prune(Scheme):
     @property
     def needs_data(self) -> bool:
         """Whether it takes calibration data to carry this out."""
-        return self.method in ("wanda", "sparsegpt") or self.scope == "owl"
+        return self.method in CALIBRATED_METHODS or self.scope == "owl"
 
     def _check_together(self, kind: str, width: int) -> None:
         if self.scope != "local" and kind == "N:M":
             raise ValueError(f"Prune: pattern {self.pattern!r} removes the same share everywhere; use scope='local'")
-        if self.scope == "global" and self.method in ("wanda", "sparsegpt"):
+        if self.scope == "global" and self.method in CALIBRATED_METHODS:
             raise ValueError(
                 f"Prune: scores of method {self.method!r} do not compare across layers; use scope='owl' to vary the "
                 "sparsity by layer, or method='magnitude'"
@@ -158,7 +179,8 @@ class Prune(Scheme):
             )
 
 
-PRUNE_METHODS = ("magnitude", "wanda", "sparsegpt", "random")
+CALIBRATED_METHODS = ("wanda", "sparsegpt")
+PRUNE_METHODS = ("magnitude", "wanda", "sparsegpt", "movement", "random")
 PRUNE_SCOPES = ("local", "global", "owl")
 
 
@@ -253,7 +275,9 @@ def scheme_from_dict(data: Mapping[str, Any]) -> Scheme:
     known = {field.name for field in dataclasses.fields(scheme)}  # type: ignore[arg-type]
     if unknown := sorted(options.keys() - known):
         raise ValueError(f"scheme_from_dict: format {name!r} has no option {', '.join(map(repr, unknown))}")
-    return scheme(**options)
+    return scheme(
+        **{key: scheme_from_dict(value) if isinstance(value, Mapping) else value for key, value in options.items()}
+    )
 
 
 def check_config(config: object, taker: str = "convert_") -> Config:
@@ -296,6 +320,26 @@ def _settled_sparsity(given: object, kept: int, of: int, pattern: str) -> object
 def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ValueError(f"Prune: unknown {name} {value!r}; this version knows {', '.join(known)}")
+
+
+def _check_joint(value: object, method: str) -> None:
+    if value is None:
+        return
+    if not isinstance(value, Int8):
+        raise TypeError(f"Prune: joint must be Int8() or None, got {_kind(value)}")
+    if method != "sparsegpt":
+        raise ValueError(f"Prune: joint rounding is for method='sparsegpt'; with {method!r}, prune and then convert")
+
+
+def _check_target(value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise TypeError(f"Prune: target must be a string such as {THIS_CPU!r} or 'avx2', got {_kind(value)}")
+    try:
+        resolve(value)
+    except ValueError as error:
+        raise ValueError(f"Prune: {error}") from None
 
 
 def _check_number(name: str, value: object, most: float) -> None:
