@@ -60,7 +60,7 @@ class Int8(Scheme):
     format: ClassVar[str] = "int8"
 
     form: str = "measured"
-    rows: tuple[int, ...] = (1, 16, 128)
+    rows: tuple[int, ...] | int = (1, 16, 128)
     packings: int = 1
 
     def __post_init__(self) -> None:

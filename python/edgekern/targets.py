@@ -34,8 +34,8 @@ class Sparse:
 # For many rows the loads decide: blocks of one row reach es = 0.54 of the machine's peak, of two 0.84, of four 0.93,
 # where the dense kernel reaches ed = 0.85. Skipping a share s pays when (es / ed) / (1 - s) > 1: of two or four, any.
 _MANY = {1: 0.36, 2: 0.01, 4: 0.01}
-# Measured with the kernels on Zen 3, 128 rows of a 768 x 3072 layer: unstructured masks with 75 % of their 1x2 blocks left
-# take 1.2 times the dense time, whole 4x4 blocks break even at a quarter removed.
+# Measured with the kernels on Zen 3, 128 rows of a 768 x 3072 layer: an unstructured mask that leaves 75 % of its 1x2
+# blocks takes 1.2 times the dense time, and whole 4x4 blocks break even at a quarter removed.
 _MANY_MEASURED_ON_AVX2 = {1: 0.33, 2: 0.25, 4: 0.25}
 # The same on sdot against a dense kernel on smmla, which multiplies twice as many numbers: es counts half. NEON holds
 # the weights of four blocks in a register, and reaches 0.8 with single rows.
