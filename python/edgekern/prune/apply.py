@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +16,11 @@ from edgekern.nn.layers import Layer
 from edgekern.nn.swap import uninterrupted
 from edgekern.plan import Decision, FilterFn, plan
 from edgekern.prune.allocate import global_masks, outlier_ratio, owl_shares
-from edgekern.prune.calibrate import Hessian, Norms, gather, stages
+from edgekern.prune.calibrate import Hessian, Norms, check_data, gather, stages
 from edgekern.prune.job import Job
 from edgekern.prune.matrix import from_matrix
 from edgekern.prune.report import PruneReport, PruneRow
-from edgekern.prune.task import PruneError, Pruning
+from edgekern.prune.task import PruneError, Pruning, check_model
 
 _UNREACHED = "the calibration data never reached it"
 
@@ -166,15 +166,11 @@ def _by_scheme(jobs: list[Job]) -> dict[Prune, list[Job]]:
 
 
 def _check_arguments(model: object, config: object, data: object, filter_fn: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise PruneError("model: a TorchScript module cannot be changed in place; prune it before torch.jit.script")
+    check_model(model)
     check_config(config, "prune_")
     if filter_fn is not None and not callable(filter_fn):
         raise TypeError(f"filter_fn: expected a function (module, name) -> bool, got {type(filter_fn).__name__}")
-    if data is not None and (isinstance(data, Tensor | Mapping | str) or not isinstance(data, Iterable)):
-        raise TypeError(f"data: expected an iterable of batches, got {type(data).__name__}; one batch is [batch]")
+    check_data(data)
 
 
 def _checked_batches(jobs: list[Job], data: Iterable[Any] | None, sequential: bool) -> Iterable[Any] | None:

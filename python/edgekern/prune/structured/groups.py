@@ -1,0 +1,127 @@
+"""Groups of units that run through the same dimensions: what is ranked, and of which some are removed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edgekern.prune.structured.labels import Axis, Labels
+
+Owners = dict[int, list[tuple[nn.Module, str, str]]]
+"""By the identity of a parameter or buffer: the modules that hold it, their names, and what they call it."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A dimension, and to which of the group's units each of its entries belongs; -1 for those of others."""
+
+    axis: Axis
+    unit: Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units, channels or heads, that go through the same layers."""
+
+    kind: str
+    """``"channels"`` or ``"heads"``."""
+    layers: tuple[str, ...]
+    """Those whose outputs they are."""
+    producers: tuple[nn.Module, ...]
+    spans: tuple[Span, ...]
+    size: int
+    """How many units."""
+    obstacle: str
+    """Why they all have to stay; empty when they do not."""
+    mixing: str
+    """The operator through which a unit counts for all others; empty when each is by itself."""
+    consumers: tuple[Span, ...]
+    """Those of ``spans`` that are summed over."""
+
+    @property
+    def name(self) -> str:
+        """The first layer's."""
+        return self.layers[0]
+
+    @property
+    def width(self) -> int:
+        """Output channels of the first layer in one unit."""
+        return int((self.spans[0].unit >= 0).sum()) // self.size
+
+
+def find_groups(model: nn.Module, labels: Labels) -> list[Group]:
+    """Every group that linear and convolution layers of ``model`` make, in the model's order."""
+    owners = owners_of(model)
+    units = labels.units()
+    frozen, mixed = _reasons(labels.frozen, units), _reasons(labels.mixed, units)
+    heads = set(units[torch.cat(labels.heads)].tolist()) if labels.heads else set()
+    axes = sorted((axis for axis in labels.axes if id(axis.tensor) in owners), key=_order(owners))
+    members: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    reach: dict[int, list[int]] = defaultdict(list)
+    for number, axis in enumerate(axes):
+        for unit in units[axis.labels].unique().tolist():
+            reach[unit].append(number)
+    for unit, numbers in reach.items():
+        members[tuple(numbers)].append(unit)
+    consuming = {id(axis) for axis in labels.consumers}
+    groups = []
+    for through, roots in members.items():
+        spans = _spans([axes[number] for number in through], units, roots)
+        layers = {name: module for span in spans for module, name in _produces(span, owners)}
+        if not layers:
+            continue
+        free = [root for root in roots if root not in frozen]
+        groups.append(
+            Group(
+                "heads" if heads.issuperset(roots) else "channels",
+                tuple(layers),
+                tuple(layers.values()),
+                spans,
+                len(roots),
+                "" if len(free) == len(roots) else next(frozen[root] for root in roots if root in frozen),
+                next((mixed[root] for root in roots if root in mixed), ""),
+                tuple(span for span in spans if id(span.axis) in consuming),
+            )
+        )
+    return groups
+
+
+def owners_of(model: nn.Module) -> Owners:
+    """Who holds which parameter or buffer."""
+    owners: Owners = defaultdict(list)
+    for path, module in model.named_modules():
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None:
+                owners[id(tensor)].append((module, path, name))
+    return owners
+
+
+def _order(owners: Owners) -> Callable[[Axis], tuple[int, int]]:
+    place = {tensor: number for number, tensor in enumerate(owners)}
+    return lambda axis: (place[id(axis.tensor)], axis.dim)
+
+
+def _reasons(said: list[tuple[Tensor, str]], units: Tensor) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for labels, reason in said:
+        for unit in units[labels].unique().tolist():
+            found.setdefault(unit, reason)
+    return found
+
+
+def _spans(axes: list[Axis], units: Tensor, roots: list[int]) -> tuple[Span, ...]:
+    number = torch.full((len(units),), -1)
+    number[torch.tensor(roots)] = torch.arange(len(roots))
+    return tuple(Span(axis, number[units[axis.labels]]) for axis in axes)
+
+
+def _produces(span: Span, owners: Owners) -> list[tuple[nn.Module, str]]:
+    """The layers whose output channels these are, with their names."""
+    if span.axis.dim or span.axis.tensor.ndim < 2:
+        return []
+    # What else has a matrix with outputs first holds it for others, as nn.MultiheadAttention does.
+    return [(module, path) for module, path, _ in owners[id(span.axis.tensor)] if not isinstance(module, nn.Embedding)]
