@@ -61,7 +61,8 @@ class NarrowAttention(nn.MultiheadAttention):
         """Both masks as one that is added to the scores, [N or 1, heads or 1, L, L]."""
         parts = []
         if mask is not None:
-            parts.append(_added(mask, x.dtype)[None, None] if mask.ndim == 2 else _added(mask, x.dtype)[:, None])
+            added = _added(mask, x.dtype)
+            parts.append(added if mask.ndim == 2 else added.unflatten(0, (-1, self.num_heads)))
         if padding is not None:
             rows = padding if padding.ndim == 2 else padding[None]
             parts.append(_added(rows, x.dtype)[:, None, None])

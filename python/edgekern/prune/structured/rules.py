@@ -340,12 +340,12 @@ def _tie_heads(call: Call, a: Tensor, a_shape: Sequence[int], b: Tensor, b_shape
 _ELEMENTWISE = """
 add sub rsub mul div pow neg abs sqrt rsqrt square exp log sin cos erf relu relu6 gelu silu hardtanh hardswish
 hardsigmoid sigmoid tanh leaky_relu elu selu celu softplus mish log_sigmoid clamp clamp_min clamp_max maximum minimum
-where masked_fill addcmul lerp dropout feature_dropout alpha_dropout to _to_copy contiguous clone detach alias
+where masked_fill gt ge lt le eq ne logical_and logical_or logical_not bitwise_not addcmul lerp dropout feature_dropout alpha_dropout to _to_copy contiguous clone detach alias
 lift_fresh_copy
 """
 _MOVED = """
 view reshape _unsafe_view flatten unflatten transpose permute t unsqueeze squeeze select slice narrow expand
-repeat repeat_interleave split split_with_sizes chunk unbind flip roll movedim swapaxes
+repeat repeat_interleave split split_with_sizes chunk unbind flip movedim swapaxes
 """
 _SPATIAL = """
 adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d avg_pool1d avg_pool2d max_pool1d max_pool2d

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -116,7 +116,7 @@ class _Walk:
             if not argument.kwarg_only:
                 operands.append(node.kwargs.get(argument.name, argument.default_value))
         values: dict[Any, Any] = self._values
-        return cast(tuple[Any, ...], fx.map_arg(tuple(operands), values.__getitem__))
+        return fx.map_arg(tuple(operands), values.__getitem__)
 
     def _known(self, nodes: list[fx.Node]) -> Iterator[Value]:
         for node in nodes:
