@@ -119,7 +119,7 @@ class Journal:
 HEAD_ATTRIBUTES = frozenset(
     """
     num_heads num_attention_heads n_heads n_head nhead heads num_key_value_heads num_kv_heads n_kv_heads
-    all_head_size inner_dim
+    all_head_size inner_dim split_size
     """.split()
 )
 """What modules call their numbers of heads, and the width of all of them; each is in proportion to the heads left."""
@@ -147,7 +147,9 @@ def _sizes(module: nn.Module) -> dict[str, object]:
     """What a module of PyTorch's should say about itself, by its tensors."""
     found: dict[str, object] = {}
     weight = module._parameters.get("weight")
-    if isinstance(module, nn.Linear) and weight is not None:
+    if type(module).__name__ == "Conv1D" and weight is not None:  # GPT-2's linear layer, with its weight transposed
+        found = {"nx": weight.shape[0], "nf": weight.shape[1]}
+    elif isinstance(module, nn.Linear) and weight is not None:
         found = {"out_features": weight.shape[0], "in_features": weight.shape[1]}
     elif isinstance(module, nn.modules.conv._ConvNd) and weight is not None:
         groups = 1 if module.groups == 1 else weight.shape[0] // (module.out_channels // module.groups)

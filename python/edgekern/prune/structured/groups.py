@@ -31,7 +31,6 @@ class Group:
     """``"channels"`` or ``"heads"``."""
     layers: tuple[str, ...]
     """Those whose outputs they are."""
-    producers: tuple[nn.Module, ...]
     spans: tuple[Span, ...]
     size: int
     """How many units."""
@@ -67,19 +66,21 @@ def find_groups(model: nn.Module, labels: Labels) -> list[Group]:
             reach[unit].append(number)
     for unit, numbers in reach.items():
         members[tuple(numbers)].append(unit)
+    producing = {id(axis) for axis in labels.producers}
     consuming = {id(axis) for axis in labels.consumers}
     groups = []
     for through, roots in members.items():
         spans = _spans([axes[number] for number in through], units, roots)
-        layers = {name: module for span in spans for module, name in _produces(span, owners)}
+        made = [span.axis for span in spans if id(span.axis) in producing]
+        holders = [holder for axis in made for holder in owners[id(axis.tensor)]]
+        layers = [name for module, name, _ in holders if not isinstance(module, nn.Embedding)]
         if not layers:
             continue
         free = [root for root in roots if root not in frozen]
         groups.append(
             Group(
                 "heads" if heads.issuperset(roots) else "channels",
-                tuple(layers),
-                tuple(layers.values()),
+                tuple(dict.fromkeys(layers)),
                 spans,
                 len(roots),
                 "" if len(free) == len(roots) else next(frozen[root] for root in roots if root in frozen),
@@ -117,11 +118,3 @@ def _spans(axes: list[Axis], units: Tensor, roots: list[int]) -> tuple[Span, ...
     number = torch.full((len(units),), -1)
     number[torch.tensor(roots)] = torch.arange(len(roots))
     return tuple(Span(axis, number[units[axis.labels]]) for axis in axes)
-
-
-def _produces(span: Span, owners: Owners) -> list[tuple[nn.Module, str]]:
-    """The layers whose output channels these are, with their names."""
-    if span.axis.dim or span.axis.tensor.ndim < 2:
-        return []
-    # What else has a matrix with outputs first holds it for others, as nn.MultiheadAttention does.
-    return [(module, path) for module, path, _ in owners[id(span.axis.tensor)] if not isinstance(module, nn.Embedding)]

@@ -31,6 +31,8 @@ class Labels:
     """Hands labels out, and keeps what the rules say about them."""
 
     axes: list[Axis] = field(default_factory=list)
+    producers: list[Axis] = field(default_factory=list)
+    """Outputs of layers."""
     consumers: list[Axis] = field(default_factory=list)
     """Dimensions that are summed over: a zero there is as good as no channel."""
     frozen: list[tuple[Tensor, str]] = field(default_factory=list)
@@ -105,7 +107,7 @@ def along(labels: Tensor, dim: int, rank: int) -> Tensor:
 
 def compressed(labels: Tensor) -> Tensor:
     """The same with size 1 wherever labels do not vary. A lone channel, which nothing could remove, has no label."""
-    for dim in range(labels.ndim):
+    for dim in range(labels.ndim if labels.numel() else 0):
         first = labels.narrow(dim, 0, 1)
         if labels.shape[dim] > 1 and bool((labels == first).all()):
             labels = first

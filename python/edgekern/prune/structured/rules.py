@@ -80,8 +80,17 @@ def linear(call: Call) -> Tensor:
     x, weight, bias = call.args[0], call.args[1], call.arg(2)
     if weight.parameter is None or (bias is not None and bias.parameter is None):
         return unknown(call)
-    _consume(call, x, len(x.shape) - 1, weight.parameter)
-    return _produce(call, weight.parameter, bias, len(call.shape) - 1)
+    _consume(call, x, len(x.shape) - 1, weight.parameter, 1)
+    return _produce(call, weight.parameter, 0, bias, len(call.shape) - 1)
+
+
+def transposed_linear(call: Call) -> Tensor:
+    """A bias plus [rows, in] times [in, out]."""
+    bias, x, weight = call.args[:3]
+    if weight.parameter is None or bias.parameter is None:
+        return unknown(call)
+    _consume(call, x, 1, weight.parameter, 0)
+    return _produce(call, weight.parameter, 1, bias, 1)
 
 
 def convolution(call: Call) -> Tensor:
@@ -93,7 +102,7 @@ def convolution(call: Call) -> Tensor:
     kernel = weight.parameter
     channels = len(x.shape) - kernel.ndim + 1
     if groups == 1:
-        _consume(call, x, channels, kernel)
+        _consume(call, x, channels, kernel, 1)
     elif kernel.shape[1] == 1:
         own = call.labels.axis(kernel, 0).labels
         inputs = _only_along(call, x, channels).repeat_interleave(len(own) // groups)
@@ -102,7 +111,7 @@ def convolution(call: Call) -> Tensor:
         reason = f"a convolution in {groups} groups keeps its channels"
         _freeze_value(call.labels, x, reason)
         call.labels.freeze(call.labels.axis(kernel, 0).labels, reason)
-    return _produce(call, kernel, bias, channels)
+    return _produce(call, kernel, 0, bias, channels)
 
 
 def normalised(call: Call) -> Tensor:
@@ -150,21 +159,27 @@ def prelu(call: Call) -> Tensor:
 def elementwise(call: Call) -> Tensor:
     """Entries that meet go together."""
     rank = len(call.shape)
-    sides = [(_aligned(value.labels, rank), _aligned_shape(value.shape, rank)) for value in call.values]
-    lead = max((labels for labels, _ in sides), key=lambda labels: len(list(varying(labels))))
+    sides = [(_aligned(value.labels, rank), _aligned_shape(value.shape, rank), value) for value in call.values]
+    lead = max((labels for labels, _, _ in sides), key=lambda labels: len(list(varying(labels))))
     dims = set(varying(lead))
-    for labels, shape in sides:
+    for labels, shape, value in sides:
         own = set(varying(labels))
-        if own == dims:
+        shared = {dim for dim in dims if shape[dim] > 1}
+        # A parameter of one head's width, used for all of them, says nothing about which go together.
+        if own == shared and own and (own == dims or value.parameter is None):
             call.labels.tie(lead, labels, _meets_fixed(call))
             continue
         call.labels.freeze(labels, _meets_fixed(call))
         if not own <= dims:
             call.labels.freeze(lead, _meets_fixed(call))
-        for dim in dims:
-            if shape[dim] > 1:
-                call.labels.keep_whole(lead, dim, _meets_fixed(call))
+        for dim in shared:
+            call.labels.keep_whole(lead, dim, _meets_fixed(call))
     return lead
+
+
+def same_channels(call: Call) -> Tensor:
+    """As the first argument; the others only say what becomes of it."""
+    return call.args[0].labels
 
 
 def spatial(call: Call) -> Tensor:
@@ -190,8 +205,16 @@ def moved(call: Call) -> Result:
 
 
 def concatenated(call: Call) -> Tensor:
-    """One after the other."""
-    return compressed(torch.cat([value.full for value in call.args[0]], *call.args[1:]))
+    """One after the other: channels, or tokens and the like whose channels then go together."""
+    values: list[Value] = [value for value in call.args[0] if 0 not in value.shape]  # such as a cache at its start
+    if not values:
+        return no_labels(len(call.shape))
+    dim = call.args[1] % len(call.shape)
+    if any(dim in varying(value.labels) for value in values):
+        return compressed(torch.cat([value.full for value in values], dim))
+    for value in values[1:]:
+        call.labels.tie(values[0].labels, value.labels, _meets_fixed(call))
+    return values[0].labels
 
 
 def reduced(call: Call) -> Tensor:
@@ -244,8 +267,11 @@ def attended(call: Call) -> Tensor:
     _tie_heads(call, sides[0], shapes[0], sides[1], shapes[1])
     _tie_heads(call, sides[1], shapes[1], sides[2], shapes[2])
     mask = call.arg(3)
-    if mask is not None and _aligned_shape(mask.shape, len(query.shape))[-3] > 1:
-        call.labels.freeze(sides[0], "each head has a mask of its own")
+    if mask is not None:
+        bias, shape = _aligned(mask.labels, sides[0].ndim), _aligned_shape(mask.shape, sides[0].ndim)
+        for dim in (-2, -1):
+            call.labels.keep_whole(bias, dim % bias.ndim, "a mask keeps its size")
+        _tie_heads(call, sides[0], shapes[0], bias, shape)
     return compressed(_first_along(sides[2], [len(query.shape) - 2]))
 
 
@@ -280,17 +306,18 @@ def _with_used_parameters(call: Call) -> Call:
     return Call(call.name, call.run, tuple(map(used, call.args)), call.shape, call.labels)
 
 
-def _consume(call: Call, x: Value, dim: int, weight: Tensor) -> None:
-    axis = call.labels.axis(weight, 1)
+def _consume(call: Call, x: Value, dim: int, weight: Tensor, inputs: int) -> None:
+    axis = call.labels.axis(weight, inputs)
     call.labels.tie(_only_along(call, x, dim), axis.labels, _meets_fixed(call))
     call.labels.consumers.append(axis)
 
 
-def _produce(call: Call, weight: Tensor, bias: Value | None, dim: int) -> Tensor:
-    channels = call.labels.axis(weight, 0).labels
+def _produce(call: Call, weight: Tensor, outputs: int, bias: Value | None, dim: int) -> Tensor:
+    axis = call.labels.axis(weight, outputs)
+    call.labels.producers.append(axis)
     if bias is not None and bias.parameter is not None:
-        call.labels.tie(channels, call.labels.axis(bias.parameter, 0).labels, _meets_fixed(call))
-    return along(channels, dim, len(call.shape))
+        call.labels.tie(axis.labels, call.labels.axis(bias.parameter, 0).labels, _meets_fixed(call))
+    return along(axis.labels, dim, len(call.shape))
 
 
 def _only_along(call: Call, x: Value, dim: int) -> Tensor:
@@ -340,8 +367,8 @@ def _tie_heads(call: Call, a: Tensor, a_shape: Sequence[int], b: Tensor, b_shape
 _ELEMENTWISE = """
 add sub rsub mul div pow neg abs sqrt rsqrt square exp log sin cos erf relu relu6 gelu silu hardtanh hardswish
 hardsigmoid sigmoid tanh leaky_relu elu selu celu softplus mish log_sigmoid clamp clamp_min clamp_max maximum minimum
-where masked_fill gt ge lt le eq ne logical_and logical_or logical_not bitwise_not addcmul lerp dropout feature_dropout alpha_dropout to _to_copy contiguous clone detach alias
-lift_fresh_copy
+where masked_fill gt ge lt le eq ne logical_and logical_or logical_not bitwise_not addcmul lerp dropout feature_dropout
+alpha_dropout to _to_copy contiguous clone detach alias lift_fresh_copy
 """
 _MOVED = """
 view reshape _unsafe_view flatten unflatten transpose permute t unsqueeze squeeze select slice narrow expand
@@ -363,14 +390,16 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("layer_norm", "rms_norm"), normalised_together),
     **dict.fromkeys(("matmul", "bmm"), multiplied),
     "linear": linear,
+    "addmm": transposed_linear,
     "batch_norm": normalised,
     "embedding": embedding,
     "prelu": prelu,
     "cat": concatenated,
+    "type_as": same_channels,
     "pad": padded,
     "constant_pad_nd": padded,
     "scaled_dot_product_attention": attended,
 }
 """By the name of torch's operator."""
 
-_OWN_WEIGHTS = (linear, convolution, normalised, normalised_together, embedding, prelu)
+_OWN_WEIGHTS = (linear, transposed_linear, convolution, normalised, normalised_together, embedding, prelu)
