@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +31,7 @@ class Group:
     layers: tuple[str, ...]
     """Those whose outputs they are."""
     spans: tuple[Span, ...]
+    """Every dimension they go through; outputs of layers first."""
     size: int
     """How many units."""
     obstacle: str
@@ -56,39 +56,46 @@ def find_groups(model: nn.Module, labels: Labels) -> list[Group]:
     """Every group that linear and convolution layers of ``model`` make, in the model's order."""
     owners = owners_of(model)
     units = labels.units()
-    frozen, mixed = _reasons(labels.frozen, units), _reasons(labels.mixed, units)
-    heads = set(units[torch.cat(labels.heads)].tolist()) if labels.heads else set()
-    axes = sorted((axis for axis in labels.axes if id(axis.tensor) in owners), key=_order(owners))
-    members: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    axes = _sorted_axes(labels, owners)
     reach: dict[int, list[int]] = defaultdict(list)
     for number, axis in enumerate(axes):
         for unit in units[axis.labels].unique().tolist():
             reach[unit].append(number)
+    members: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for unit, numbers in reach.items():
         members[tuple(numbers)].append(unit)
-    producing = {id(axis) for axis in labels.producers}
-    consuming = {id(axis) for axis in labels.consumers}
-    groups = []
-    for through, roots in members.items():
-        spans = _spans([axes[number] for number in through], units, roots)
-        made = [span.axis for span in spans if id(span.axis) in producing]
-        holders = [holder for axis in made for holder in owners[id(axis.tensor)]]
+    about = _About(labels, units, owners)
+    groups = [
+        about.group(_spans([axes[number] for number in through], units, roots), roots)
+        for through, roots in members.items()
+    ]
+    return [group for group in groups if group.layers]
+
+
+class _About:
+    """What is known about units."""
+
+    def __init__(self, labels: Labels, units: Tensor, owners: Owners) -> None:
+        self._owners = owners
+        self._frozen, self._mixed = _reasons(labels.frozen, units), _reasons(labels.mixed, units)
+        self._heads = set(units[torch.cat(labels.heads)].tolist()) if labels.heads else set()
+        self._producing = {id(axis) for axis in labels.producers}
+        self._consuming = {id(axis) for axis in labels.consumers}
+
+    def group(self, spans: tuple[Span, ...], roots: list[int]) -> Group:
+        """The group of these units."""
+        made = [span.axis for span in spans if id(span.axis) in self._producing]
+        holders = [holder for axis in made for holder in self._owners[id(axis.tensor)]]
         layers = [name for module, name, _ in holders if not isinstance(module, nn.Embedding)]
-        if not layers:
-            continue
-        free = [root for root in roots if root not in frozen]
-        groups.append(
-            Group(
-                "heads" if heads.issuperset(roots) else "channels",
-                tuple(dict.fromkeys(layers)),
-                spans,
-                len(roots),
-                "" if len(free) == len(roots) else next(frozen[root] for root in roots if root in frozen),
-                next((mixed[root] for root in roots if root in mixed), ""),
-                tuple(span for span in spans if id(span.axis) in consuming),
-            )
+        return Group(
+            "heads" if self._heads.issuperset(roots) else "channels",
+            tuple(dict.fromkeys(layers)),
+            spans,
+            len(roots),
+            next((self._frozen[root] for root in roots if root in self._frozen), ""),
+            next((self._mixed[root] for root in roots if root in self._mixed), ""),
+            tuple(span for span in spans if id(span.axis) in self._consuming),
         )
-    return groups
 
 
 def owners_of(model: nn.Module) -> Owners:
@@ -101,9 +108,12 @@ def owners_of(model: nn.Module) -> Owners:
     return owners
 
 
-def _order(owners: Owners) -> Callable[[Axis], tuple[int, int]]:
+def _sorted_axes(labels: Labels, owners: Owners) -> list[Axis]:
+    """Outputs of layers first, then in the model's order."""
     place = {tensor: number for number, tensor in enumerate(owners)}
-    return lambda axis: (place[id(axis.tensor)], axis.dim)
+    producing = {id(axis) for axis in labels.producers}
+    known = [axis for axis in labels.axes if id(axis.tensor) in owners]
+    return sorted(known, key=lambda axis: (id(axis) not in producing, place[id(axis.tensor)], axis.dim))
 
 
 def _reasons(said: list[tuple[Tensor, str]], units: Tensor) -> dict[int, str]:

@@ -10,8 +10,9 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
 from edgekern.prune.calibrate import arguments, inference
+from edgekern.prune.structured.call import Call, Value
 from edgekern.prune.structured.labels import Labels, no_labels
-from edgekern.prune.structured.rules import Call, Value, result_labels
+from edgekern.prune.structured.rules import result_labels
 from edgekern.prune.task import PruneError
 
 _IS_OUTPUT = "the model returns it"
@@ -112,9 +113,11 @@ class _Walk:
         if schema is None:  # an operator made of a graph, which has no rule
             return tuple(self._known(node.all_input_nodes))
         operands: list[Any] = list(node.args)
+        keywords = dict(node.kwargs)
         for argument in schema.arguments[len(operands) :]:
             if not argument.kwarg_only:
-                operands.append(node.kwargs.get(argument.name, argument.default_value))
+                operands.append(keywords.pop(argument.name, argument.default_value))
+        operands += [value for value in keywords.values() if isinstance(value, fx.Node)]
         values: dict[Any, Any] = self._values
         return fx.map_arg(tuple(operands), values.__getitem__)
 
