@@ -58,27 +58,30 @@ class Inverted(nn.Module):
 class Concat(nn.Module):
     def __init__(self):
         super().__init__()
+        self.join = nn.Conv2d(24, 4, 1)  # first, to be read before those it reads are known
         self.left = nn.Conv2d(3, 8, 3, padding=1)
         self.right = nn.Conv2d(3, 16, 1)
-        self.join = nn.Conv2d(24, 4, 1)
 
     def forward(self, x):
         return self.join(torch.cat([F.relu(self.left(x)), self.right(x).sigmoid()], 1))
 
 
 class FusedAttention(nn.Module):
-    """As in vision transformers: one projection, and its heads counted in an attribute."""
+    """One projection, its heads counted in an attribute, norms and biases of each head."""
 
     def __init__(self, width=16, heads=4):
         super().__init__()
         self.num_heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
+        self.scale = nn.Parameter(torch.rand(width // heads))  # the same for all heads
+        self.bias = nn.Parameter(torch.randn(heads, 1, 1))
 
     def forward(self, x):
         n, length, _ = x.shape
         q, k, v = self.qkv(x).reshape(n, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
+        q = q * (q.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * self.scale
+        weights = ((q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5 + self.bias) / self.bias.exp()).softmax(-1)
         return x + self.proj((weights @ v).transpose(1, 2).flatten(2))
 
 
@@ -108,6 +111,14 @@ def _transformers():
     import pytest
 
     return pytest.importorskip("transformers")
+
+
+def gpt2():
+    transformers = _transformers()
+    config = transformers.GPT2Config(
+        vocab_size=20, n_embd=32, n_layer=1, n_head=4, bos_token_id=None, eos_token_id=None, n_positions=16
+    )
+    return transformers.GPT2LMHeadModel(config)
 
 
 def image():

@@ -11,6 +11,7 @@ from shrink_models import (
     Inverted,
     ResNet,
     bert,
+    gpt2,
     image,
     llama,
     made,
@@ -124,6 +125,7 @@ CASES = {
         4,
         {
             **rows("qkv.weight", "qkv.bias", units=[0, 2], width=4, times=3, stride=16),
+            **rows("bias", units=[0, 2]),
             **columns("proj.weight", units=[0, 2], width=4),
         },
     ),
@@ -153,6 +155,17 @@ CASES = {
                 width=8,
             ),
             **columns(f"{ATTENTION}.output.dense.weight", units=[0, 2], width=8),
+        },
+    ),
+    "heads of GPT-2, its weights transposed": (
+        gpt2,
+        tokens,
+        "transformer.h.0.attn.c_attn",
+        4,
+        {
+            **columns("transformer.h.0.attn.c_attn.weight", units=[0, 2], width=8, times=3, stride=32),
+            **rows("transformer.h.0.attn.c_attn.bias", units=[0, 2], width=8, times=3, stride=32),
+            **rows("transformer.h.0.attn.c_proj.weight", units=[0, 2], width=8),
         },
     ),
     "feed-forward of BERT": (
@@ -215,6 +228,7 @@ WHOLE = {
     "mlp": (lambda: nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Linear(16, 4)), lambda: torch.randn(3, 6)),
     "resnet": (ResNet, image),
     "mobilenet": (Inverted, image),
+    "concat": (Concat, image),
     "encoder": (lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 2), sequence),
     "bert": (bert, tokens),
     "tied llama": (lambda: llama(tied=True), tokens),
