@@ -61,9 +61,10 @@ class Concat(nn.Module):
         self.join = nn.Conv2d(24, 4, 1)  # first, to be read before those it reads are known
         self.left = nn.Conv2d(3, 8, 3, padding=1)
         self.right = nn.Conv2d(3, 16, 1)
+        self.head = nn.Linear(4, 3)
 
     def forward(self, x):
-        return self.join(torch.cat([F.relu(self.left(x)), self.right(x).sigmoid()], 1))
+        return self.head(self.join(torch.cat([F.relu(self.left(x)), self.right(x).sigmoid()], 1)).mean((2, 3)))
 
 
 class FusedAttention(nn.Module):
