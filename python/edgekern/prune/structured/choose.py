@@ -47,12 +47,12 @@ class Job:
         """Settles which units stay: the best ones, in the nearest number that ``round_to`` allows."""
         assert self.scores is not None
         rounded = self.step * max(1, nearest(count / self.step))
-        if rounded >= self.group.size:
+        if count == self.group.size:
+            self.reason = "nothing of it was to go"
+        elif rounded >= self.group.size:
             self.reason = f"{count} of its {self.group.size} {self.group.kind} round to no less, by {self.step}"
-            if count == self.group.size:
-                self.reason = "nothing of it was to go"
-            return
-        self.kept = ~lowest(self.scores[None], self.group.size - rounded)[0]
+        else:
+            self.kept = ~lowest(self.scores[None], self.group.size - rounded)[0]
 
 
 def plan_jobs(model: nn.Module, config: Config, groups: list[Group], owners: Owners) -> list[Job]:
@@ -61,14 +61,8 @@ def plan_jobs(model: nn.Module, config: Config, groups: list[Group], owners: Own
     Raises:
         PruneError: a rule that cannot be followed.
     """
-    names = list(
-        dict.fromkeys(
-            [
-                *(name for group in groups for name in group.layers),
-                *(name for layer in find_layers(model) for name in layer.names),
-            ]
-        )
-    )
+    grouped = dict.fromkeys(name for group in groups for name in group.layers)
+    names = list(grouped | dict.fromkeys(name for layer in find_layers(model) for name in layer.names))
     if isinstance(config, PerLayer):
         try:
             rules = match(config.rules, names)
@@ -76,7 +70,6 @@ def plan_jobs(model: nn.Module, config: Config, groups: list[Group], owners: Own
             raise PruneError(f"config: {error}") from None
     else:
         rules = {name: Match(DEFAULT, config) for name in names}
-    grouped = {name for group in groups for name in group.layers}
     for name, rule in rules.items():
         if rule.rank == 2 and rule.value is not None and name not in grouped:
             raise PruneError(f"config: {name!r} is named but cannot be shrunk: {UNREACHED}")
