@@ -64,15 +64,15 @@ class Int8(Scheme):
     packings: int = 1
 
     def __post_init__(self) -> None:
-        _check_choice("form", self.form, ("measured", *FORMS))
+        _check_choice("form", self.form, ("measured", *FORMS), "Int8")
         rows = (self.rows,) if isinstance(self.rows, int) else self.rows
         if not isinstance(rows, Sequence) or isinstance(rows, str) or not rows:
-            raise TypeError(f"rows: expected numbers of rows, as (1, 128), or one of them; got {self.rows!r}")
+            raise TypeError(f"Int8: rows must be numbers of rows, as (1, 128), or one of them; got {self.rows!r}")
         for count in rows:
-            _check_count("rows", count, 1)
+            _check_count("rows", count, 1, "Int8")
         object.__setattr__(self, "rows", tuple(sorted(set(rows))))
         if self.packings not in (1, 2) or isinstance(self.packings, bool):
-            raise ValueError(f"packings: expected 1 or 2, got {self.packings!r}")
+            raise ValueError(f"Int8: packings must be 1 or 2, got {self.packings!r}")
 
 
 @dataclass(frozen=True, repr=False)
@@ -179,9 +179,70 @@ class Prune(Scheme):
             )
 
 
+@dataclass(frozen=True)
+class Shrink(Scheme):
+    """Some of a float model's channels and attention heads taken out, for ``shrink_``.
+
+    Attributes:
+        sparsity: share of the units, channels or heads, to remove, 0 to 1. At least one step of ``round_to`` stays.
+        method: ``"magnitude"``, the L2 norm of all weights that go with a unit; ``"wanda"``, how much a unit adds to
+            the layers that read it (needs data); ``"random"``, the baseline to beat.
+        scope: ``"local"`` removes the same share of every group of units; ``"global"`` (magnitude and random) compares
+            units across all groups under one rule, each score divided by the mean of its group.
+        min_sparsity: least share removed from any one group, for "global", before rounding.
+        max_sparsity: largest share removed from any one group, likewise.
+        round_to: the channels left are a multiple of this, where there were as many, so that kernels have full tiles.
+        through_norms: also takes channels out of what a layer or RMS norm is computed over, as in the width of a
+            transformer. The norm then sees other channels, so even a channel of zeros does not go unnoticed.
+        seed: of ``"random"``.
+
+    Raises:
+        TypeError: an option of another type.
+        ValueError: a value out of range, or options that do not go together.
+    """
+
+    format: ClassVar[str] = "shrink"
+    carried_out_by: ClassVar[str] = "shrink_"
+
+    sparsity: float
+    method: str = "magnitude"
+    scope: str = "local"
+    min_sparsity: float = 0.0
+    max_sparsity: float = 1.0
+    round_to: int = 8
+    through_norms: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_choice("method", self.method, SHRINK_METHODS, "Shrink")
+        _check_choice("scope", self.scope, SHRINK_SCOPES, "Shrink")
+        for name in ("sparsity", "min_sparsity", "max_sparsity"):
+            _check_number(name, getattr(self, name), most=1.0, scheme="Shrink")
+        for name, least in (("round_to", 1), ("seed", 0)):
+            _check_count(name, getattr(self, name), least, "Shrink")
+        if not isinstance(self.through_norms, bool):
+            raise TypeError(f"Shrink: through_norms must be a bool, got {_kind(self.through_norms)}")
+        if self.scope == "global" and self.method == "wanda":
+            raise ValueError("Shrink: scores of method 'wanda' do not compare across groups; use scope='local'")
+        if self.scope == "local" and (self.min_sparsity, self.max_sparsity) != (0.0, 1.0):
+            raise ValueError("Shrink: min_sparsity and max_sparsity bound the scope 'global', not 'local'")
+        if not self.min_sparsity <= self.sparsity <= self.max_sparsity:
+            raise ValueError(
+                f"Shrink: sparsity {self.sparsity} lies outside of min_sparsity {self.min_sparsity} "
+                f"to max_sparsity {self.max_sparsity}"
+            )
+
+    @property
+    def share(self) -> float:
+        """The sparsity, under the name that all schemes with a budget have for it."""
+        return self.sparsity
+
+
 CALIBRATED_METHODS = ("wanda", "sparsegpt")
 PRUNE_METHODS = ("magnitude", "wanda", "sparsegpt", "movement", "random")
 PRUNE_SCOPES = ("local", "global", "owl")
+SHRINK_METHODS = ("magnitude", "wanda", "random")
+SHRINK_SCOPES = ("local", "global")
 
 
 def parse_pattern(text: object) -> tuple[str, int, int]:
@@ -241,7 +302,7 @@ class PerLayer:
 Config: TypeAlias = Scheme | PerLayer
 
 _PER_LAYER = "per_layer"
-_SCHEMES: dict[str, type[Scheme]] = {scheme.format: scheme for scheme in (Int8, Prune)}
+_SCHEMES: dict[str, type[Scheme]] = {scheme.format: scheme for scheme in (Int8, Prune, Shrink)}
 
 
 def config_from_dict(data: Mapping[str, Any]) -> Config:
@@ -317,9 +378,9 @@ def _settled_sparsity(given: object, kept: int, of: int, pattern: str) -> object
     return settled if given is None or isinstance(given, int | float) else given
 
 
-def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
+def _check_choice(name: str, value: object, known: tuple[str, ...], scheme: str = "Prune") -> None:
     if value not in known:
-        raise ValueError(f"Prune: unknown {name} {value!r}; this version knows {', '.join(known)}")
+        raise ValueError(f"{scheme}: unknown {name} {value!r}; this version knows {', '.join(known)}")
 
 
 def _check_joint(value: object, method: str) -> None:
@@ -342,18 +403,18 @@ def _check_target(value: object) -> None:
         raise ValueError(f"Prune: {error}") from None
 
 
-def _check_number(name: str, value: object, most: float) -> None:
+def _check_number(name: str, value: object, most: float, scheme: str = "Prune") -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"Prune: {name} must be a number, got {_kind(value)}")
+        raise TypeError(f"{scheme}: {name} must be a number, got {_kind(value)}")
     if not 0 <= value <= most or math.isinf(value):
-        raise ValueError(f"Prune: {name} must be {'0 or more' if math.isinf(most) else '0 to 1'}, got {value}")
+        raise ValueError(f"{scheme}: {name} must be {'0 or more' if math.isinf(most) else '0 to 1'}, got {value}")
 
 
-def _check_count(name: str, value: object, least: int) -> None:
+def _check_count(name: str, value: object, least: int, scheme: str = "Prune") -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"Prune: {name} must be an int, got {_kind(value)}")
+        raise TypeError(f"{scheme}: {name} must be an int, got {_kind(value)}")
     if value < least:
-        raise ValueError(f"Prune: {name} must be {least} or more, got {value}")
+        raise ValueError(f"{scheme}: {name} must be {least} or more, got {value}")
 
 
 def _kind(value: object) -> str:
