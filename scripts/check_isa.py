@@ -7,7 +7,7 @@
    shared function to code that runs on every CPU.
 2. No object holds instructions that its CPUs may lack: on x86-64, every object but the ISAs' uses baseline registers
    only; on aarch64, an ISA file holds armv8.0 and what its row in cmake/isa_table.cmake names, and all others armv8.0.
-3. No hot loop (an innermost loop around the ISA's int8 multiply) touches the stack or copies vector registers.
+3. No hot loop (an innermost loop around one of the ISA's multiplies) touches the stack or copies vector registers.
 
 Run it on an optimised build, with each compiler that is supported. The objects say which architecture they are for.
 Needs binutils for x86-64 and llvm's tools for aarch64.
@@ -47,8 +47,7 @@ def check_symbols(obj: Path, isa: str, nm: str) -> list[str]:
     return problems
 
 
-def check_hot_loops(obj: Path, isa: str, machine: ModuleType, listing: str) -> tuple[list[str], int]:
-    multiply, widest = machine.MULTIPLIES[isa]
+def check_hot_loops(obj: Path, multiply: str, widest: int, machine: ModuleType, listing: str) -> tuple[list[str], int]:
     problems, most = [], 0
     for function in functions(listing):
         if "accumulate" not in function.name:
@@ -81,9 +80,10 @@ def check(build: Path, objdump: str | None, nm: str | None) -> int:
             problems += check_symbols(obj, isa, nm)
         if isa in machine.MULTIPLIES:
             listing = run(objdump, "-d", "-C", "--no-show-raw-insn", str(obj))
-            found, most = check_hot_loops(obj, isa, machine, listing)
-            problems += found
-            print(f"{isa}: hot loops up to {most} {machine.MULTIPLIES[isa][0]}")
+            for multiply, widest in machine.MULTIPLIES[isa].items():
+                found, most = check_hot_loops(obj, multiply, widest, machine, listing)
+                problems += found
+                print(f"{isa}: hot loops up to {most} {multiply}")
     for problem in problems:
         print(problem, file=sys.stderr)
     print(f"check_isa: {len(objects)} objects, {len(problems)} problems")

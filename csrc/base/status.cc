@@ -28,7 +28,8 @@ extern "C" const char* ek_status_message(ek_status status) {
       return "packed for an ISA that reads another order of bytes; pack the "
              "matrix again for this ISA";
     case EK_ERROR_FORM:
-      return "unknown form, or one that cannot hold this matrix; the dense form holds any";
+      return "unknown form or number of channels (1, 2, 4 or 8 for blocks), or a form that cannot hold this matrix; int8's "
+             "dense form holds any";
   }
   return "unknown status";
 }

@@ -86,12 +86,12 @@ inline FloatMatrix float_matrix(const py::object& value, const py::object& dtype
   return {array, code, array.shape(0), array.shape(1), leading_dimension(array)};
 }
 
-// The bytes of a packed matrix: 1-D, contiguous, 64-byte aligned.
-inline py::array packed_bytes(const py::object& value) {
+// The bytes of a packed matrix, as the function `maker` makes them: 1-D, contiguous, 64-byte aligned.
+inline py::array packed_bytes(const py::object& value, const char* maker) {
   py::array packed = array_of<uint8_t>(value, "packed", 1);
   const bool aligned = packed.size() == 0 || reinterpret_cast<uintptr_t>(packed.data()) % 64 == 0;
   if (!packed.is(value) || !aligned) {
-    throw py::value_error("packed must be contiguous and start at a multiple of 64 bytes; int8_pack makes it so");
+    throw py::value_error(text("packed must be contiguous and start at a multiple of 64 bytes; ", maker, " makes it so"));
   }
   return packed;
 }

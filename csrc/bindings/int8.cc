@@ -2,30 +2,11 @@
 // aligned memory and documents; every check that guards memory is here.
 #include "int8.h"
 
-#include "arrays.h"
-#include "edgekern/edgekern.h"
-#include "status.h"
-#include "threads.h"
+#include "calls.h"
 #include "workspace.h"
 
 namespace edgekern {
 namespace {
-
-// Runs call(parallel) without the GIL, on this process's threads.
-template <class Call>
-ek_status run(Call&& call) {
-  py::gil_scoped_release nogil;
-  Threads threads;
-  ek_status status = call(threads.parallel());
-  threads.check();
-  return status;
-}
-
-const ek_isa* isa_of(const py::object& isa) {
-  if (isa.is_none()) return isa_named(nullptr);
-  if (!py::isinstance<py::str>(isa)) throw py::type_error(text("isa must be a name or None, got ", describe(isa)));
-  return isa_named(isa.cast<std::string>().c_str());
-}
 
 ek_int8_shape shape_of(const py::array& packed) {
   ek_int8_shape shape;
@@ -35,11 +16,6 @@ ek_int8_shape shape_of(const py::array& packed) {
                                "truncated one; make it with int8_pack"));
   }
   return shape;
-}
-
-void expect_columns(const char* name, int64_t got, const ek_int8_shape& shape) {
-  if (got == shape.k) return;
-  throw py::value_error(text(name, " must have ", shape.k, " columns (what packed was made for), got ", got));
 }
 
 py::tuple quantize_rhs(const py::object& weight, const py::object& dtype) {
@@ -80,14 +56,10 @@ size_t packed_size(const py::object& q_object, int form, const py::object& isa_o
 void pack(const py::object& q_object, const py::object& scale_object, const py::object& bias_object, const py::object& out,
           int form, const py::object& isa_object) {
   py::array q = array_of<int8_t>(q_object, "q", 2);
-  py::array scale = array_of<float>(scale_object, "scale", 1), bias;
-  if (!bias_object.is_none()) bias = array_of<float>(bias_object, "bias", 1);
+  py::array scale = array_of<float>(scale_object, "scale", 1);
   const int64_t n = q.shape(0), k = q.shape(1);
   if (scale.size() != n) throw py::value_error(text("scale must have ", n, " values, one a row of q; got ", scale.size()));
-  if (!bias_object.is_none() && bias.size() != n) {
-    throw py::value_error(text("bias must have ", n, " values, one a row of q; got ", bias.size()));
-  }
-  py::array packed = packed_bytes(out);
+  py::array bias = bias_of(bias_object, n, "q"), packed = packed_bytes(out, "int8_pack");
   const ek_isa* isa = isa_of(isa_object);
   const float* bias_data = bias_object.is_none() ? nullptr : static_cast<const float*>(bias.data());
   ek_status status = run([&](const ek_parallel* parallel) {
@@ -104,12 +76,12 @@ void pack(const py::object& q_object, const py::object& scale_object, const py::
 }
 
 py::tuple describe_packed(const py::object& packed_object) {
-  ek_int8_shape shape = shape_of(packed_bytes(packed_object));
+  ek_int8_shape shape = shape_of(packed_bytes(packed_object, "int8_pack"));
   return py::make_tuple(shape.n, shape.k, shape.has_bias != 0, static_cast<int>(shape.form));
 }
 
 py::tuple unpack(const py::object& packed_object) {
-  py::array packed = packed_bytes(packed_object);
+  py::array packed = packed_bytes(packed_object, "int8_pack");
   ek_int8_shape shape = shape_of(packed);
   py::array_t<int8_t> q({shape.n, shape.k});
   py::array_t<float> scale(shape.n), bias(shape.n);
@@ -125,9 +97,9 @@ py::tuple unpack(const py::object& packed_object) {
 py::array linear(const py::object& x, const py::object& packed_object, int activation, const py::object& isa_object,
                  const py::object& dtype) {
   FloatMatrix lhs = float_matrix(x, dtype, "x");
-  py::array packed = packed_bytes(packed_object);
+  py::array packed = packed_bytes(packed_object, "int8_pack");
   ek_int8_shape shape = shape_of(packed);
-  expect_columns("x", lhs.cols, shape);
+  expect_columns("x", lhs.cols, shape.k);
   const ek_isa* isa = isa_of(isa_object);
   py::array y(lhs.array.dtype(), {lhs.rows, shape.n});
   void* y_data = y.mutable_data();
@@ -161,9 +133,9 @@ py::array matmul(const py::object& q_object, const py::object& zero_point_object
                  const py::object& isa_object) {
   py::array q = array_of<uint8_t>(q_object, "q", 2);
   py::array zero_point = array_of<int32_t>(zero_point_object, "zero_point", 1);
-  py::array packed = packed_bytes(packed_object);
+  py::array packed = packed_bytes(packed_object, "int8_pack");
   ek_int8_shape shape = shape_of(packed);
-  expect_columns("q", q.shape(1), shape);
+  expect_columns("q", q.shape(1), shape.k);
   if (shape.k > EK_INT8_MAX_K_EXACT) {
     throw py::value_error(text("packed must have at most ", EK_INT8_MAX_K_EXACT, " columns for one exact int32 sum, got ",
                                shape.k, "; int8_linear takes more"));

@@ -1,6 +1,7 @@
-// The torch op edgekern::int8_linear: checks its tensors, lends the library torch's memory and threads, makes y.
+// The torch ops edgekern::int8_linear and edgekern::f32_linear: check their tensors, lend the library torch's memory and
+// threads, make y.
 //
-// Cost decides the shape of this file: a 64x64 layer computes for a tenth of the time its dispatch takes, so the op
+// Cost decides the shape of this file: a 64x64 layer computes for a tenth of the time its dispatch takes, so an op
 // makes about a dozen shim calls of some nanoseconds each and one allocation, y.
 #include "torch_ops.h"
 
@@ -26,7 +27,42 @@ struct TorchCodes {
   int32_t float32, float16, bfloat16, uint8, cpu;
 } codes;
 
-[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument("edgekern.int8_linear: " + message); }
+// A packed matrix: its sizes, and what else ek_*_workspace_size wants to know of it.
+struct Shape {
+  int64_t n, k, variant;
+};
+
+// What a number format brings to its op.
+struct Format {
+  const char *name, *op, *pack;
+  ek_status (*describe)(const void* packed, size_t size, Shape* shape);
+  size_t (*workspace_size)(int64_t variant, int64_t m, int64_t k);
+  decltype(&ek_int8_linear) linear;
+};
+
+ek_status describe_int8(const void* packed, size_t size, Shape* shape) {
+  ek_int8_shape found;
+  ek_status status = ek_int8_describe(packed, size, &found);
+  if (status == EK_OK) *shape = {found.n, found.k, found.form};
+  return status;
+}
+size_t int8_workspace(int64_t form, int64_t m, int64_t k) {
+  return ek_int8_workspace_size(nullptr, static_cast<ek_int8_form>(form), m, k);
+}
+constexpr Format kInt8{"int8", "int8_linear", "int8_pack", describe_int8, int8_workspace, ek_int8_linear};
+
+ek_status describe_f32(const void* packed, size_t size, Shape* shape) {
+  ek_f32_shape found;
+  ek_status status = ek_f32_describe(packed, size, &found);
+  if (status == EK_OK) *shape = {found.n, found.k, found.channels};
+  return status;
+}
+size_t f32_workspace(int64_t channels, int64_t m, int64_t k) { return ek_f32_workspace_size(nullptr, channels, m, k); }
+constexpr Format kF32{"f32", "f32_linear", "f32_pack", describe_f32, f32_workspace, ek_f32_linear};
+
+[[noreturn]] void fail(const Format& format, const std::string& message) {
+  throw std::invalid_argument(text("edgekern.", format.op, ": ", message));
+}
 
 // A borrowed look at a tensor's metadata.
 struct View {
@@ -96,11 +132,11 @@ bool fold_rows(const View& x, Rows* rows) {
   return rows->ld >= k;
 }
 
-ek_dtype library_dtype(int32_t dtype) {
+ek_dtype library_dtype(const Format& format, int32_t dtype) {
   if (dtype == codes.float32) return EK_F32;
   if (dtype == codes.bfloat16) return EK_BF16;
   if (dtype == codes.float16) return EK_F16;
-  fail(text("x must be float32, bfloat16 or float16, got c10::ScalarType ", dtype, "; convert it with x.float()"));
+  fail(format, text("x must be float32, bfloat16 or float16, got c10::ScalarType ", dtype, "; convert it with x.float()"));
 }
 
 // The stable C ABI cannot ask requires_grad. But an alias made in grad mode is a leaf exactly when its base needs no
@@ -116,43 +152,43 @@ bool records_gradient(const TensorHandle& x) {
 }
 
 // packed is one contiguous run of bytes that the library recognises; returns its shape.
-ek_int8_shape describe(const View& packed, const std::byte* data) {
+Shape describe(const Format& format, const View& packed, const std::byte* data) {
   if (packed.dtype != codes.uint8 || packed.dim != 1 || (packed.sizes[0] > 1 && packed.strides[0] != 1)) {
-    fail(text("packed must be a contiguous 1-D uint8 tensor from edgekern.ops.int8_pack, got c10::ScalarType ", packed.dtype,
-              " of shape ", packed.shape()));
+    fail(format, text("packed must be a contiguous 1-D uint8 tensor from edgekern.ops.", format.pack, ", got c10::ScalarType ",
+                      packed.dtype, " of shape ", packed.shape()));
   }
-  if (packed.sizes[0] == 0) fail("packed is empty: the layer has no weights yet; load_state_dict() brings them");
+  if (packed.sizes[0] == 0) fail(format, "packed is empty: the layer has no weights yet; load_state_dict() brings them");
   if (reinterpret_cast<uintptr_t>(data) % kPackedAlignment != 0) {
-    fail("packed must start at a multiple of 64 bytes; packed.clone() does");
+    fail(format, "packed must start at a multiple of 64 bytes; packed.clone() does");
   }
-  ek_int8_shape shape;
-  if (ek_int8_describe(data, static_cast<size_t>(packed.sizes[0]), &shape) != EK_OK) {
-    fail(text("packed (", packed.sizes[0],
-              " bytes) holds no packed int8 matrix of this version, or a truncated one; "
-              "make it with edgekern.ops.int8_pack"));
+  Shape shape;
+  if (format.describe(data, static_cast<size_t>(packed.sizes[0]), &shape) != EK_OK) {
+    fail(format, text("packed (", packed.sizes[0], " bytes) holds no packed ", format.name,
+                      " matrix of this version, or a truncated one; make it with edgekern.ops.", format.pack));
   }
   return shape;
 }
 
-TensorHandle int8_linear(TensorHandle x, const TensorHandle& packed, int64_t out_features, int64_t activation) {
+TensorHandle linear(const Format& format, TensorHandle x, const TensorHandle& packed, int64_t out_features,
+                    int64_t activation) {
   const View view(x);
   const View packed_view(packed);
   const std::byte* weights = data_of(packed);
-  const ek_int8_shape shape = describe(packed_view, weights);
-  const ek_dtype dtype = library_dtype(view.dtype);
-  if (view.dim == 0) fail("x must have at least one dimension, got a scalar");
-  if (view.dim > kMaxDim) fail(text("x has ", view.dim, " dimensions, at most ", kMaxDim, " are possible"));
+  const Shape shape = describe(format, packed_view, weights);
+  const ek_dtype dtype = library_dtype(format, view.dtype);
+  if (view.dim == 0) fail(format, "x must have at least one dimension, got a scalar");
+  if (view.dim > kMaxDim) fail(format, text("x has ", view.dim, " dimensions, at most ", kMaxDim, " are possible"));
   if (view.sizes[view.dim - 1] != shape.k) {
-    fail(text("x must end in ", shape.k, " features (what packed was made for), got shape ", view.shape()));
+    fail(format, text("x must end in ", shape.k, " features (what packed was made for), got shape ", view.shape()));
   }
-  if (out_features != shape.n) fail(text("out_features must be ", shape.n, " as in packed, got ", out_features));
+  if (out_features != shape.n) fail(format, text("out_features must be ", shape.n, " as in packed, got ", out_features));
   if (activation < EK_NONE || activation > EK_SILU) {
-    fail(text("activation must be a code of edgekern.ops.ACTIVATIONS (0 to 4), got ", activation));
+    fail(format, text("activation must be a code of edgekern.ops.ACTIVATIONS (0 to 4), got ", activation));
   }
   if (records_gradient(x)) {
-    throw std::invalid_argument(
-        "edgekern.int8_linear has no backward, and x requires grad: wrap the call in torch.inference_mode() or "
-        "torch.no_grad() for inference, or call edgekern.dense_(model) to train");
+    throw std::invalid_argument(text("edgekern.", format.op,
+                                     " has no backward, and x requires grad: wrap the call in torch.inference_mode() or "
+                                     "torch.no_grad() for inference, or call edgekern.dense_(model) to train"));
   }
 
   TensorHandle y = empty_like_rows(view, shape.n);
@@ -165,33 +201,46 @@ TensorHandle int8_linear(TensorHandle x, const TensorHandle& packed, int64_t out
     x = std::move(contiguous);
     rows = {m, shape.k};
   }
-  Workspace workspace(ek_int8_workspace_size(nullptr, shape.form, m, shape.k));
+  Workspace workspace(format.workspace_size(shape.variant, m, shape.k));
   Threads threads;
-  check(ek_int8_linear(nullptr, weights, static_cast<size_t>(packed_view.sizes[0]), m, data_of(x), dtype, rows.ld, data_of(y),
-                       shape.n, static_cast<ek_activation>(activation), workspace.data(), workspace.size(), threads.parallel()),
-        "int8_linear");
+  check(format.linear(nullptr, weights, static_cast<size_t>(packed_view.sizes[0]), m, data_of(x), dtype, rows.ld, data_of(y),
+                      shape.n, static_cast<ek_activation>(activation), workspace.data(), workspace.size(), threads.parallel()),
+        format.op);
   threads.check();
   return y;
 }
 
-void int8_linear_cpu(StableIValue* stack, uint64_t, uint64_t) {
+template <const Format& kFormat>
+void linear_cpu(StableIValue* stack, uint64_t, uint64_t) {
   TensorHandle x(stack[0]), packed(stack[1]);
-  TensorHandle y = int8_linear(std::move(x), packed, static_cast<int64_t>(stack[2]), static_cast<int64_t>(stack[3]));
+  TensorHandle y = linear(kFormat, std::move(x), packed, static_cast<int64_t>(stack[2]), static_cast<int64_t>(stack[3]));
   stack[0] = reinterpret_cast<StableIValue>(y.release());
 }
 
 // For every device and layout without a kernel of its own.
-void int8_linear_elsewhere(StableIValue* stack, uint64_t, uint64_t) {
+template <const Format& kFormat>
+void linear_elsewhere(StableIValue* stack, uint64_t, uint64_t) {
   TensorHandle x(stack[0]), packed(stack[1]);
-  fail(
-      "x and packed must be dense CPU tensors; move the model with model.cpu() and the input with x.cpu(), or call "
-      "edgekern.dense_(model) to run elsewhere");
+  fail(kFormat,
+       "x and packed must be dense CPU tensors; move the model with model.cpu() and the input with x.cpu(), or call "
+       "edgekern.dense_(model) to run elsewhere");
 }
 
+// Libraries are never deleted: that would take the ops out of the dispatcher.
 TorchLibrary* implementation_library(const char* key) {
   TorchLibrary* library = nullptr;
   check_torch(torch_shim.library_implementation("edgekern", key, "edgekern", 0, &library), "open a library");
   return library;
+}
+
+template <const Format& kFormat>
+void define_linear(TorchLibrary* fragment) {
+  const std::string schema = text(kFormat.op, "(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor");
+  check_torch(torch_shim.define(fragment, schema.c_str()), "define an op");
+  check_torch(torch_shim.implement(implementation_library("CPU"), kFormat.op, linear_cpu<kFormat>),
+              "implement an op for the CPU");
+  check_torch(torch_shim.implement(implementation_library("CompositeExplicitAutograd"), kFormat.op, linear_elsewhere<kFormat>),
+              "implement an op for other devices");
 }
 
 }  // namespace
@@ -207,15 +256,10 @@ void register_torch_ops(const std::unordered_map<std::string, uintptr_t>& symbol
   torch_shim = shim;
   codes = {shim.dtype_float32(), shim.dtype_float16(), shim.dtype_bfloat16(), shim.dtype_uint8(), shim.device_cpu()};
 
-  // Libraries are never deleted: that would take the ops out of the dispatcher.
   TorchLibrary* fragment = nullptr;
   check_torch(shim.library_fragment("edgekern", "edgekern", 0, &fragment), "open a library");
-  check_torch(shim.define(fragment, "int8_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor"),
-              "define edgekern::int8_linear");
-  check_torch(shim.implement(implementation_library("CPU"), "int8_linear", int8_linear_cpu),
-              "implement edgekern::int8_linear for CPU");
-  check_torch(shim.implement(implementation_library("CompositeExplicitAutograd"), "int8_linear", int8_linear_elsewhere),
-              "implement edgekern::int8_linear for other devices");
+  define_linear<kInt8>(fragment);
+  define_linear<kF32>(fragment);
 }
 
 }  // namespace edgekern

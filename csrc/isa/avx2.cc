@@ -20,6 +20,7 @@ namespace {
 struct Avx2 : Dot4<Avx2Vectors> {
   static constexpr const char* kInt8GemmName = "int8_gemm_avx2";
   static constexpr const char* kInt8GemvName = "int8_gemv_avx2";
+  static constexpr const char* kF32SpmmName = "f32_spmm_avx2";
 
   struct Lhs {
     __m256i mask, magnitude;
@@ -65,6 +66,7 @@ struct Avx2 : Dot4<Avx2Vectors> {
   static constexpr int8::Order kBlockOrder{.line_depth = 2, .odd_sums = 0};
   static constexpr const char* kInt8SpmmName = "int8_spmm_avx2";
   static constexpr int block_vectors(int channels) { return 8 / channels; }
+  static constexpr int f32_vectors(int channels) { return 8 / channels; }
   static constexpr int block_phases(int, int) { return 1; }
   static EK_INLINE I32 spread_blocks(const uint8_t* q, int32_t zero_point) {
     __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(q)));

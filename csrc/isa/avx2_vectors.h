@@ -1,4 +1,4 @@
-// 8-lane vectors for the 256-bit ISAs: everything in tile.h's vocabulary but the int8 product itself.
+// 8-lane vectors for the 256-bit ISAs: everything in tile.h's vocabulary but the products.
 #pragma once
 
 #include <immintrin.h>
@@ -81,6 +81,8 @@ struct Avx2Vectors {
   static EK_INLINE I32 add_i32(I32 a, I32 b) { return _mm256_add_epi32(a, b); }
   static EK_INLINE I32 sub_i32(I32 a, I32 b) { return _mm256_sub_epi32(a, b); }
   static EK_INLINE I32 mul_i32(I32 a, I32 b) { return _mm256_mullo_epi32(a, b); }
+  static EK_INLINE I32 as_i32(F32 a) { return _mm256_castps_si256(a); }
+  static EK_INLINE F32 as_f32(I32 a) { return _mm256_castsi256_ps(a); }
   static EK_INLINE F32 to_f32(I32 a) { return _mm256_cvtepi32_ps(a); }
   static EK_INLINE int32_t reduce(I32 v) {
     __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));

@@ -65,6 +65,8 @@ struct Avx512Vectors {
   static EK_INLINE I32 add_i32(I32 a, I32 b) { return _mm512_add_epi32(a, b); }
   static EK_INLINE I32 sub_i32(I32 a, I32 b) { return _mm512_sub_epi32(a, b); }
   static EK_INLINE I32 mul_i32(I32 a, I32 b) { return _mm512_mullo_epi32(a, b); }
+  static EK_INLINE I32 as_i32(F32 a) { return _mm512_castps_si512(a); }
+  static EK_INLINE F32 as_f32(I32 a) { return _mm512_castsi512_ps(a); }
   static EK_INLINE F32 to_f32(I32 a) { return _mm512_cvtepi32_ps(a); }
   static EK_INLINE int32_t reduce(I32 v) { return _mm512_reduce_add_epi32(v); }
 
@@ -130,6 +132,7 @@ struct Avx512Vectors {
 struct Avx512Vnni : Dot4<Avx512Vectors> {
   static constexpr const char* kInt8GemmName = "int8_gemm_avx512_vnni";
   static constexpr const char* kInt8GemvName = "int8_gemv_avx512_vnni";
+  static constexpr const char* kF32SpmmName = "f32_spmm_avx512";
 
   using Lhs = __m512i;
   using Rhs = __m512i;
@@ -164,6 +167,7 @@ struct Avx512Vnni : Dot4<Avx512Vectors> {
   static constexpr const char* kInt8SpmmName = "int8_spmm_avx512_vnni";
   static constexpr int32_t kBlockZeroOffset = 0;
   static constexpr int block_vectors(int channels) { return channels <= 2 ? 4 : 2; }
+  static constexpr int f32_vectors(int channels) { return block_vectors(channels); }
   static constexpr int block_phases(int channels, int vectors) { return channels * vectors <= 8 ? 2 : 1; }
   static EK_INLINE I32 spread_blocks(const uint8_t* q, int32_t) { return load_i32(reinterpret_cast<const int32_t*>(q)); }
   template <int kChannel>

@@ -12,6 +12,7 @@ namespace {
 struct AvxVnni : Dot4<Avx2Vectors> {
   static constexpr const char* kInt8GemmName = "int8_gemm_avx_vnni";
   static constexpr const char* kInt8GemvName = "int8_gemv_avx_vnni";
+  static constexpr const char* kF32SpmmName = "f32_spmm_avx2";
 
   using Lhs = __m256i;
   using Rhs = __m256i;
@@ -46,6 +47,7 @@ struct AvxVnni : Dot4<Avx2Vectors> {
   static constexpr const char* kInt8SpmmName = "int8_spmm_avx_vnni";
   static constexpr int32_t kBlockZeroOffset = 0;
   static constexpr int block_vectors(int channels) { return 8 / channels; }
+  static constexpr int f32_vectors(int channels) { return 8 / channels; }
   static constexpr int block_phases(int channels, int vectors) { return channels * vectors <= 4 ? 2 : 1; }
   static EK_INLINE I32 spread_blocks(const uint8_t* q, int32_t) { return load_i32(reinterpret_cast<const int32_t*>(q)); }
   template <int kChannel>

@@ -9,6 +9,40 @@
 
 namespace edgekern {
 
+struct Output {
+  void* y;       // of dtype, or int32 when integers is set
+  int64_t ld_y;  // elements
+  ek_dtype dtype;
+  ek_activation activation;
+  bool integers;  // int8: store the int32 sums instead of finishing them
+};
+
+namespace blocks {
+
+// How the rows of lhs are cut into tiles for a matrix of kept blocks:
+//
+//   tile of w rows:   block 0: r0 r1 .. r(w-1) | block 1: r0 r1 .. | ...       r: 4 bytes, a block's values of k of one row
+//
+// Each tile has tile_rows rows; what is left at the end is cut into tiles of half, a quarter, ... down to one vector.
+struct Tiles {
+  int64_t depth;  // blocks of K in a tile; the tile of rows m0.. starts at word m0 * depth
+  int64_t rows;   // that hold activations
+  int64_t tile_rows;
+};
+
+// A packed matrix of kept blocks (formats/blocks/layout.h explains it); a word is an int32_t or a float.
+template <class Word>
+struct Rhs {
+  int64_t n, padded_n;
+  int64_t k_panels;
+  int64_t panel_blocks;    // blocks of K in each k panel
+  const uint32_t* starts;  // [k_panels * groups + 1]
+  const Word* weights;     // [blocks][R]
+  const void* places;      // [blocks] u8, or u16 for groups of 4 and 8
+};
+
+}  // namespace blocks
+
 namespace int8 {
 
 // Quantised activations in the row layout of one ISA, in the caller's workspace. Rows come in groups of the ISA's
@@ -36,14 +70,6 @@ struct RhsPanels {
   const float* bias;          // [padded_n]
 };
 
-struct Output {
-  void* y;       // of dtype, or int32 when integers is set
-  int64_t ld_y;  // elements
-  ek_dtype dtype;
-  ek_activation activation;
-  bool integers;  // store the int32 sums instead of finishing them
-};
-
 struct GemmArgs {
   LhsRows lhs;
   RhsPanels rhs;
@@ -69,36 +95,20 @@ struct DenseKernels {
   void (*gemm)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);
 };
 
-// Quantised activations for the block forms, in tiles of rows:
-//
-//   tile of w rows:   block 0: r0 r1 .. r(w-1) | block 1: r0 r1 .. | ...       r: 4 bytes, a block's values of k of one row
-//
-// Each tile has tile_rows rows; what is left at the end is cut into tiles of half, a quarter, ... down to one vector.
+// Quantised activations for the block forms.
 struct LhsTiles {
-  uint8_t* data;   // the tile of rows m0.. starts at data + m0 * blocks * 4
-  int64_t blocks;  // of K
-  int64_t rows;    // that hold activations
-  int64_t tile_rows;
+  blocks::Tiles tiles;
+  int32_t* data;
   float* scale;         // [rows]
   int32_t* zero_point;  // [rows], as it is left to subtract: 0 where the stored values already lack it
 };
 
-// A packed matrix of kept blocks (blocks.h explains it).
-struct RhsBlocks {
-  int64_t n, padded_n;
-  int64_t k_panels;
-  int64_t panel_blocks;    // blocks of K in each k panel
-  const uint32_t* starts;  // [k_panels * groups + 1]
-  const int32_t* weights;  // [blocks][R]
-  const void* places;      // [blocks] u8, or u16 for groups of 4 and 8
-  const int32_t* column_sum;
-  const float* scale;
-  const float* bias;
-};
-
 struct SpmmArgs {
   LhsTiles lhs;
-  RhsBlocks rhs;
+  blocks::Rhs<int32_t> rhs;
+  const int32_t* column_sum;  // [padded_n]
+  const float* scale;         // [padded_n]
+  const float* bias;          // [padded_n]
   Output output;
 };
 
@@ -117,9 +127,36 @@ struct BlockKernels {
 
 }  // namespace int8
 
+namespace f32 {
+
+struct LhsTiles {
+  blocks::Tiles tiles;
+  float* data;
+};
+
+struct SpmmArgs {
+  LhsTiles lhs;
+  blocks::Rhs<float> rhs;
+  const float* bias;  // [padded_n]
+  Output output;
+};
+
+struct Kernels {
+  const char* name;
+  int64_t lanes;         // rows of a vector: tiles are a power of two times this
+  int64_t tile_rows[4];  // for groups of 1, 2, 4, 8 output channels
+  // Rows [m0, m1) of lhs as f32, m0 a multiple of lanes.
+  void (*load)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsTiles& out);
+  // y of the tile of w rows that starts at m0 x panels [p0, p1) of 16 output channels; by log2(R).
+  void (*spmm[4])(const SpmmArgs& args, int64_t m0, int64_t w, int64_t p0, int64_t p1);
+};
+
+}  // namespace f32
+
 struct Kernels {
   int8::DenseKernels int8;
   int8::BlockKernels int8_blocks;
+  f32::Kernels f32;
   int64_t (*peak_int8_macs)(int64_t steps);
   uint64_t (*stream_read)(const void* data, size_t size);
 };

@@ -1,6 +1,7 @@
 // Fills a kernel table from one ISA's vocabulary. The last line of every ISA file uses it.
 #pragma once
 
+#include "formats/f32/spmm.h"
 #include "formats/int8/gemm.h"
 #include "formats/int8/quantize.h"
 #include "formats/int8/spmm.h"
@@ -30,6 +31,12 @@ constexpr Kernels kernels_of() {
                       .quantize = int8::quantize_tiles<Isa>,
                       .load_u8 = int8::load_tiles_u8<Isa>,
                       .spmm = {int8::spmm<Isa, 1>, int8::spmm<Isa, 2>, int8::spmm<Isa, 4>, int8::spmm<Isa, 8>}},
+      .f32 = {.name = Isa::kF32SpmmName,
+              .lanes = Isa::kLanes,
+              .tile_rows = {Isa::f32_vectors(1) * Isa::kLanes, Isa::f32_vectors(2) * Isa::kLanes,
+                            Isa::f32_vectors(4) * Isa::kLanes, Isa::f32_vectors(8) * Isa::kLanes},
+              .load = f32::load_tiles<Isa>,
+              .spmm = {f32::spmm<Isa, 1>, f32::spmm<Isa, 2>, f32::spmm<Isa, 4>, f32::spmm<Isa, 8>}},
       .peak_int8_macs = int8::peak_macs<Isa>,
       .stream_read = int8::stream_read<Isa>,
   };

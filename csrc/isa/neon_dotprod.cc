@@ -13,6 +13,7 @@ namespace {
 struct NeonDotprod : NeonDotBlocks {
   static constexpr const char* kInt8GemmName = "int8_gemm_neon_dotprod";
   static constexpr const char* kInt8GemvName = "int8_gemv_neon_dotprod";
+  static constexpr const char* kF32SpmmName = "f32_spmm_neon";
   static constexpr const char* kInt8SpmmName = "int8_spmm_neon_dotprod";
 
   static constexpr int8::Order kOrder{.line_depth = 4, .odd_sums = 0};

@@ -13,6 +13,7 @@ namespace {
 struct NeonI8mm : NeonDotBlocks {
   static constexpr const char* kInt8GemmName = "int8_gemm_neon_i8mm";
   static constexpr const char* kInt8GemvName = "int8_gemv_neon_i8mm";
+  static constexpr const char* kF32SpmmName = "f32_spmm_neon";
   static constexpr const char* kInt8SpmmName = "int8_spmm_neon_i8mm";
 
   static constexpr int8::Order kOrder{.line_depth = 8, .odd_sums = 0};

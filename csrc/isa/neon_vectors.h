@@ -1,4 +1,4 @@
-// 4-lane vectors for the ARM ISAs: everything in tile.h's vocabulary but the int8 product itself, in armv8.0 instructions.
+// 4-lane vectors for the ARM ISAs: everything in tile.h's vocabulary but the int8 products, in armv8.0 instructions.
 #pragma once
 
 #include <arm_neon.h>
@@ -68,6 +68,8 @@ struct NeonVectors {
   static EK_INLINE I32 add_i32(I32 a, I32 b) { return vaddq_s32(a, b); }
   static EK_INLINE I32 sub_i32(I32 a, I32 b) { return vsubq_s32(a, b); }
   static EK_INLINE I32 mul_i32(I32 a, I32 b) { return vmulq_s32(a, b); }
+  static EK_INLINE I32 as_i32(F32 a) { return vreinterpretq_s32_f32(a); }
+  static EK_INLINE F32 as_f32(I32 a) { return vreinterpretq_f32_s32(a); }
   static EK_INLINE F32 to_f32(I32 a) { return vcvtq_f32_s32(a); }
   static EK_INLINE int32_t reduce(I32 v) { return vaddvq_s32(v); }
 
@@ -78,6 +80,32 @@ struct NeonVectors {
     v[1] = vreinterpretq_s32_s64(vtrn1q_s64(b, d));
     v[2] = vreinterpretq_s32_s64(vtrn2q_s64(a, c));
     v[3] = vreinterpretq_s32_s64(vtrn2q_s64(b, d));
+  }
+
+  // ----------------------------------------------------------------------------------- products of kept f32 weights
+  // 16 accumulators, or the 8 of one channel, which a wider tile would not make cheaper by much.
+  static constexpr int f32_vectors(int channels) { return channels <= 2 ? 8 : 16 / channels; }
+
+  // Four channels a vector, to multiply by lane; one or two fill a part of it.
+  template <int kChannels>
+  struct F32Weights {
+    float32x4_t four[(kChannels + 3) / 4];
+  };
+  template <int kChannels>
+  static EK_INLINE F32Weights<kChannels> load_f32_weights(const float* p) {
+    F32Weights<kChannels> w;
+    if constexpr (kChannels == 1) {
+      w.four[0] = vld1q_dup_f32(p);
+    } else if constexpr (kChannels == 2) {
+      w.four[0] = vreinterpretq_f32_f64(vld1q_dup_f64(reinterpret_cast<const double*>(p)));
+    } else {
+      unroll<kChannels / 4>([&](auto i) EK_LAMBDA_INLINE { w.four[i] = vld1q_f32(p + 4 * i); });
+    }
+    return w;
+  }
+  template <int kChannel, int kChannels>
+  static EK_INLINE F32 multiply_f32(F32 acc, F32 a, const F32Weights<kChannels>& w) {
+    return vfmaq_laneq_f32(acc, a, w.four[kChannel / 4], kChannel % 4);
   }
 
   // ------------------------------------------------------------------------------- activations to u8, 16 a step

@@ -131,6 +131,12 @@ struct ScalarVectors {
   static EK_INLINE I32 mul_i32(I32 a, I32 b) {
     return map<int32_t>([&](int i) { return a.lane[i] * b.lane[i]; });
   }
+  static EK_INLINE I32 as_i32(F32 a) {
+    return map<int32_t>([&](int i) { return static_cast<int32_t>(f32_to_bits(a.lane[i])); });
+  }
+  static EK_INLINE F32 as_f32(I32 a) {
+    return map<float>([&](int i) { return bits_to_f32(static_cast<uint32_t>(a.lane[i])); });
+  }
   static EK_INLINE F32 to_f32(I32 a) {
     return map<float>([&](int i) { return static_cast<float>(a.lane[i]); });
   }
@@ -174,6 +180,7 @@ struct ScalarVectors {
 struct Scalar : Dot4<ScalarVectors> {
   static constexpr const char* kInt8GemmName = "int8_gemm_scalar";
   static constexpr const char* kInt8GemvName = "int8_gemv_scalar";
+  static constexpr const char* kF32SpmmName = "f32_spmm_scalar";
 
   struct Lhs {
     int32_t q[4];
@@ -210,6 +217,7 @@ struct Scalar : Dot4<ScalarVectors> {
   static constexpr const char* kInt8SpmmName = "int8_spmm_scalar";
   static constexpr int32_t kBlockZeroOffset = 0;
   static constexpr int block_vectors(int) { return 1; }
+  static constexpr int f32_vectors(int) { return 1; }
   static constexpr int block_phases(int, int) { return 1; }
   static EK_INLINE I32 spread_blocks(const uint8_t* q, int32_t) { return load_i32(reinterpret_cast<const int32_t*>(q)); }
   template <int kChannel>

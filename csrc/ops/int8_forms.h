@@ -1,9 +1,11 @@
 // A layer of each form of packed matrix, behind the checks of int8_linear.cc.
 #pragma once
 
+#include "base/dtype.h"
 #include "base/parallel.h"
 #include "formats/int8/layout.h"
 #include "isa/kernels.h"
+#include "ops/output.h"
 
 namespace edgekern::int8 {
 
@@ -15,17 +17,10 @@ struct Input {
   const int32_t* zero_point;  // nullptr: floats
 
   Input from_row(int64_t m) const {
-    int64_t bytes = zero_point != nullptr ? 1 : dtype == EK_F32 ? 4 : 2;
+    int64_t bytes = zero_point != nullptr ? 1 : bytes_of(dtype);
     return {static_cast<const char*>(data) + m * ld * bytes, dtype, ld, zero_point == nullptr ? nullptr : zero_point + m};
   }
 };
-
-inline Output from_row(const Output& output, int64_t m) {
-  int64_t bytes = output.integers || output.dtype == EK_F32 ? 4 : 2;
-  Output rest = output;
-  rest.y = static_cast<char*>(output.y) + m * output.ld_y * bytes;
-  return rest;
-}
 
 // Quantises rows [m0, m1), or takes them as they are, with the kernels of either form.
 template <class FormKernels, class Lhs>

@@ -1,6 +1,7 @@
 // The int8 operations: validate, choose what the packed matrix's form asks for, and run it.
 #include <stdint.h>
 
+#include "base/dtype.h"
 #include "base/parallel.h"
 #include "formats/int8/layout.h"
 #include "isa/kernels.h"
@@ -46,8 +47,6 @@ ek_status open_call(const ek_isa* isa, const void* packed, size_t packed_size, i
   if (m > 1 && (ld_lhs < layout.k || ld_y < layout.n)) return EK_ERROR_STRIDE;
   return workspace_size < call->runner.workspace(*call->kernels, layout.form, m, layout.k) ? EK_ERROR_WORKSPACE : EK_OK;
 }
-
-bool valid_dtype(ek_dtype dtype) { return dtype == EK_F32 || dtype == EK_F16 || dtype == EK_BF16; }
 
 }  // namespace
 }  // namespace edgekern::int8

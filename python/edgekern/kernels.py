@@ -21,9 +21,12 @@ from edgekern._lib import core, get_num_threads, set_num_threads
 __all__ = [
     "ACTIVATIONS",
     "FORMS",
+    "F32Packed",
     "Int8Packed",
     "cpu",
     "default_isa",
+    "f32_linear",
+    "f32_pack",
     "form_code",
     "get_num_threads",
     "int8_linear",
@@ -88,7 +91,36 @@ def _aligned_bytes(size: int) -> npt.NDArray[np.uint8]:
     return raw[start : start + size]
 
 
-class Int8Packed:
+class _Packed:
+    """A weight matrix and its bias in kernel order. The layout is private to a version and a build."""
+
+    __slots__ = ("data", "has_bias", "k", "n")
+
+    data: npt.NDArray[np.uint8]
+    n: int
+    k: int
+    has_bias: bool
+
+    def __init__(self, data: npt.NDArray[np.uint8]) -> None:
+        if isinstance(data, np.ndarray) and data.ndim == 1 and data.ctypes.data % _ALIGNMENT != 0:
+            aligned = _aligned_bytes(data.size)
+            aligned[:] = data
+            data = aligned
+        self.data = data
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory the packed matrix takes."""
+        return self.data.nbytes
+
+    def __reduce__(self) -> tuple[type[_Packed], tuple[npt.NDArray[np.uint8]]]:
+        return type(self), (self.data,)  # pickle and copy through __init__, which restores the alignment
+
+    def _sizes(self) -> str:
+        return f"n={self.n}, k={self.k}, has_bias={self.has_bias}, nbytes={self.nbytes}"
+
+
+class Int8Packed(_Packed):
     """An int8 weight matrix in kernel order, with its scales and bias.
 
     The layout is private to a version and a build; keep the canonical ``(q, scale, bias)`` of :meth:`unpack` on disk.
@@ -101,21 +133,12 @@ class Int8Packed:
         form: a key of :data:`FORMS`.
     """
 
-    __slots__ = ("data", "form", "has_bias", "k", "n")
+    __slots__ = ("form",)
 
     def __init__(self, data: npt.NDArray[np.uint8]) -> None:
-        if isinstance(data, np.ndarray) and data.ndim == 1 and data.ctypes.data % _ALIGNMENT != 0:
-            aligned = _aligned_bytes(data.size)
-            aligned[:] = data
-            data = aligned
-        self.n, self.k, self.has_bias, form = core.int8_describe(data)
+        super().__init__(data)
+        self.n, self.k, self.has_bias, form = core.int8_describe(self.data)
         self.form = next(name for name, code in FORMS.items() if code == form)
-        self.data = data
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory the packed matrix takes."""
-        return self.data.nbytes
 
     def unpack(self) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
         """The exact inverse of :func:`int8_pack`.
@@ -125,12 +148,8 @@ class Int8Packed:
         """
         return core.int8_unpack(self.data)
 
-    def __reduce__(self) -> tuple[type[Int8Packed], tuple[npt.NDArray[np.uint8]]]:
-        return Int8Packed, (self.data,)  # pickle and copy through __init__, which restores the alignment
-
     def __repr__(self) -> str:
-        sizes = f"n={self.n}, k={self.k}, has_bias={self.has_bias}, nbytes={self.nbytes}"
-        return f"Int8Packed({sizes}, form={self.form!r})"
+        return f"Int8Packed({self._sizes()}, form={self.form!r})"
 
 
 def int8_quantize(
@@ -198,9 +217,7 @@ def int8_linear(
     Returns:
         [..., N] of x's dtype.
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}")
-    y = core.int8_linear(_as_matrix("x", x), _data(packed), ACTIVATIONS[activation], isa, dtype)
+    y = core.int8_linear(_as_matrix("x", x), _data(packed, Int8Packed), _code(activation), isa, dtype)
     return y.reshape(*x.shape[:-1], y.shape[1])
 
 
@@ -233,7 +250,83 @@ def int8_matmul(
     Returns:
         int32 [M, N], the same on every ISA.
     """
-    return core.int8_matmul(q, zero_point, _data(packed), isa)
+    return core.int8_matmul(q, zero_point, _data(packed, Int8Packed), isa)
+
+
+class F32Packed(_Packed):
+    """A float32 weight matrix of which only blocks that hold a weight are kept, with its bias.
+
+    Attributes:
+        data: the packed bytes, uint8, 1-D, 64-byte aligned. Shared, not copied, when ``data`` came aligned. Every ISA
+            reads the same; the layout is private to a version.
+        n: output features (rows).
+        k: input features (columns).
+        has_bias: whether a bias is packed.
+        channels: output features of a block.
+        blocks: how many are kept.
+    """
+
+    __slots__ = ("blocks", "channels")
+
+    def __init__(self, data: npt.NDArray[np.uint8]) -> None:
+        super().__init__(data)
+        self.n, self.k, self.has_bias, self.channels, self.blocks = core.f32_describe(self.data)
+
+    def unpack(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+        """The inverse of :func:`f32_pack`, exact but for -0, which comes back as 0.
+
+        Returns:
+            ``weight`` float32 [N, K] and ``bias`` float32 [N], or None when there is none.
+        """
+        return core.f32_unpack(self.data)
+
+    def __repr__(self) -> str:
+        return f"F32Packed({self._sizes()}, channels={self.channels}, blocks={self.blocks})"
+
+
+def f32_pack(
+    weight: FloatArray,
+    bias: npt.NDArray[np.float32] | None = None,
+    *,
+    channels: int = 1,
+    dtype: BFloat16 | None = None,
+) -> F32Packed:
+    """Packs weights that are mostly zeros, as float32: blocks of ``channels`` output features at one input feature.
+
+    Args:
+        weight: [N, K] float32 or float16, or bfloat16 bits. Finite.
+        bias: [N] float32, finite, or None.
+        channels: 1, 2, 4 or 8. A block is kept, zeros included, when any of its weights is not zero: 1 keeps the
+            fewest weights; more are faster where the zeros themselves come in blocks of that height.
+    """
+    data = _aligned_bytes(core.f32_packed_size(weight, channels, dtype))
+    core.f32_pack(weight, bias, data, channels, dtype)
+    return F32Packed(data)
+
+
+def f32_linear(
+    x: FloatArray,
+    packed: F32Packed,
+    activation: str = "none",
+    *,
+    isa: str | None = None,
+    dtype: BFloat16 | None = None,
+) -> FloatArray:
+    """A whole linear layer in float32: ``act(x @ weight.T + bias)`` over the kept blocks alone.
+
+    Zeros outside kept blocks are not multiplied, so NaN or Inf in x reaches only the outputs that a kept block ties it
+    to. The order of the sum depends on the ISA and on the number of rows, its bits not on the number of threads.
+
+    Args:
+        x: [..., K] float32 or float16, or bfloat16 bits.
+        packed: weights [N, K] and bias from :func:`f32_pack`.
+        activation: a key of :data:`ACTIVATIONS`.
+
+    Returns:
+        [..., N] of x's dtype.
+    """
+    y = core.f32_linear(_as_matrix("x", x), _data(packed, F32Packed), _code(activation), isa, dtype)
+    return y.reshape(*x.shape[:-1], y.shape[1])
 
 
 def _as_matrix(name: str, x: object) -> np.ndarray:
@@ -243,9 +336,16 @@ def _as_matrix(name: str, x: object) -> np.ndarray:
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-def _data(packed: object) -> npt.NDArray[np.uint8]:
-    if not isinstance(packed, Int8Packed):
-        raise TypeError(f"packed must be an Int8Packed from int8_pack, got {_describe(packed)}")
+def _code(activation: str) -> int:
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}")
+    return ACTIVATIONS[activation]
+
+
+def _data(packed: object, kind: type[_Packed]) -> npt.NDArray[np.uint8]:
+    if not isinstance(packed, kind):
+        maker = {Int8Packed: "int8_pack", F32Packed: "f32_pack"}[kind]
+        raise TypeError(f"packed must be an {kind.__name__} from {maker}, got {_describe(packed)}")
     return packed.data
 
 

@@ -1,20 +1,22 @@
-"""The torch op, and its weights. Importing this module registers ``torch.ops.edgekern.int8_linear``.
+"""The torch ops, and their weights. Importing this module registers them under ``torch.ops.edgekern``:
 
 ``int8_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
+``f32_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
 
 - ``x``: [..., K] float32, bfloat16 or float16 on CPU, any strides
-- ``packed``: uint8, 1-D, from :func:`int8_pack`
+- ``packed``: uint8, 1-D, from :func:`int8_pack`, or :func:`f32_pack`
 - ``out_features``: N, which fake tensors cannot read from ``packed``
 - ``activation``: a code of :data:`ACTIVATIONS`
 - result: [..., N] of x's dtype, contiguous
 
-Inference only: raises ``ValueError`` when x requires grad and grad mode is on. The kernel is native and registered
+Inference only: raises ``ValueError`` when x requires grad and grad mode is on. The kernels are native and registered
 through torch's stable C ABI, so one build of edgekern serves every torch from 2.9 on.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -22,7 +24,16 @@ import torch
 from edgekern._lib import core
 from edgekern.kernels import ACTIVATIONS, form_code
 
-__all__ = ["ACTIVATIONS", "int8_pack", "int8_packed_size", "int8_quantize", "int8_unpack"]
+__all__ = [
+    "ACTIVATIONS",
+    "f32_pack",
+    "f32_packed_size",
+    "f32_unpack",
+    "int8_pack",
+    "int8_packed_size",
+    "int8_quantize",
+    "int8_unpack",
+]
 
 
 def _torch_symbols() -> dict[str, int]:
@@ -44,30 +55,37 @@ def _torch_symbols() -> dict[str, int]:
 core.set_num_threads(torch.get_num_threads())  # the built-in pool serves under torch 2.9, which cannot lend its own
 core.register_torch_ops(_torch_symbols())
 
-# The op has no backward, and its kernel says so itself. Without this line torch's fallback for ops that know no
-# autograd runs before every call: it costs half a microsecond and would let a backward pass go through with a warning.
 _library = torch.library.Library("edgekern", "FRAGMENT")
-_library.impl("int8_linear", torch.library.fallthrough_kernel, "Autograd")
 
 
-def _int8_linear_fake(x: torch.Tensor, packed: torch.Tensor, out_features: int, activation: int) -> torch.Tensor:
-    if x.device.type != "cpu" or packed.device.type != "cpu":
-        raise ValueError(
-            f"edgekern.int8_linear: x and packed must be on the CPU, got {x.device} and {packed.device}; "
-            "move the model with model.cpu() and the input with x.cpu(), or call edgekern.dense_(model) to run "
-            "elsewhere"
-        )
-    if x.dim() == 0:
-        raise ValueError("edgekern.int8_linear: x must have at least one dimension, got a scalar")
-    if torch.is_grad_enabled() and x.requires_grad:
-        raise ValueError(
-            "edgekern.int8_linear has no backward, and x requires grad: wrap the call in torch.inference_mode() or "
-            "torch.no_grad() for inference, or call edgekern.dense_(model) to train"
-        )
-    return x.new_empty((*x.shape[:-1], out_features))
+def _fake_linear(op: str) -> Callable[[torch.Tensor, torch.Tensor, int, int], torch.Tensor]:
+    """What a linear op does with fake tensors: its checks, and an empty result."""
+
+    def linear(x: torch.Tensor, packed: torch.Tensor, out_features: int, activation: int) -> torch.Tensor:
+        if x.device.type != "cpu" or packed.device.type != "cpu":
+            raise ValueError(
+                f"edgekern.{op}: x and packed must be on the CPU, got {x.device} and {packed.device}; "
+                "move the model with model.cpu() and the input with x.cpu(), or call edgekern.dense_(model) to run "
+                "elsewhere"
+            )
+        if x.dim() == 0:
+            raise ValueError(f"edgekern.{op}: x must have at least one dimension, got a scalar")
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise ValueError(
+                f"edgekern.{op} has no backward, and x requires grad: wrap the call in torch.inference_mode() or "
+                "torch.no_grad() for inference, or call edgekern.dense_(model) to train"
+            )
+        return x.new_empty((*x.shape[:-1], out_features))
+
+    return linear
 
 
-torch.library.register_fake("edgekern::int8_linear", _int8_linear_fake)
+for _op in ("int8_linear", "f32_linear"):
+    # The ops have no backward, and their kernels say so themselves. Without this line torch's fallback for ops that
+    # know no autograd runs before every call: it costs half a microsecond and would let a backward pass go through with
+    # a warning.
+    _library.impl(_op, torch.library.fallthrough_kernel, "Autograd")
+    torch.library.register_fake(f"edgekern::{_op}", _fake_linear(_op))
 
 
 def _array(name: str, tensor: torch.Tensor) -> np.ndarray:
@@ -81,13 +99,18 @@ def _array(name: str, tensor: torch.Tensor) -> np.ndarray:
     return tensor.numpy()
 
 
+def _dtype(tensor: torch.Tensor) -> str | None:
+    """What tells the native side that an array of :func:`_array` is bfloat16."""
+    return "bfloat16" if tensor.dtype == torch.bfloat16 else None
+
+
 def int8_quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantises weights [N, K] of float32, bfloat16 or float16: ``q`` int8 [N, K] and ``scale`` float32 [N].
 
     See :func:`edgekern.kernels.int8_quantize`.
     """
     array = _array("weight", weight)
-    q, scale = core.int8_quantize_rhs(array, "bfloat16" if weight.dtype == torch.bfloat16 else None)
+    q, scale = core.int8_quantize_rhs(array, _dtype(weight))
     return torch.from_numpy(q), torch.from_numpy(scale)
 
 
@@ -120,3 +143,25 @@ def int8_unpack(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch
     """The exact inverse of :func:`int8_pack`."""
     q, scale, bias = core.int8_unpack(_array("packed", packed))
     return torch.from_numpy(q), torch.from_numpy(scale), None if bias is None else torch.from_numpy(bias)
+
+
+def f32_packed_size(weight: torch.Tensor, channels: int = 1) -> int:
+    """Bytes that :func:`f32_pack` makes of ``weight`` in blocks of ``channels`` output features."""
+    return core.f32_packed_size(_array("weight", weight), channels, _dtype(weight))
+
+
+def f32_pack(weight: torch.Tensor, bias: torch.Tensor | None = None, channels: int = 1) -> torch.Tensor:
+    """Packs ``weight`` [N, K] of float32, bfloat16 or float16 and ``bias`` float32 [N] or None: uint8, 1-D.
+
+    See :func:`edgekern.kernels.f32_pack`.
+    """
+    packed = torch.empty(f32_packed_size(weight, channels), dtype=torch.uint8)
+    bias_array = None if bias is None else _array("bias", bias)
+    core.f32_pack(_array("weight", weight), bias_array, packed.numpy(), channels, _dtype(weight))
+    return packed
+
+
+def f32_unpack(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The inverse of :func:`f32_pack`: ``weight`` float32 [N, K] and ``bias``."""
+    weight, bias = core.f32_unpack(_array("packed", packed))
+    return torch.from_numpy(weight), None if bias is None else torch.from_numpy(bias)

@@ -9,11 +9,12 @@ from .listing import Function, functions, run
 
 OBJDUMP, NM = ("objdump",), ("nm",)
 
-# The instruction each ISA multiplies with, and how many its widest tile must hold: proof that the loop was found.
+# The instructions each ISA multiplies int8 and f32 with, and how many the widest tile must hold: proof that its loop
+# was found.
 MULTIPLIES = {
-    "avx2": ("vpmaddubsw", 8),
-    "avx_vnni": ("vpdpbusd", 12),
-    "avx512_vnni": ("vpdpbusd", 24),
+    "avx2": {"vpmaddubsw": 8, "vfmadd231ps": 8},
+    "avx_vnni": {"vpdpbusd": 12, "vfmadd231ps": 8},
+    "avx512_vnni": {"vpdpbusd": 24, "vfmadd231ps": 16},
 }
 WIDE_REGISTERS = re.compile(r"%[yz]mm")
 STACK = re.compile(r"\(%r[sb]p[,)]|\(%rsp")

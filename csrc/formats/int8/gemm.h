@@ -149,8 +149,12 @@ void gemm(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
           for (int64_t i = 0; i < rows * kTileColumns; ++i)
             total[i] = (block == 0 ? 0.0f : total[i]) + static_cast<float>(tile[i]);
       }
-      finish_tile({tile, g.rhs.blocks > 1 ? total : nullptr, g.lhs.scale + m, g.rhs.scale + n0, g.rhs.bias + n0, g.output.y,
-                   m * g.output.ld_y + n0, g.output.ld_y, rows, min_of(g.rhs.n - n0, panels * kPanelColumns)});
+      finish_tile({tile,
+                   g.rhs.blocks > 1 ? total : nullptr,
+                   g.lhs.scale + m,
+                   g.rhs.scale + n0,
+                   g.rhs.bias + n0,
+                   {g.output.y, m * g.output.ld_y + n0, g.output.ld_y, rows, min_of(g.rhs.n - n0, panels * kPanelColumns)}});
     }
     p += panels;
   }

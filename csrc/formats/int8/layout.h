@@ -26,8 +26,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/at.h"
 #include "base/math.h"
 #include "edgekern/edgekern.h"
+#include "formats/shape.h"
 
 namespace edgekern::int8 {
 
@@ -37,8 +39,6 @@ inline constexpr int64_t kDepthUnit = 8;  // K is padded to this
 // One int32 accumulator takes K up to 2^31 / (255 * 128) = 65,793 before it could overflow. Longer rows are summed in
 // blocks of this depth: exact int32 inside a block, float across blocks.
 inline constexpr int64_t kBlockDepth = EK_INT8_MAX_K_EXACT;
-inline constexpr int64_t kMaxColumns = int64_t{1} << 31;  // keeps every size below in 63 bits
-inline constexpr int64_t kMaxDepth = int64_t{1} << 24;
 
 inline int64_t blocks_of(int64_t k) { return max_of(1, ceil_div(k, kBlockDepth)); }
 
@@ -80,17 +80,6 @@ struct Layout {
   int64_t bias_offset() const { return scale_offset() + padded_n() * 4; }
   int64_t body_offset() const { return bias_offset() + padded_n() * 4; }
 };
-
-template <class T>
-T* at(void* packed, int64_t offset) {
-  return reinterpret_cast<T*>(static_cast<char*>(packed) + offset);
-}
-template <class T>
-const T* at(const void* packed, int64_t offset) {
-  return reinterpret_cast<const T*>(static_cast<const char*>(packed) + offset);
-}
-
-inline bool valid_shape(int64_t n, int64_t k) { return n >= 0 && k >= 0 && n <= kMaxColumns && k <= kMaxDepth; }
 
 // What a form does beyond the beginning that all share.
 struct FormFunctions {

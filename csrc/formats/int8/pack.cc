@@ -4,7 +4,7 @@
 
 #include <atomic>
 
-#include "base/half.h"
+#include "base/dtype.h"
 #include "base/huge_pages.h"
 #include "base/parallel.h"
 #include "formats/int8/layout.h"
@@ -13,17 +13,11 @@
 namespace edgekern::int8 {
 namespace {
 
-float load(const void* data, ek_dtype dtype, int64_t i) {
-  if (dtype == EK_F32) return static_cast<const float*>(data)[i];
-  uint16_t h = static_cast<const uint16_t*>(data)[i];
-  return dtype == EK_F16 ? f16_to_f32(h) : bf16_to_f32(h);
-}
-
 // One output channel to s8. False when it holds NaN or Inf.
 bool quantize_row(const void* rhs, ek_dtype dtype, int64_t offset, int64_t k, int8_t* q, float* scale) {
   float largest = 0.0f, poison = 0.0f;
   for (int64_t i = 0; i < k; ++i) {
-    float value = load(rhs, dtype, offset + i);
+    float value = float_at(rhs, dtype, offset + i);
     float magnitude = fabsf(value);
     poison += value * 0.0f;  // NaN once any value is NaN or Inf
     largest = magnitude > largest ? magnitude : largest;
@@ -36,7 +30,7 @@ bool quantize_row(const void* rhs, ek_dtype dtype, int64_t offset, int64_t k, in
     *scale = 1.0f;
     return true;
   }
-  for (int64_t i = 0; i < k; ++i) q[i] = static_cast<int8_t>(lrintf(load(rhs, dtype, offset + i) / s));
+  for (int64_t i = 0; i < k; ++i) q[i] = static_cast<int8_t>(lrintf(float_at(rhs, dtype, offset + i) / s));
   *scale = s;
   return true;
 }
@@ -105,7 +99,7 @@ using namespace edgekern::int8;
 extern "C" ek_status ek_int8_quantize_rhs(int64_t n, int64_t k, const void* rhs, ek_dtype dtype, int64_t ld_rhs, int8_t* q,
                                           int64_t ld_q, float* scale, const ek_parallel* parallel) {
   if (!valid_shape(n, k)) return EK_ERROR_SHAPE;
-  if (dtype != EK_F32 && dtype != EK_F16 && dtype != EK_BF16) return EK_ERROR_DTYPE;
+  if (!valid_dtype(dtype)) return EK_ERROR_DTYPE;
   if (n > 0 && (scale == nullptr || (k > 0 && (rhs == nullptr || q == nullptr)))) return EK_ERROR_NULL_POINTER;
   if (n > 1 && (ld_rhs < k || ld_q < k)) return EK_ERROR_STRIDE;
   std::atomic<bool> finite{true};

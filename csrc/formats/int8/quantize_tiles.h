@@ -1,9 +1,9 @@
 // Activations for the block forms: rows are quantised as everywhere (quantize.h), then turned, so that a vector holds the
-// same few k of neighbouring rows. LhsTiles has the picture.
+// same few k of neighbouring rows. blocks::Tiles has the picture.
 #pragma once
 
+#include "formats/blocks/row_tile.h"
 #include "formats/int8/quantize.h"
-#include "formats/int8/row_tile.h"
 
 namespace edgekern::int8 {
 namespace {
@@ -14,8 +14,8 @@ EK_INLINE void fill_tiles(int64_t k, int64_t m0, int64_t rows, const int32_t (&z
                           Read&& read) {
   constexpr int64_t kLanes = Isa::kLanes, kStep = Isa::kParts * kLanes, kDepth = Isa::kBlockOrder.line_depth;
   static_assert(kStep / kDepth % kLanes == 0);
-  RowTile tile = tile_of(out, kLanes, m0);
-  uint8_t* to = out.data + (tile.start * out.blocks + m0 - tile.start) * 4;
+  blocks::RowTile tile = blocks::tile_of(out.tiles, kLanes, m0);
+  int32_t* to = out.data + tile.start * out.tiles.depth + m0 - tile.start;
   alignas(64) uint8_t bytes[kLanes][kStep] = {};
   for (int64_t i = 0; i < k; i += kStep) {
     for (int64_t r = 0; r < rows; ++r) read(r, i, bytes[r]);
@@ -23,9 +23,7 @@ EK_INLINE void fill_tiles(int64_t k, int64_t m0, int64_t rows, const int32_t (&z
       typename Isa::I32 v[kLanes];
       unroll<Isa::kLanes>([&](auto r) EK_LAMBDA_INLINE { v[r] = Isa::spread_blocks(bytes[r] + b * kDepth, zero_point[r]); });
       Isa::transpose(v);
-      unroll<Isa::kLanes>([&](auto j) EK_LAMBDA_INLINE {
-        Isa::store_i32(reinterpret_cast<int32_t*>(to + (i / kDepth + b + j) * tile.width * 4), v[j]);
-      });
+      unroll<Isa::kLanes>([&](auto j) EK_LAMBDA_INLINE { Isa::store_i32(to + (i / kDepth + b + j) * tile.width, v[j]); });
     }
   }
 }

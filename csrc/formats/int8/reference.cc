@@ -4,25 +4,9 @@
 
 #include <algorithm>
 
+#include "formats/activation_reference.h"
+
 namespace edgekern::int8::reference {
-namespace {
-
-double activate(double x, ek_activation activation) {
-  switch (activation) {
-    case EK_RELU:
-      return x < 0 ? 0 : x;  // NaN stays
-    case EK_GELU:
-      return 0.5 * x * erfc(-x / sqrt(2.0));
-    case EK_GELU_TANH:
-      return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-    case EK_SILU:
-      return x / (1 + exp(-x));
-    default:
-      return x;
-  }
-}
-
-}  // namespace
 
 Quantized quantize_lhs(int64_t m, int64_t k, const float* lhs, int64_t ld_lhs) {
   Quantized out{std::vector<uint8_t>(m * k), std::vector<float>(m), std::vector<int32_t>(m)};
@@ -64,7 +48,7 @@ std::vector<double> linear(int64_t m, int64_t n, int64_t k, const Quantized& lhs
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < n; ++j) {
       double sum = static_cast<double>(acc[i * n + j]) * lhs.scale[i] * scale[j];
-      y[i * n + j] = activate(sum + (bias == nullptr ? 0.0 : bias[j]), activation);
+      y[i * n + j] = edgekern::reference::activate(sum + (bias == nullptr ? 0.0 : bias[j]), activation);
     }
   return y;
 }

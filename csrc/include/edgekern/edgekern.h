@@ -36,7 +36,7 @@ typedef enum ek_status {
   EK_ERROR_VALUE = 9,         // a weight or scale that is NaN or infinite
   EK_ERROR_OUT_OF_MEMORY = 10,
   EK_ERROR_ORDER = 11,  // packed for an ISA that reads another order of bytes; pack again for this one
-  EK_ERROR_FORM = 12    // not one of ek_int8_form, or one that cannot hold this matrix
+  EK_ERROR_FORM = 12    // not one of ek_int8_form, not 1, 2, 4 or 8 channels, or a form that cannot hold this matrix
 } ek_status;
 
 // English, static storage, never NULL.
@@ -155,6 +155,48 @@ EK_API ek_status ek_int8_quantize_lhs(const ek_isa* isa, int64_t m, int64_t k, c
 EK_API ek_status ek_int8_matmul_s32(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m, const uint8_t* q,
                                     int64_t ld_q, const int32_t* zero_point, int32_t* acc, int64_t ld_acc, void* workspace,
                                     size_t workspace_size, const ek_parallel* parallel);
+
+// ------------------------------------------------------------------------------------- f32, pruned
+//
+// y[m][n] = act( sum_k x[m][k] * w[n][k]  + bias[n] )        over the k of kept blocks alone
+//
+// For layers whose weights are mostly zeros and stay floats. A block is R neighbouring output channels (R = 1, 2, 4, 8) at
+// one k; it is kept when any of its weights is not zero, and stored and multiplied whole. R = 1 keeps the fewest weights,
+// a larger R loads fewer activations a product: it pays where the mask is made of blocks of that height.
+//
+// A zero weight outside kept blocks is not multiplied: NaN or Inf in an activation does not reach an output for which all its
+// weights are such zeros. (0 * NaN would be NaN in a dense product.)
+//
+// Products are f32, fused with the sum except on "scalar", in an order that depends on the ISA, on R and on m:
+// |y - exact| <= (kept + 2) * 2^-23 * (sum_k |x * w| + |bias|) before activation, with kept the weights of that channel
+// that are not zero. The number of threads changes no bit.
+
+// Bytes of a packed matrix: 0 for arguments that ek_f32_pack refuses (NaN and Inf aside). w is [n][ld_w] of dtype.
+EK_API size_t ek_f32_packed_size(int64_t channels, int64_t n, int64_t k, const void* w, ek_dtype dtype, int64_t ld_w,
+                                 const ek_parallel* parallel);
+// channels: R. packed must be 64-byte aligned and packed_size bytes, as ek_f32_packed_size tells for the same arguments.
+// bias may be NULL. Weights become f32, which is exact; weights and bias must be finite. Every ISA reads what this writes, but
+// never write it to a file: it belongs to one version of the library.
+EK_API ek_status ek_f32_pack(int64_t channels, int64_t n, int64_t k, const void* w, ek_dtype dtype, int64_t ld_w,
+                             const float* bias, void* packed, size_t packed_size, const ek_parallel* parallel);
+typedef struct ek_f32_shape {
+  int64_t n, k;
+  int has_bias;
+  int64_t channels;
+  int64_t blocks;  // kept
+} ek_f32_shape;
+EK_API ek_status ek_f32_describe(const void* packed, size_t packed_size, ek_f32_shape* shape);
+// The inverse of ek_f32_pack, exact but for -0, which comes back as 0. bias may be NULL when not wanted.
+EK_API ek_status ek_f32_unpack(const void* packed, size_t packed_size, float* w, int64_t ld_w, float* bias,
+                               const ek_parallel* parallel);
+
+// Scratch that ek_f32_linear needs for these sizes; no alignment asked. isa NULL = default.
+EK_API size_t ek_f32_workspace_size(const ek_isa* isa, int64_t channels, int64_t m, int64_t k);
+
+// The whole layer in one parallel region. lhs and y are of dtype.
+EK_API ek_status ek_f32_linear(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m, const void* lhs,
+                               ek_dtype dtype, int64_t ld_lhs, void* y, int64_t ld_y, ek_activation activation, void* workspace,
+                               size_t workspace_size, const ek_parallel* parallel);
 
 // ------------------------------------------------------------------------------------- the machine's limits
 

@@ -4,7 +4,7 @@
 #include "edgekern/edgekern.h"
 #include "isa/tile.h"
 
-namespace edgekern::int8 {
+namespace edgekern {
 namespace {
 
 // exp(x), relative error below 2e-7. x is clamped to where 2^n is a normal float; below, the result is about 1e-38.
@@ -70,4 +70,4 @@ EK_INLINE typename Isa::F32 activate(typename Isa::F32 x) {
 }
 
 }  // namespace
-}  // namespace edgekern::int8
+}  // namespace edgekern

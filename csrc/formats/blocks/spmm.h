@@ -1,0 +1,143 @@
+// The multiplication by kept blocks. Vectors run along M: a block's weights are each spread over a vector and multiply the
+// same few k of neighbouring rows of lhs, so the work is that of the kept blocks and no product is wasted on a zero.
+//
+//   for 64 output channels at a time, whose sums stay in L1:
+//     for each k panel, whose activations stay in L1:
+//       for each group of R channels:   accumulate its blocks in registers, add to the sums
+//     turn the sums into tiles of rows, for the format to finish
+//
+// Register budget of accumulate: R x V accumulators of the tile's V vectors, R weights, one vector of activations.
+// Each vector of activations that is loaded serves R products. PH > 1 sums every PH-th block separately, where R x V chains
+// are too few to hide the latency of a product.
+//
+// What a format's product is, over an ISA, it says by a struct Product:
+//
+//   Word, Vector, kLanes       int32_t or float; a vector of them
+//   load, store, add, transpose    of a Vector; transpose turns kLanes of them
+//   Acc, zero, merge, sum      what one vector of sums is while it is in registers; sum(acc) is the Vector of it
+//   load_weights<R>(p), multiply<r>(acc, a, weights)    acc and the products of vector a by weight r of a block
+//   vectors(R), phases(R, V)   the widest tile; PH
+#pragma once
+
+#include "formats/blocks/layout.h"
+#include "formats/finish.h"
+#include "isa/kernels.h"
+#include "isa/tile.h"
+
+namespace edgekern::blocks {
+namespace {
+
+template <class Word>
+struct Run {
+  const Word* lhs;         // the tile's k panel
+  const uint32_t* starts;  // [groups + 1]
+  int64_t groups;
+  const Word* weights;
+  const void* places;
+  Word* sums;  // [groups * R][tile rows]
+  bool first;  // k panel: the sums are set, not added to
+};
+
+template <int R>
+struct PlaceOf {
+  using Type = uint16_t;
+};
+template <>
+struct PlaceOf<1> {
+  using Type = uint8_t;
+};
+template <>
+struct PlaceOf<2> {
+  using Type = uint8_t;
+};
+
+template <class Product, int R, int V>
+void accumulate(const Run<typename Product::Word>& run) {
+  using Vector = typename Product::Vector;
+  using Word = typename Product::Word;
+  constexpr int PH = Product::phases(R, V);
+  constexpr int64_t kLanes = Product::kLanes;
+  using Place = typename PlaceOf<R>::Type;
+  const Place* places = static_cast<const Place*>(run.places);
+  Word* sums = run.sums;
+  for (int64_t g = 0; g < run.groups; ++g, sums += R * V * kLanes) {
+    typename Product::Acc acc[PH][R][V];
+    unroll<PH>([&](auto ph) EK_LAMBDA_INLINE {
+      unroll<R>([&](auto r) EK_LAMBDA_INLINE { unroll<V>([&](auto v) EK_LAMBDA_INLINE { acc[ph][r][v] = Product::zero(); }); });
+    });
+    auto step = [&](int64_t block, auto ph) EK_LAMBDA_INLINE {
+      const Word* lhs = run.lhs + places[block] * (V * kLanes);
+      auto weights = Product::template load_weights<R>(run.weights + block * R);
+      unroll<V>([&](auto v) EK_LAMBDA_INLINE {
+        Vector a = Product::load(lhs + v * kLanes);
+        unroll<R>([&](auto r) EK_LAMBDA_INLINE { acc[ph][r][v] = Product::template multiply<r>(acc[ph][r][v], a, weights); });
+      });
+    };
+    int64_t block = run.starts[g], end = run.starts[g + 1];
+    for (; block + PH <= end; block += PH) unroll<PH>([&](auto ph) EK_LAMBDA_INLINE { step(block + ph, ph); });
+    if constexpr (PH > 1)
+      for (; block < end; ++block) step(block, Index<0>{});
+    unroll<R>([&](auto r) EK_LAMBDA_INLINE {
+      unroll<V>([&](auto v) EK_LAMBDA_INLINE {
+        unroll<PH - 1>([&](auto ph) EK_LAMBDA_INLINE { acc[0][r][v] = Product::merge(acc[0][r][v], acc[ph + 1][r][v]); });
+        Word* sum = sums + (r * V + v) * kLanes;
+        Vector more = Product::sum(acc[0][r][v]);
+        Product::store(sum, run.first ? more : Product::add(more, Product::load(sum)));
+      });
+    });
+  }
+}
+
+template <class Word>
+using Accumulate = void (*)(const Run<Word>&);
+
+// accumulate for every tile width: 1, 2, 4, ... vectors up to the product's for this R.
+template <class Product, int R>
+Accumulate<typename Product::Word> choose_accumulate(int64_t vectors) {
+  Accumulate<typename Product::Word> found = nullptr;
+  unroll<5>([&](auto log2) EK_LAMBDA_INLINE {
+    if constexpr ((1 << log2) <= Product::vectors(R))
+      if (vectors == 1 << log2) found = accumulate<Product, R, (1 << log2)>;
+  });
+  return found;
+}
+
+// Sums of a tile of w rows x panels [p0, p1), to visit(sums [channels][w], n0, channels) for up to 64 channels at a time.
+template <class Product, int R, class Visit>
+EK_INLINE void multiply(const Rhs<typename Product::Word>& rhs, const typename Product::Word* tile, int64_t w, int64_t p0,
+                        int64_t p1, Visit&& visit) {
+  constexpr int64_t kChunk = kTileColumns / kPanelChannels;
+  alignas(64) typename Product::Word sums[kTileColumns * Product::vectors(R) * Product::kLanes];
+  auto accumulate_panel = choose_accumulate<Product, R>(w / Product::kLanes);
+  int64_t groups = rhs.padded_n / R;
+  for (int64_t p = p0; p < p1; p += kChunk) {
+    int64_t n0 = p * kPanelChannels, channels = min_of(min_of(kChunk, p1 - p) * kPanelChannels, rhs.padded_n - n0);
+    for (int64_t panel = 0; panel < rhs.k_panels; ++panel)
+      accumulate_panel({tile + panel * rhs.panel_blocks * w, rhs.starts + panel * groups + n0 / R, channels / R, rhs.weights,
+                        rhs.places, sums, panel == 0});
+    if (rhs.k_panels == 0) memset(sums, 0, sizeof(sums));
+    visit(static_cast<const typename Product::Word*>(sums), n0, min_of(channels, rhs.n - n0));
+  }
+}
+
+// Sums [channels][w] of `rows` rows to tiles of kLanes rows: correct(v, m, c) may change rows m.. x channels c.. while they
+// are in registers, then finish(tile [kLanes][kTileColumns], m, rows of the tile) takes them on.
+template <class Product, class Correct, class FinishTile>
+EK_INLINE void turn_sums(const typename Product::Word* sums, int64_t w, int64_t rows, int64_t channels, Correct&& correct,
+                         FinishTile&& finish) {
+  constexpr int64_t kLanes = Product::kLanes;
+  alignas(64) typename Product::Word tile[kLanes * kTileColumns];
+  for (int64_t m = 0; m < rows; m += kLanes) {
+    for (int64_t c = 0; c < round_up(channels, kPanelChannels); c += kLanes) {
+      typename Product::Vector v[kLanes];
+      unroll<Product::kLanes>([&](auto j) EK_LAMBDA_INLINE { v[j] = Product::load(sums + (c + j) * w + m); });
+      Product::transpose(v);
+      correct(v, m, c);
+      unroll<Product::kLanes>([&](auto r) EK_LAMBDA_INLINE { Product::store(tile + r * kTileColumns + c, v[r]); });
+    }
+    finish(static_cast<const typename Product::Word*>(tile), m, min_of(kLanes, rows - m));
+  }
+}
+
+}  // namespace
+}  // namespace edgekern::blocks

@@ -1,0 +1,125 @@
+// f32 activations by kept f32 weights.
+//
+//   load_tiles   rows of lhs, of any dtype, to f32, turned so that a vector holds one k of neighbouring rows
+//   spmm         fused multiply-adds of the kept blocks (formats/blocks/spmm.h), then bias, activation, dtype
+#pragma once
+
+#include <string.h>
+
+#include "base/math.h"
+#include "formats/blocks/row_tile.h"
+#include "formats/blocks/spmm.h"
+#include "formats/finish.h"
+#include "isa/kernels.h"
+#include "isa/tile.h"
+
+namespace edgekern::f32 {
+namespace {
+
+template <class Isa>
+struct Product {
+  using Word = float;
+  using Vector = typename Isa::F32;
+  static constexpr int kLanes = Isa::kLanes;
+  static EK_INLINE Vector load(const Word* p) { return Isa::load(p); }
+  static EK_INLINE void store(Word* p, Vector v) { Isa::template store_as<EK_F32>(p, 0, v); }
+  static EK_INLINE Vector add(Vector a, Vector b) { return Isa::add(a, b); }
+  static EK_INLINE void transpose(Vector (&v)[kLanes]) {
+    typename Isa::I32 bits[kLanes];
+    unroll<kLanes>([&](auto i) EK_LAMBDA_INLINE { bits[i] = Isa::as_i32(v[i]); });
+    Isa::transpose(bits);
+    unroll<kLanes>([&](auto i) EK_LAMBDA_INLINE { v[i] = Isa::as_f32(bits[i]); });
+  }
+
+  using Acc = Vector;
+  static EK_INLINE Acc zero() { return Isa::set(0.0f); }
+  static EK_INLINE Acc merge(Acc a, Acc b) { return Isa::add(a, b); }
+  static EK_INLINE Vector sum(Acc acc) { return acc; }
+  template <int R>
+  static EK_INLINE auto load_weights(const Word* p) {
+    return Isa::template load_f32_weights<R>(p);
+  }
+  template <int kChannel, class Weights>
+  static EK_INLINE Acc multiply(Acc acc, Vector a, const Weights& weights) {
+    return Isa::template multiply_f32<kChannel>(acc, a, weights);
+  }
+  static constexpr int vectors(int channels) { return Isa::f32_vectors(channels); }
+  // Eight chains hide the latency of two fused multiply-adds a cycle; with fewer the remainder costs more than it saves.
+  static constexpr int phases(int channels, int vectors) {
+    return channels * vectors >= 8 ? 1 : channels * vectors >= 4 ? 2 : 4;
+  }
+};
+
+// One vector from x[i..]; past k the lanes are zero and memory is not read.
+template <class Isa, ek_dtype D>
+EK_INLINE typename Isa::F32 load_tail(const char* x, int64_t i, int64_t k) {
+  constexpr int64_t kBytes = D == EK_F32 ? 4 : 2;
+  alignas(64) char tail[Isa::kLanes * kBytes] = {};
+  memcpy(tail, x + i * kBytes, static_cast<size_t>((k - i) * kBytes));
+  return Isa::template load_as<D>(tail, 0);
+}
+
+// kLanes rows, of which `rows` exist, into their columns of a tile.
+template <class Isa, ek_dtype D>
+EK_INLINE void load_rows(const char* x, int64_t row_bytes, int64_t k, int64_t rows, float* to, int64_t width) {
+  constexpr int kLanes = Isa::kLanes;
+  typename Isa::F32 v[kLanes];
+  // Rows that do not exist are the last one once more: what becomes of them goes nowhere.
+  auto row = [&](int64_t r) EK_LAMBDA_INLINE { return x + min_of(r, rows - 1) * row_bytes; };
+  auto turn = [&](int64_t i) EK_LAMBDA_INLINE {
+    Product<Isa>::transpose(v);
+    unroll<kLanes>([&](auto j) EK_LAMBDA_INLINE { Product<Isa>::store(to + (i + j) * width, v[j]); });
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= k; i += kLanes) {
+    unroll<kLanes>([&](auto r) EK_LAMBDA_INLINE { v[r] = Isa::template load_as<D>(row(r), i); });
+    turn(i);
+  }
+  if (i == k) return;
+  unroll<kLanes>([&](auto r) EK_LAMBDA_INLINE { v[r] = load_tail<Isa, D>(row(r), i, k); });
+  turn(i);
+}
+
+template <class Isa, ek_dtype D>
+void load_tiles_as(const void* x, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsTiles& out) {
+  constexpr int64_t kBytes = D == EK_F32 ? 4 : 2;
+  for (int64_t m = m0; m < m1; m += Isa::kLanes) {
+    blocks::RowTile tile = blocks::tile_of(out.tiles, Isa::kLanes, m);
+    load_rows<Isa, D>(static_cast<const char*>(x) + m * ld_x * kBytes, ld_x * kBytes, k, min_of(Isa::kLanes, m1 - m),
+                      out.data + tile.start * out.tiles.depth + m - tile.start, tile.width);
+  }
+}
+
+template <class Isa>
+void load_tiles(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsTiles& out) {
+  if (dtype == EK_F32) return load_tiles_as<Isa, EK_F32>(x, ld_x, k, m0, m1, out);
+  if (dtype == EK_F16) return load_tiles_as<Isa, EK_F16>(x, ld_x, k, m0, m1, out);
+  return load_tiles_as<Isa, EK_BF16>(x, ld_x, k, m0, m1, out);
+}
+
+template <class Isa, ek_dtype D, ek_activation A>
+void finish(const float* tile, const float* bias, TileOut to) {
+  store_tile<Isa, D, A>(to, [&](int64_t m) EK_LAMBDA_INLINE {
+    return [sums = tile + m * kTileColumns, bias](int64_t n)
+               EK_LAMBDA_INLINE { return Isa::add(Isa::load(sums + n), Isa::load(bias + n)); };
+  });
+}
+
+template <class Isa, int R>
+void spmm(const SpmmArgs& args, int64_t m0, int64_t w, int64_t p0, int64_t p1) {
+  using Finish = void (*)(const float* tile, const float* bias, TileOut to);
+  const Output& output = args.output;
+  Finish finish_tile = choose_output(output.dtype, output.activation,
+                                     [](auto dtype, auto activation) -> Finish { return finish<Isa, dtype, activation>; });
+  blocks::multiply<Product<Isa>, R>(
+      args.rhs, args.lhs.data + m0 * args.lhs.tiles.depth, w, p0, p1, [&](const float* sums, int64_t n0, int64_t channels) {
+        blocks::turn_sums<Product<Isa>>(
+            sums, w, min_of(w, args.lhs.tiles.rows - m0), channels, [](auto&, int64_t, int64_t) EK_LAMBDA_INLINE {},
+            [&](const float* tile, int64_t m, int64_t count) {
+              finish_tile(tile, args.bias + n0, {output.y, (m0 + m) * output.ld_y + n0, output.ld_y, count, channels});
+            });
+      });
+}
+
+}  // namespace
+}  // namespace edgekern::f32

@@ -1,0 +1,65 @@
+// The way out of every kernel: a tile of sums to y. What makes a value of a sum is the format's; activation and dtype are not.
+#pragma once
+
+#include <stdint.h>
+
+#include "formats/activation.h"
+#include "isa/tile.h"
+
+namespace edgekern {
+namespace {
+
+constexpr int64_t kTileColumns = 64;  // from one row of a tile to the next
+
+// Where a tile goes. Hand it on by value: y may alias what is behind a reference, and every field would be read again after
+// every store.
+struct TileOut {
+  void* y;
+  int64_t start, ld_y;  // of the tile in y, in elements
+  int64_t rows, columns;
+};
+
+// y = activation of row(m)(n) for every row of the tile and each kLanes columns from n on.
+template <class Isa, ek_dtype D, ek_activation A, class Row>
+EK_INLINE void store_tile(const TileOut to, Row&& row) {
+  for (int64_t m = 0; m < to.rows; ++m) {
+    auto value = row(m);
+    int64_t out = to.start + m * to.ld_y, n = 0;
+    for (; n + Isa::kLanes <= to.columns; n += Isa::kLanes)
+      Isa::template store_as<D>(to.y, out + n, activate<Isa, A>(value(n)));
+    if (n < to.columns) Isa::template store_as<D>(to.y, out + n, activate<Isa, A>(value(n)), to.columns - n);
+  }
+}
+
+template <auto kValue>
+struct Constant {
+  constexpr operator decltype(kValue)() const { return kValue; }
+};
+
+// What of(dtype, activation) returns, which gets both as Constants.
+template <ek_dtype D, class Of>
+auto choose_activation(ek_activation activation, Of&& of) {
+  Constant<D> dtype;
+  switch (activation) {
+    case EK_RELU:
+      return of(dtype, Constant<EK_RELU>{});
+    case EK_GELU:
+      return of(dtype, Constant<EK_GELU>{});
+    case EK_GELU_TANH:
+      return of(dtype, Constant<EK_GELU_TANH>{});
+    case EK_SILU:
+      return of(dtype, Constant<EK_SILU>{});
+    default:
+      return of(dtype, Constant<EK_NONE>{});
+  }
+}
+
+template <class Of>
+auto choose_output(ek_dtype dtype, ek_activation activation, Of&& of) {
+  if (dtype == EK_F32) return choose_activation<EK_F32>(activation, of);
+  if (dtype == EK_F16) return choose_activation<EK_F16>(activation, of);
+  return choose_activation<EK_BF16>(activation, of);
+}
+
+}  // namespace
+}  // namespace edgekern

@@ -1,0 +1,98 @@
+// A layer of kept blocks, of any format: tiles of rows x runs of output channels that hold about as many blocks each.
+#pragma once
+
+#include <algorithm>
+
+#include "base/at.h"
+#include "formats/blocks/layout.h"
+#include "formats/blocks/row_tile.h"
+#include "ops/tickets.h"
+
+namespace edgekern::blocks {
+
+// How many rows go through the caller's workspace at a time, and how they are cut into tiles.
+struct Slab {
+  Tiles tiles;
+  int64_t padded_rows;
+
+  // depth: blocks of K in a tile.
+  template <class FormatKernels>
+  Slab(const FormatKernels& kernels, int64_t group_rows, int64_t m, int64_t depth) {
+    int64_t tile_rows = kernels.tile_rows[log2_of_group_rows(group_rows)];
+    int64_t rows = min_of(m, max_of(1, kSlabBytes / (max_of(depth, 1) * 4 * tile_rows)) * tile_rows);
+    tiles = {depth, rows, tile_rows};
+    padded_rows = round_up(rows, kernels.lanes);
+  }
+  size_t bytes() const { return static_cast<size_t>(64 + padded_rows * tiles.depth * 4); }
+
+  template <class Word>
+  Word* words(void* workspace) const {
+    return reinterpret_cast<Word*>((reinterpret_cast<uintptr_t>(workspace) + 63) & ~uintptr_t{63});
+  }
+};
+
+template <class Word>
+Rhs<Word> rhs_of(const Layout& layout, const void* packed) {
+  int64_t total = *at<uint32_t>(packed, layout.last_start_offset());
+  return {layout.n,
+          layout.padded_n(),
+          layout.k_panels(),
+          layout.panel_blocks(),
+          at<uint32_t>(packed, layout.starts_offset()),
+          at<Word>(packed, layout.weights_offset()),
+          at<char>(packed, layout.places_offset(total))};
+}
+
+template <class Visit>
+void for_each_tile(const Tiles& tiles, int64_t lanes, Visit&& visit) {
+  for (RowTile tile{0, 0}; tile.start < tiles.rows; tile.start += tile.width) {
+    tile = tile_of(tiles, lanes, tile.start);
+    visit(tile);
+  }
+}
+
+// The n-th of `runs` runs of panels, by work: the blocks in them, and something for every channel's way to y.
+inline int64_t run_start(const uint32_t* work, int64_t panels, int64_t runs, int64_t n) {
+  constexpr int64_t kPanelWork = 64;
+  auto until = [&](int64_t panel) { return work[panel] + panel * kPanelWork; };
+  int64_t wanted = until(panels) * n / runs, low = 0, high = panels;
+  while (low < high) {
+    int64_t middle = (low + high) / 2;
+    until(middle) < wanted ? low = middle + 1 : high = middle;
+  }
+  return low;
+}
+
+// read(m0, m1) brings rows of lhs into their tiles; args are the kernel's.
+template <class FormatKernels, class Read, class Args>
+void run_slab(const FormatKernels& kernels, const Layout& layout, const void* packed, const Tiles& tiles,
+              const ek_parallel* parallel, const Read& read, const Args& args) {
+  const uint32_t* work = at<uint32_t>(packed, layout.begin);
+  int64_t rows = tiles.rows, panels = layout.panels();
+  auto spmm = kernels.spmm[log2_of_group_rows(layout.group_rows)];
+  int64_t macs = rows * (work[panels] * layout.group_rows * layout.depth + layout.n);
+  int threads = macs < kSerialMacs ? 1 : thread_count(parallel);
+  if (threads == 1) {
+    read(0, rows);
+    return for_each_tile(tiles, kernels.lanes, [&](RowTile tile) { spmm(args, tile.start, tile.width, 0, panels); });
+  }
+  // Tickets: tile t % count of run t / count, so that threads share the run's weights while they are in cache.
+  int64_t full = 0, count = 0;
+  RowTile last[8];
+  for_each_tile(tiles, kernels.lanes, [&](RowTile tile) {
+    tile.width == tiles.tile_rows ? void(++full) : void(last[count - full] = tile);
+    ++count;
+  });
+  int64_t runs = std::clamp(ceil_div(kTicketsPerThread * threads, count), ceil_div(panels, 16), panels);
+  int64_t ticket_rows = rows_per_ticket(rows, layout.k, kernels.lanes, threads);
+  run_tickets(
+      parallel, ceil_div(rows, ticket_rows), count * runs,
+      [&](int64_t t) { read(t * ticket_rows, min_of(rows, (t + 1) * ticket_rows)); },
+      [&](int64_t t) {
+        int64_t i = t % count, run = t / count;
+        RowTile tile = i < full ? RowTile{i * tiles.tile_rows, tiles.tile_rows} : last[i - full];
+        spmm(args, tile.start, tile.width, run_start(work, panels, runs, run), run_start(work, panels, runs, run + 1));
+      });
+}
+
+}  // namespace edgekern::blocks
