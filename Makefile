@@ -74,7 +74,7 @@ build-static: $(VENV)/.tools build/doctest/.found
 
 emulate-test: build-static ## C++ tests on emulated CPUs with AVX-512 VNNI and AVX-VNNI
 	for isa in avx512_vnni avx_vnni; do \
-	  $(BIN)/python scripts/emulate_x86.py --cpu $$isa --env EDGEKERN_ISA=$$isa \
+	  $(BIN)/python scripts/emulate_x86.py --cpu $$isa --env EDGEKERN_ISA=$$isa --env EDGEKERN_TEST_ISAS=$$isa \
 	    -- build/static/tests/cpp/edgekern_tests || exit 1; \
 	done
 

@@ -4,8 +4,8 @@
     scripts/qemu_test.py cpp --cpu cortex-a53 --cpu cortex-a76 build/cross/tests/tests/cpp/edgekern_tests
     scripts/qemu_test.py python --cpu cortex-a53 --root build/cross/root --path build/cross/site -- tests/python/...
 
-Each CPU must choose the ISA that is best for it, and run all that it should: the C++ tests all it has, the Python tests
-the one chosen. An ISA left out is an error, and so is an instruction that the CPU lacks, which ends a test with SIGILL.
+Each CPU must choose the ISA that is best for it, and run its tests: together they run all ISAs. An ISA left out is an
+error, and so is an instruction that the CPU lacks, which ends a test with SIGILL.
 The emulator says nothing about speed.
 """
 
@@ -30,6 +30,11 @@ TIMEOUT = 900  # seconds for one run
 class Cpu(NamedTuple):
     emulator: str
     isas: tuple[str, ...]  # all that it runs, best first
+
+    @property
+    def tested(self) -> tuple[str, ...]:
+        """What the C++ tests run here: the ISA that only this CPU chooses, and scalar on the simplest."""
+        return self.isas if len(self.isas) <= 2 else self.isas[:1]
 
 
 CPUS = {
@@ -71,10 +76,10 @@ def test_cpp(name: str, options: argparse.Namespace) -> str:
     """All tests; then some again with EDGEKERN_ISA naming the other ISAs: those the CPU lacks must be refused."""
     cpu = CPUS[name]
     command = [cpu.emulator, "-cpu", name, options.binary]
-    output = run(command)
+    output = run(command, EDGEKERN_TEST_ISAS=",".join(cpu.tested))
     cases = re.search(r"test cases: +(\d+)", output)
     skipped = re.findall(r"^  (\w+) +SKIPPED", output, re.MULTILINE)
-    expect("ISAs tested", list(cpu.isas), re.findall(r"^  (\w+) +tested$", output, re.MULTILINE), output)
+    expect("ISAs tested", list(cpu.tested), re.findall(r"^  (\w+) +tested$", output, re.MULTILINE), output)
     expect("default ISA", cpu.isas[0], default_isa(output), output)
     for isa in cpu.isas[1:]:
         output = run([*command, f"--test-case={LEAVE_THE_ISA_OPEN}"], EDGEKERN_ISA=isa)
@@ -82,7 +87,7 @@ def test_cpp(name: str, options: argparse.Namespace) -> str:
     for isa in skipped:
         output = run([*command, "--test-case=EDGEKERN_ISA*"], EDGEKERN_ISA=isa)
         expect(f"default ISA with EDGEKERN_ISA={isa}", "none", default_isa(output), output)
-    ran, refused = ", ".join(cpu.isas), ", ".join(skipped) or "none"
+    ran, refused = ", ".join(cpu.tested), ", ".join(skipped) or "none"
     return f"{cases[1] if cases else 'no'} test cases, chose {cpu.isas[0]}, ran {ran}; refused {refused}"
 
 

@@ -18,6 +18,15 @@
 //                                  reference to
 //   kLhsBytes           bytes that one activation takes in this ISA's row layout
 //   kZeroOffset         what the row layout subtracts from the u8 activation
+//   and for its block forms (formats/int8/blocks.h), where a vector holds one block's k of kLanes rows:
+//   kBlockOrder         how many k a block spans: 4 as s8, or 2 as s16
+//   kBlockZeroOffset    for s8: what spread_blocks subtracts from the u8 activation
+//   block_vectors(R), block_phases(R, V)    width of a tile in vectors; how many blocks are summed separately
+//   BlockAcc            the sums of one output channel for kLanes rows; block_zero(), merge_blocks(a, b), block_sum(acc)
+//   spread_blocks(p, zero_point)            kLanes blocks of one row, from u8
+//   load_weights<R>(p), multiply_block<r>(acc, lhs, weights)     channel r of a block against kLanes rows
+//   transpose(v)        kLanes vectors as a square of 32-bit lanes
+//
 //   Bytes, kParts, to_bytes, store_lhs, load_bytes, store_bytes     kParts F32 vectors quantised to kParts * kLanes u8
 //   Range<D>            set, load_as, min, max, fma, reduce_* of the vectors that find the range of a row of D
 //   kRows, panels_at, phases_at, kHoldLhs     tile shape, see formats/int8/gemm.h

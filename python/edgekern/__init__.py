@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgekern import kernels
 from edgekern._lib import core as _core
 from edgekern._lib import has_torch as _has_torch
-from edgekern.config import Int8, PerLayer, Prune, config_from_dict
+from edgekern.config import Int8, PerLayer, Prune, Shrink, config_from_dict
 
 __all__ = [
     "AGP",
@@ -26,6 +26,10 @@ __all__ = [
     "PruneError",
     "PruneReport",
     "Report",
+    "Sensitivity",
+    "Shrink",
+    "ShrinkReport",
+    "allocate",
     "bench",
     "config_from_dict",
     "convert_",
@@ -38,6 +42,9 @@ __all__ = [
     "prune_",
     "prune_iteratively_",
     "save",
+    "sensitivity",
+    "shrink_",
+    "shrink_like_",
 ]
 
 try:
@@ -65,6 +72,8 @@ if TYPE_CHECKING or not _no_torch:
     from edgekern.convert import convert_, dense_, explain
     from edgekern.plan import ConvertError
     from edgekern.prune import AGP, GradualPruner, MaskLock, PruneError, PruneReport, prune_, prune_iteratively_
+    from edgekern.prune.structured import ShrinkReport, shrink_, shrink_like_
+    from edgekern.sensitivity import Sensitivity, allocate, sensitivity
     from edgekern.summary import Report
 else:
 

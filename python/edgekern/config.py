@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 from edgekern.kernels import FORMS
+from edgekern.targets import THIS_CPU, resolve
 
 
 class Scheme:
@@ -29,8 +30,14 @@ class Scheme:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if value != field.default:
-                options[field.name] = list(value) if isinstance(value, tuple) else value
+                options[field.name] = _plain(value)
         return {"format": self.format, **options}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Scheme):
+        return value.to_dict()
+    return list(value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)
@@ -53,22 +60,22 @@ class Int8(Scheme):
     format: ClassVar[str] = "int8"
 
     form: str = "measured"
-    rows: tuple[int, ...] = (1, 16, 128)
+    rows: tuple[int, ...] | int = (1, 16, 128)
     packings: int = 1
 
     def __post_init__(self) -> None:
-        _check_choice("form", self.form, ("measured", *FORMS))
+        _check_choice("form", self.form, ("measured", *FORMS), "Int8")
         rows = (self.rows,) if isinstance(self.rows, int) else self.rows
         if not isinstance(rows, Sequence) or isinstance(rows, str) or not rows:
-            raise TypeError(f"rows: expected numbers of rows, as (1, 128), or one of them; got {self.rows!r}")
+            raise TypeError(f"Int8: rows must be numbers of rows, as (1, 128), or one of them; got {self.rows!r}")
         for count in rows:
-            _check_count("rows", count, 1)
+            _check_count("rows", count, 1, "Int8")
         object.__setattr__(self, "rows", tuple(sorted(set(rows))))
         if self.packings not in (1, 2) or isinstance(self.packings, bool):
-            raise ValueError(f"packings: expected 1 or 2, got {self.packings!r}")
+            raise ValueError(f"Int8: packings must be 1 or 2, got {self.packings!r}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prune(Scheme):
     """Some of a float layer's weights set to zero, for ``prune_``.
 
@@ -79,7 +86,8 @@ class Prune(Scheme):
         pattern: ``"unstructured"``; ``"N:M"`` as ``"2:4"``: at most N of M neighbours in a row are kept; ``"RxC"`` as
             ``"4x4"`` or ``"1x4"``: blocks of R rows and C columns are kept or removed as a whole.
         method: ``"magnitude"``, ``"wanda"`` (arXiv 2306.11695), ``"sparsegpt"`` (arXiv 2301.00774; both need
-            calibration data), or ``"random"``, the baseline to beat.
+            calibration data), ``"movement"`` (arXiv 2005.07683; only ``GradualPruner`` can), or ``"random"``, the
+            baseline to beat.
         scope: ``"local"`` removes the same share of every layer. ``"global"`` (magnitude and random) compares weights
             across all layers under one rule. ``"owl"`` (arXiv 2310.05175; needs calibration data) removes less from
             layers with more outliers.
@@ -88,8 +96,12 @@ class Prune(Scheme):
         seed: of ``"random"``.
         damping: SparseGPT: added to the Hessian's diagonal, as a share of its mean.
         block_size: SparseGPT: columns that choose their mask together; a multiple of the pattern's width.
+        joint: SparseGPT: ``Int8()`` also rounds the weights kept to what converting to that will round them to, and
+            lets the others make up for it.
         outlier_factor: OWL: an outlier's score is more than this many times its layer's mean score.
         spread: OWL: how far shares may differ, from the mean to either side, before the floor and the ceiling.
+        target: leaves alone what zeros would not make faster on ``"this CPU"`` or an instruction set, as
+            ``"neon_dotprod"``: layers other than linear ones, and sparsities below break-even for the pattern.
 
     Raises:
         TypeError: an option of another type.
@@ -108,8 +120,10 @@ class Prune(Scheme):
     seed: int = 0
     damping: float = 0.01
     block_size: int = 128
+    joint: Int8 | None = None
     outlier_factor: float = 5.0
     spread: float = 0.08
+    target: str | None = None
 
     def __post_init__(self) -> None:
         kind, first, second = parse_pattern(self.pattern)
@@ -123,7 +137,14 @@ class Prune(Scheme):
             _check_number(name, getattr(self, name), most=1.0 if "sparsity" in name or name == "spread" else math.inf)
         for name, least in (("seed", 0), ("block_size", 1)):
             _check_count(name, getattr(self, name), least)
+        _check_joint(self.joint, self.method)
+        _check_target(self.target)
         self._check_together(kind, second)
+
+    def __repr__(self) -> str:
+        """As it would be written: options that have their default are left out."""
+        options = [(field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self)]
+        return f"Prune({', '.join(f'{name}={value!r}' for name, value, default in options if value != default)})"
 
     @property
     def share(self) -> float:
@@ -134,12 +155,12 @@ class Prune(Scheme):
     @property
     def needs_data(self) -> bool:
         """Whether it takes calibration data to carry this out."""
-        return self.method in ("wanda", "sparsegpt") or self.scope == "owl"
+        return self.method in CALIBRATED_METHODS or self.scope == "owl"
 
     def _check_together(self, kind: str, width: int) -> None:
         if self.scope != "local" and kind == "N:M":
             raise ValueError(f"Prune: pattern {self.pattern!r} removes the same share everywhere; use scope='local'")
-        if self.scope == "global" and self.method in ("wanda", "sparsegpt"):
+        if self.scope == "global" and self.method in CALIBRATED_METHODS:
             raise ValueError(
                 f"Prune: scores of method {self.method!r} do not compare across layers; use scope='owl' to vary the "
                 "sparsity by layer, or method='magnitude'"
@@ -158,8 +179,70 @@ class Prune(Scheme):
             )
 
 
-PRUNE_METHODS = ("magnitude", "wanda", "sparsegpt", "random")
+@dataclass(frozen=True)
+class Shrink(Scheme):
+    """Some of a float model's channels and attention heads taken out, for ``shrink_``.
+
+    Attributes:
+        sparsity: share of the units, channels or heads, to remove, 0 to 1. At least one step of ``round_to`` stays.
+        method: ``"magnitude"``, the L2 norm of all weights that go with a unit; ``"wanda"``, how much a unit adds to
+            the layers that read it (needs data); ``"random"``, the baseline to beat.
+        scope: ``"local"`` removes the same share of every group of units; ``"global"`` (magnitude and random) compares
+            units across all groups under one rule, each score divided by the mean of its group.
+        min_sparsity: least share removed from any one group, for "global", before rounding.
+        max_sparsity: largest share removed from any one group, likewise.
+        round_to: the channels left are a multiple of this, where there were as many, so that kernels have full tiles.
+        through_norms: also takes channels out of what a layer or RMS norm is computed over, as in the width of a
+            transformer. The norm then sees other channels, so even a channel of zeros does not go unnoticed.
+        seed: of ``"random"``.
+
+    Raises:
+        TypeError: an option of another type.
+        ValueError: a value out of range, or options that do not go together.
+    """
+
+    format: ClassVar[str] = "shrink"
+    carried_out_by: ClassVar[str] = "shrink_"
+
+    sparsity: float
+    method: str = "magnitude"
+    scope: str = "local"
+    min_sparsity: float = 0.0
+    max_sparsity: float = 1.0
+    round_to: int = 8
+    through_norms: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_choice("method", self.method, SHRINK_METHODS, "Shrink")
+        _check_choice("scope", self.scope, SHRINK_SCOPES, "Shrink")
+        for name in ("sparsity", "min_sparsity", "max_sparsity"):
+            _check_number(name, getattr(self, name), most=1.0, scheme="Shrink")
+        for name, least in (("round_to", 1), ("seed", 0)):
+            _check_count(name, getattr(self, name), least, "Shrink")
+        if not isinstance(self.through_norms, bool):
+            raise TypeError(f"Shrink: through_norms must be a bool, got {_kind(self.through_norms)}")
+        if self.scope == "global" and self.method == "wanda":
+            raise ValueError("Shrink: scores of method 'wanda' do not compare across groups; use scope='local'")
+        if self.scope == "local" and (self.min_sparsity, self.max_sparsity) != (0.0, 1.0):
+            raise ValueError("Shrink: min_sparsity and max_sparsity bound the scope 'global', not 'local'")
+        if not self.min_sparsity <= self.sparsity <= self.max_sparsity:
+            raise ValueError(
+                f"Shrink: sparsity {self.sparsity} lies outside of min_sparsity {self.min_sparsity} "
+                f"to max_sparsity {self.max_sparsity}"
+            )
+
+    @property
+    def share(self) -> float:
+        """The sparsity, under the name that all schemes with a budget have for it."""
+        return self.sparsity
+
+
+CALIBRATED_METHODS = ("wanda", "sparsegpt")
+PRUNE_METHODS = ("magnitude", "wanda", "sparsegpt", "movement", "random")
 PRUNE_SCOPES = ("local", "global", "owl")
+SHRINK_METHODS = ("magnitude", "wanda", "random")
+SHRINK_SCOPES = ("local", "global")
 
 
 def parse_pattern(text: object) -> tuple[str, int, int]:
@@ -219,7 +302,7 @@ class PerLayer:
 Config: TypeAlias = Scheme | PerLayer
 
 _PER_LAYER = "per_layer"
-_SCHEMES: dict[str, type[Scheme]] = {scheme.format: scheme for scheme in (Int8, Prune)}
+_SCHEMES: dict[str, type[Scheme]] = {scheme.format: scheme for scheme in (Int8, Prune, Shrink)}
 
 
 def config_from_dict(data: Mapping[str, Any]) -> Config:
@@ -253,7 +336,9 @@ def scheme_from_dict(data: Mapping[str, Any]) -> Scheme:
     known = {field.name for field in dataclasses.fields(scheme)}  # type: ignore[arg-type]
     if unknown := sorted(options.keys() - known):
         raise ValueError(f"scheme_from_dict: format {name!r} has no option {', '.join(map(repr, unknown))}")
-    return scheme(**options)
+    return scheme(
+        **{key: scheme_from_dict(value) if isinstance(value, Mapping) else value for key, value in options.items()}
+    )
 
 
 def check_config(config: object, taker: str = "convert_") -> Config:
@@ -293,23 +378,43 @@ def _settled_sparsity(given: object, kept: int, of: int, pattern: str) -> object
     return settled if given is None or isinstance(given, int | float) else given
 
 
-def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
+def _check_choice(name: str, value: object, known: tuple[str, ...], scheme: str = "Prune") -> None:
     if value not in known:
-        raise ValueError(f"Prune: unknown {name} {value!r}; this version knows {', '.join(known)}")
+        raise ValueError(f"{scheme}: unknown {name} {value!r}; this version knows {', '.join(known)}")
 
 
-def _check_number(name: str, value: object, most: float) -> None:
+def _check_joint(value: object, method: str) -> None:
+    if value is None:
+        return
+    if not isinstance(value, Int8):
+        raise TypeError(f"Prune: joint must be Int8() or None, got {_kind(value)}")
+    if method != "sparsegpt":
+        raise ValueError(f"Prune: joint rounding is for method='sparsegpt'; with {method!r}, prune and then convert")
+
+
+def _check_target(value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise TypeError(f"Prune: target must be a string such as {THIS_CPU!r} or 'avx2', got {_kind(value)}")
+    try:
+        resolve(value)
+    except ValueError as error:
+        raise ValueError(f"Prune: {error}") from None
+
+
+def _check_number(name: str, value: object, most: float, scheme: str = "Prune") -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"Prune: {name} must be a number, got {_kind(value)}")
+        raise TypeError(f"{scheme}: {name} must be a number, got {_kind(value)}")
     if not 0 <= value <= most or math.isinf(value):
-        raise ValueError(f"Prune: {name} must be {'0 or more' if math.isinf(most) else '0 to 1'}, got {value}")
+        raise ValueError(f"{scheme}: {name} must be {'0 or more' if math.isinf(most) else '0 to 1'}, got {value}")
 
 
-def _check_count(name: str, value: object, least: int) -> None:
+def _check_count(name: str, value: object, least: int, scheme: str = "Prune") -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"Prune: {name} must be an int, got {_kind(value)}")
+        raise TypeError(f"{scheme}: {name} must be an int, got {_kind(value)}")
     if value < least:
-        raise ValueError(f"Prune: {name} must be {least} or more, got {value}")
+        raise ValueError(f"{scheme}: {name} must be {least} or more, got {value}")
 
 
 def _kind(value: object) -> str:

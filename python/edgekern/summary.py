@@ -101,7 +101,7 @@ class Report:
         before, after = self.bytes_before, self.bytes_after
         ratio = f" ({before / after:.2f}x smaller)" if after < before else ""
         counts = f"{len(self)} layers: {len(self.converted)} converted, {len(self.skipped)} left alone"
-        return f"{counts}; {_size(before)} -> {_size(after)}{ratio}"
+        return f"{counts}; {size_text(before)} -> {size_text(after)}{ratio}"
 
 
 def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -125,12 +125,13 @@ _HEADER = ("layer", "kind", "shape", "format", "kernel", "zeros", "packing", "be
 
 def _cells(row: LayerRow) -> list[str]:
     shape = "x".join(map(str, row.shape))
-    sizes = [_size(row.bytes_before), _size(row.bytes_after)]
+    sizes = [size_text(row.bytes_before), size_text(row.bytes_after)]
     zeros = f"{row.zeros:.0%}" if row.kernel else ""
     return [row.name, row.kind, shape, row.format, row.kernel, zeros, row.packing, *sizes, row.reason]
 
 
-def _size(count: float) -> str:
+def size_text(count: float) -> str:
+    """A number of bytes as people read it."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"

@@ -17,10 +17,16 @@
 
 namespace edgekern::test {
 
-inline std::vector<const ek_isa*> supported_isas() {
+// Those that this CPU runs; and of them, when EDGEKERN_TEST_ISAS is set, only the ones it names, separated by commas.
+inline std::vector<const ek_isa*> tested_isas() {
+  const char* names = getenv("EDGEKERN_TEST_ISAS");
+  std::string wanted = names == nullptr ? "" : "," + std::string(names) + ",";
   std::vector<const ek_isa*> isas;
-  for (size_t i = 0; i < ek_isa_count(); ++i)
-    if (ek_isa_supported(ek_isa_at(i))) isas.push_back(ek_isa_at(i));
+  for (size_t i = 0; i < ek_isa_count(); ++i) {
+    const ek_isa* isa = ek_isa_at(i);
+    bool named = wanted.empty() || wanted.find("," + std::string(ek_isa_name(isa)) + ",") != std::string::npos;
+    if (named && ek_isa_supported(isa)) isas.push_back(isa);
+  }
   return isas;
 }
 
@@ -33,7 +39,7 @@ struct IsaAndForm {
 };
 inline std::vector<IsaAndForm> isas_and_forms() {
   std::vector<IsaAndForm> all;
-  for (const ek_isa* isa : supported_isas())
+  for (const ek_isa* isa : tested_isas())
     for (ek_int8_form form : kForms) all.push_back({isa, form});
   return all;
 }

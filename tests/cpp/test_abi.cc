@@ -59,7 +59,7 @@ TEST_CASE("EDGEKERN_ISA: names the ISA, or is refused") {
   ek_status status = ek_isa_default(&isa);
   if (wanted == nullptr) {
     REQUIRE(status == EK_OK);
-    CHECK(isa == supported_isas().front());
+    CHECK(isa == tested_isas().front());
   } else if (ek_isa_find(wanted) != nullptr && ek_isa_supported(ek_isa_find(wanted))) {
     REQUIRE(status == EK_OK);
     CHECK(std::string(ek_isa_name(isa)) == wanted);
@@ -109,7 +109,7 @@ TEST_CASE("abi: matmul_s32 refuses a depth whose sum would not fit") {
 
 TEST_CASE("machine limits: the probes count what they say") {
   std::vector<uint8_t> data(1000, 3);
-  for (const ek_isa* isa : supported_isas()) {
+  for (const ek_isa* isa : tested_isas()) {
     int64_t once = ek_peak_int8_macs(isa, 1);
     CHECK(once > 0);
     CHECK(ek_peak_int8_macs(isa, 100) == 100 * once);

@@ -68,7 +68,7 @@ void check(const Weights& rhs, int64_t m, ek_activation activation = EK_NONE) {
   std::vector<float> x = Random(static_cast<uint32_t>(m)).normals(m * rhs.k);
   f32::reference::Linear wanted =
       f32::reference::linear(m, rhs.n, rhs.k, x.data(), rhs.w.data(), rhs.bias_or_null(), activation);
-  for (const ek_isa* isa : supported_isas())
+  for (const ek_isa* isa : tested_isas())
     for (int64_t channels : kChannels) {
       std::vector<float> got = linear(isa, rhs, channels, m, x, activation);
       int wrong = 0;
@@ -110,12 +110,12 @@ TEST_CASE("f32: activations, and no bias") {
 
 TEST_CASE("f32: a channel without weights is its bias, exactly") {
   Weights rhs(20, 30, 0.0);
-  for (const ek_isa* isa : supported_isas()) CHECK(linear(isa, rhs, 1, 1, Random(1).normals(30)) == rhs.bias);
+  for (const ek_isa* isa : tested_isas()) CHECK(linear(isa, rhs, 1, 1, Random(1).normals(30)) == rhs.bias);
 }
 
 TEST_CASE("f32: no rows, no channels, no depth") {
   Weights shallow(5, 0, 1.0);
-  for (const ek_isa* isa : supported_isas())
+  for (const ek_isa* isa : tested_isas())
     for (int64_t channels : kChannels) {
       CHECK(linear(isa, Weights(5, 6, 0.5), channels, 0, {}).empty());
       CHECK(linear(isa, Weights(0, 6, 0.5), channels, 2, std::vector<float>(12)).empty());
@@ -129,7 +129,7 @@ TEST_CASE("f32: NaN and Inf reach the outputs whose weights meet them, and no ot
   Weights rhs(n, k, 0.2);
   for (int64_t j = 0; j < n; ++j) rhs.w[j * k + 17] = j % 3 == 0 ? 1.5f : 0.0f;
   for (float bad : {NAN, INFINITY})
-    for (const ek_isa* isa : supported_isas()) {
+    for (const ek_isa* isa : tested_isas()) {
       std::vector<float> x = Random(4).normals(m * k), clean = linear(isa, rhs, 1, m, x);
       x[6 * k + 17] = bad;
       std::vector<float> y = linear(isa, rhs, 1, m, x);
@@ -143,7 +143,7 @@ TEST_CASE("f32: more rows than one slab holds") {
   std::vector<float> x(m * k);
   for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 9973) - 3000.0f;  // cheap: emulators run this too
   f32::reference::Linear wanted = f32::reference::linear(m, 2, k, x.data(), rhs.w.data(), rhs.bias.data(), EK_NONE);
-  for (const ek_isa* isa : supported_isas()) {
+  for (const ek_isa* isa : tested_isas()) {
     std::vector<float> y = linear(isa, rhs, 1, m, x);
     for (int64_t i = 0; i < m * 2; ++i) CHECK(close(y[i], wanted.y[i], wanted.error[i], EK_NONE));
   }
@@ -163,7 +163,7 @@ TEST_CASE("f32: f16 and bf16 in and out, strided") {
       if (i % ld_x < k) x.push_back(to_float(half[i]));
     }
     f32::reference::Linear wanted = f32::reference::linear(m, n, k, x.data(), rhs.w.data(), rhs.bias.data(), EK_SILU);
-    for (const ek_isa* isa : supported_isas())
+    for (const ek_isa* isa : tested_isas())
       for (int64_t channels : kChannels) {
         Packed packed(rhs, channels);
         std::vector<uint16_t> y(m * ld_y, 0x1234);
@@ -234,7 +234,7 @@ TEST_CASE("f32: a matrix takes the bytes of the blocks it keeps") {
 }
 
 TEST_CASE("f32: guard pages around every buffer") {
-  for (const ek_isa* isa : supported_isas())
+  for (const ek_isa* isa : tested_isas())
     for (bool front : {false, true})
       for (ek_dtype dtype : {EK_F32, EK_F16, EK_BF16})
         for (int64_t m : {1, 2, 7, 40})

@@ -31,7 +31,7 @@ bool close(double got, double wanted, double tolerance) { return fabs(got - want
 
 void check(const Matrix& rhs, int64_t m, const std::vector<float>& x, ek_activation activation) {
   std::vector<double> wanted = wanted_linear(rhs, m, x, activation);
-  for (const ek_isa* isa : supported_isas()) {
+  for (const ek_isa* isa : tested_isas()) {
     std::vector<float> got = linear(isa, rhs, m, x, activation);
     int wrong = 0;
     for (size_t i = 0; i < got.size(); ++i) wrong += close(got[i], wanted[i], 3e-6) ? 0 : 1;
@@ -76,7 +76,7 @@ TEST_CASE("linear: a row with NaN or Inf is NaN throughout, and alone") {
   Matrix rhs = Matrix::random(35, 48, 3);
   for (float bad : {NAN, INFINITY, -INFINITY})
     for (ek_activation activation : {EK_NONE, EK_RELU, EK_GELU, EK_GELU_TANH, EK_SILU})
-      for (const ek_isa* isa : supported_isas()) {
+      for (const ek_isa* isa : tested_isas()) {
         std::vector<float> x = Random(4).normals(5 * 48);
         std::vector<float> clean = linear(isa, rhs, 5, x, activation);
         x[2 * 48 + 47] = bad;
@@ -87,14 +87,14 @@ TEST_CASE("linear: a row with NaN or Inf is NaN throughout, and alone") {
 
 TEST_CASE("linear: a zero row gives the bias, exactly") {
   Matrix rhs = Matrix::random(20, 30, 5);
-  for (const ek_isa* isa : supported_isas()) {
+  for (const ek_isa* isa : tested_isas()) {
     std::vector<float> y = linear(isa, rhs, 1, std::vector<float>(30, 0.0f));
     CHECK(y == rhs.bias);
   }
 }
 
 TEST_CASE("linear: no rows, no columns, no depth") {
-  for (const ek_isa* isa : supported_isas()) {
+  for (const ek_isa* isa : tested_isas()) {
     CHECK(linear(isa, Matrix::random(5, 6, 1), 0, {}).empty());
     CHECK(linear(isa, Matrix::random(0, 6, 1), 2, std::vector<float>(12)).empty());
     Matrix shallow = Matrix::random(5, 0, 1);
@@ -129,7 +129,7 @@ TEST_CASE("linear: f16 and bf16 in and out, strided") {
       if (i % ld_x < k) x.push_back(dtype == EK_F16 ? f16_to_f32(half[i]) : bf16_to_f32(half[i]));
     }
     std::vector<double> wanted = wanted_linear(rhs, m, x, EK_SILU);
-    for (const ek_isa* isa : supported_isas()) {
+    for (const ek_isa* isa : tested_isas()) {
       std::vector<uint16_t> y(m * ld_y, 0x1234);
       std::vector<char> scratch = workspace(isa, m, k);
       REQUIRE(ek_int8_linear(isa, rhs.packed(isa), rhs.size(isa), m, half.data(), dtype, ld_x, y.data(), ld_y, EK_SILU,

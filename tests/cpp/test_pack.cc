@@ -34,7 +34,7 @@ TEST_CASE("pack: unpack gives back every byte") {
 }
 
 TEST_CASE("pack: a block form takes the bytes of the blocks it keeps") {
-  for (const ek_isa* isa : supported_isas()) {
+  for (const ek_isa* isa : tested_isas()) {
     Matrix empty(32, 512, std::vector<int8_t>(32 * 512)), one = empty;
     one.w[17 * 512 + 300] = 5;
     for (ek_int8_form form : {EK_INT8_BLOCKS_1, EK_INT8_BLOCKS_2, EK_INT8_BLOCKS_4, EK_INT8_BLOCKS_8}) {
@@ -100,7 +100,7 @@ TEST_CASE("pack: what is not a packed matrix is refused") {
 TEST_CASE("pack: an ISA refuses what was packed in another order") {
   Matrix rhs = Matrix::random(20, 30, 1);
   std::vector<float> x(30), y(20);
-  for (const ek_isa* isa : supported_isas()) {
+  for (const ek_isa* isa : tested_isas()) {
     std::vector<char> scratch = workspace(isa, 1, 30);
     auto run = [&] {
       return ek_int8_linear(isa, rhs.packed(isa), rhs.size(isa), 1, x.data(), EK_F32, 30, y.data(), 20, EK_NONE, scratch.data(),

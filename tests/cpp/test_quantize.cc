@@ -15,7 +15,7 @@ namespace {
 // `lhs` holds, as dtype, the values that x holds as floats.
 void check(int64_t m, int64_t k, const std::vector<float>& x, const void* lhs, ek_dtype dtype) {
   int8::reference::Quantized wanted = int8::reference::quantize_lhs(m, k, x.data(), k);
-  for (const ek_isa* isa : supported_isas()) {
+  for (const ek_isa* isa : tested_isas()) {
     std::vector<uint8_t> q(m * k);
     std::vector<float> scale(m);
     std::vector<int32_t> zero_point(m);

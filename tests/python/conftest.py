@@ -51,3 +51,12 @@ def _restore_num_threads():
     yield
     if kernels.get_num_threads() != before:
         kernels.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """For tests of many small steps, where threads only wait for each other; on a busy machine, for long."""
+    before = kernels.get_num_threads()
+    kernels.set_num_threads(1)
+    yield
+    kernels.set_num_threads(before)

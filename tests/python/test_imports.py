@@ -13,11 +13,13 @@ PACKAGE = Path(edgekern.__file__).parent
 LEVELS = [
     ["cli"],
     ["report"],
+    ["sensitivity"],
     ["prune", "evaluate", "bench"],
     ["convert", "checkpoint"],
     ["plan"],
     ["nn"],
     ["config", "match", "ops", "summary"],
+    ["targets"],
     ["kernels"],
     ["_lib"],
     ["_core"],
@@ -25,14 +27,14 @@ LEVELS = [
 RANK = {unit: -level for level, units in enumerate(LEVELS) for unit in units}
 
 # `import edgekern` must work without torch, and these must be usable then.
-WITHOUT_TORCH = ["__init__", "config", "match", "summary", "kernels", "_lib"]
+WITHOUT_TORCH = ["__init__", "config", "match", "summary", "targets", "kernels", "_lib"]
 
 # Packages that only some units may import; torch and NumPy are free to the rest.
 HOMES = {
     "transformers": {"evaluate"},
     "typer": {"cli"},
     "rich": {"cli", "report", "prune"},
-    "matplotlib": {"report"},
+    "matplotlib": {"report", "sensitivity"},
     "scipy": {"evaluate"},
     "safetensors": {"checkpoint"},
 }

@@ -14,6 +14,7 @@ from edgekern import CheckpointError, Int8, PerLayer, Prune, config_from_dict, c
         Prune(0.5),
         Prune(0.8, "4x4", "magnitude", "global", min_sparsity=0.2, max_sparsity=0.9),
         Prune(pattern="2:4", method="sparsegpt", damping=0.1, block_size=64),
+        Prune(0.5, method="sparsegpt", joint=Int8(), target="this CPU"),
         PerLayer({"a": Prune(0.7, "1x4", "wanda"), "re:b.*": None, "_default": Prune(0.5, method="random", seed=3)}),
     ],
 )
@@ -21,11 +22,17 @@ def test_it_is_a_frozen_value_that_survives_json(config):
     assert config_from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert pickle.loads(pickle.dumps(config)) == config
     assert hash(config) == hash(config_from_dict(config.to_dict()))
+    assert eval(repr(config)) == config
 
 
 def test_it_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Prune(0.5).sparsity = 0.6
+
+
+def test_it_is_written_as_short_as_it_can_be():
+    assert repr(Prune(0.5)) == "Prune(sparsity=0.5)"
+    assert repr(Prune(0.8, "4x4", "wanda")) == "Prune(sparsity=0.8, pattern='4x4', method='wanda')"
 
 
 @pytest.mark.parametrize(("pattern", "sparsity"), [("2:4", 0.5), ("1:4", 0.75), ("4:8", 0.5), ("1:3", 2 / 3)])
@@ -59,6 +66,10 @@ def test_n_of_m_settles_the_sparsity(pattern, sparsity):
         ({"sparsity": 0.5, "damping": float("inf")}, ValueError, "damping"),
         ({"sparsity": 0.5, "seed": 0.5}, TypeError, "seed must be an int, got float"),
         ({"sparsity": 0.5, "block_size": 0}, ValueError, "block_size must be 1 or more"),
+        ({"sparsity": 0.5, "joint": "int8"}, TypeError, r"joint must be Int8\(\) or None, got str"),
+        ({"sparsity": 0.5, "joint": Int8()}, ValueError, "for method='sparsegpt'; with 'magnitude', prune and then"),
+        ({"sparsity": 0.5, "target": 3}, TypeError, "target must be a string such as 'this CPU' or 'avx2', got int"),
+        ({"sparsity": 0.5, "target": "sse2"}, ValueError, "unknown target 'sse2'; this version knows 'this CPU', avx5"),
         (
             {"pattern": "2:4", "method": "sparsegpt", "block_size": 30},
             ValueError,

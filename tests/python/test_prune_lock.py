@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-from edgekern import MaskLock, Prune, prune_
+from edgekern import AGP, GradualPruner, MaskLock, Prune, prune_
 
 OPTIMIZERS = {
     "sgd momentum": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
@@ -216,6 +216,35 @@ def test_distributed_data_parallel_is_a_model_too(tmp_path):
         assert same(zeros(model), {name: ~mask for name, mask in lock.masks.items()})
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _train_as_one_of_two(rank, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    model = nn.parallel.DistributedDataParallel(make(seed=rank))  # which gives all of them the weights of rank 0
+    optimizer = torch.optim.AdamW(model.parameters(), 0.1, weight_decay=0.1)
+    train(model, optimizer, 2, seed=rank)
+    prune_(model, Prune(0.5))
+    lock = MaskLock(model, optimizer)
+    pruner = GradualPruner(model, Prune(0.75, method="movement"), AGP(2, 6, every=2), optimizer)
+    before = weights(model)
+    for step in range(8):
+        train(model, optimizer, 1, seed=2 * step + rank)
+        pruner.step()
+    torch.save({"masks": lock.masks, "before": before, "after": weights(model)}, f"{folder}/rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_that_train_together_agree_on_their_zeros(tmp_path):
+    torch.multiprocessing.spawn(_train_as_one_of_two, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    assert same(first["masks"], second["masks"])
+    assert same(first["after"], second["after"])
+    assert not same(first["before"], first["after"])
+    for name, mask in first["masks"].items():
+        assert (first["before"][name] != 0).float().mean() == mask.float().mean() == 0.5
+        assert (first["after"][name][~mask] == 0).all()
+        assert (first["after"][name] == 0).float().mean() == 0.75
 
 
 # ------------------------------------------------------------------------------------------------ torch.nn.utils.prune

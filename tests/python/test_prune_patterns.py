@@ -56,6 +56,12 @@ def test_blocks_go_whole_and_the_weakest_first(scores, share, block):
     assert max(gone, default=-1) <= min((mean for mean, kept in means.values() if kept), default=math.inf) + 1e-4
 
 
+@given(matrices(), st.sampled_from(["unstructured", "4x4", "2x3", "2:4"]))
+def test_units_are_counted_without_scores(scores, name):
+    pattern = pattern_of(name)
+    assert pattern.units(*scores.shape) == pattern.unit_scores(scores).shape
+
+
 @given(matrices(), shares)
 def test_by_row_every_row_loses_the_same(scores, share):
     keep = Blocks(1, 1).keep(scores, share, by_row=True)

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -77,6 +78,7 @@ class Choice:
 def choose(q: Tensor, scheme: Int8) -> Choice:
     """The packing of ``q`` int8 [N, K] that ``scheme`` asks for, or that measures best."""
     zeros = 1 - int(q.count_nonzero()) / q.numel()
+    rows = cast("tuple[int, ...]", scheme.rows)
     if scheme.form != "measured":
         return Choice(scheme.form, zeros=zeros)
     if zeros < LEAST_ZEROS:
@@ -84,11 +86,11 @@ def choose(q: Tensor, scheme: Int8) -> Choice:
     sizes = {form: _size(q, form) for form in FORMS}
     candidates = [form for form, size in sizes.items() if size <= sizes[DENSE]]  # never larger than dense
     # Layers of a model come in a few shapes; those whose masks leave the same bytes run alike.
-    key = (tuple(q.shape), default_isa(), torch.get_num_threads(), scheme.rows, scheme.packings)
+    key = (tuple(q.shape), default_isa(), torch.get_num_threads(), rows, scheme.packings)
     like = tuple(round(math.log(sizes[form]) / 0.02) for form in candidates)
     if (key, like) not in _measured:
         packed = {form: ops.int8_pack(q, torch.ones(len(q)), None, form) for form in candidates}
-        _measured[key, like] = _pick(_measure(packed, q.shape, scheme.rows), scheme.packings)
+        _measured[key, like] = _pick(_measure(packed, q.shape, rows), scheme.packings)
     known = _measured[key, like]
     return Choice(known.form, known.few, known.few_rows, zeros, known.timings)
 

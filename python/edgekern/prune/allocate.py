@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,7 +12,23 @@ from edgekern.config import Prune
 from edgekern.prune.patterns import lowest, nearest
 
 
-def global_masks(units: list[Tensor], scheme: Prune) -> list[Tensor]:
+class Budget(Protocol):
+    """What a scheme says about how much may go."""
+
+    @property
+    def share(self) -> float:
+        """Of all units together."""
+
+    @property
+    def min_sparsity(self) -> float:
+        """Of each layer, at least."""
+
+    @property
+    def max_sparsity(self) -> float:
+        """Of each layer, at most."""
+
+
+def global_masks(units: list[Tensor], scheme: Budget) -> list[Tensor]:
     """Masks of units kept, the lowest going first across all layers together.
 
     A layer loses at least its ``min_sparsity`` and at most its ``max_sparsity`` of units, each rounded to the nearest

@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekern.config import Config, Prune, check_config
+from edgekern.config import CALIBRATED_METHODS, Config, Prune, check_config
 from edgekern.nn.layers import Layer
 from edgekern.nn.swap import uninterrupted
 from edgekern.plan import Decision, FilterFn, plan
 from edgekern.prune.allocate import global_masks, outlier_ratio, owl_shares
-from edgekern.prune.calibrate import Hessian, Norms, gather, stages
+from edgekern.prune.calibrate import Hessian, Norms, check_data, gather, stages
 from edgekern.prune.job import Job
 from edgekern.prune.matrix import from_matrix
+from edgekern.prune.progress import progress_bar
 from edgekern.prune.report import PruneReport, PruneRow
-from edgekern.prune.task import PruneError, Pruning
+from edgekern.prune.task import PruneError, Pruning, check_model, target_verdict
 
 _UNREACHED = "the calibration data never reached it"
 
@@ -44,7 +45,8 @@ def prune_(
     Left alone, each with its reason in the report: layers without a rule or with the rule None, those ``filter_fn``
     declines, those smaller than one group of the pattern, those that the calibration data never reach, subclasses with
     a forward of their own, parametrised, already masked, lazy, meta or quantised layers, other devices and dtypes, and,
-    unless a rule names or matches them, the output head ``lm_head`` and layers whose weight another module shares.
+    unless a rule names or matches them, the output head ``lm_head`` and layers whose weight another module shares. With
+    ``Prune(target=...)`` also what that target would not run faster for it.
 
     Args:
         model: any module that holds layers, or a layer.
@@ -66,13 +68,38 @@ def prune_(
     Raises:
         TypeError: an argument of another type.
         PruneError: data missing, empty, or giving NaN; a weight that holds NaN or infinity; a rule for a layer that
-            does not exist or cannot be pruned; rules at odds over a layer with several names; nothing to prune at all.
+            does not exist or cannot be pruned; rules at odds over a layer with several names; nothing to prune at all;
+            the method "movement", which takes a ``GradualPruner``.
     """
-    _check_arguments(model, config, data, filter_fn)
+    return carry_out(model, config, data, filter_fn, sequential=sequential, progress=progress)
+
+
+def carry_out(
+    model: nn.Module,
+    config: Config,
+    data: Iterable[Any] | None = None,
+    filter_fn: FilterFn | None = None,
+    *,
+    change: Callable[[Prune], Prune] = lambda scheme: scheme,
+    movement: Mapping[str, Tensor] | None = None,
+    sequential: bool = True,
+    progress: bool = True,
+) -> PruneReport:
+    """``prune_`` for what takes several calls to reach ``config``.
+
+    Args:
+        model, config, data, filter_fn, sequential, progress: as for ``prune_``. Which layers are left alone, and why,
+            is settled by ``config``, as it will be at the end.
+        change: what to do to a layer now, from what shall become of it.
+        movement: scores of the layers with the method "movement", by layer name, in the shape of the weight.
+    """
+    check_arguments(model, config, data, filter_fn)
     decisions = plan(model, config, filter_fn, Pruning())
-    jobs = [Job(d.layer, d.scheme, d.scheme.share) for d in decisions if isinstance(d.scheme, Prune)]
+    schemes = [(d.layer, change(d.scheme)) for d in decisions if isinstance(d.scheme, Prune)]
+    jobs = [Job(layer, scheme, scheme.share) for layer, scheme in schemes]
+    _give_movement(jobs, movement)
     batches = _checked_batches(jobs, data, sequential)
-    with _journal() as replace, _bar(progress and batches is not None, len(jobs)) as advance:
+    with _journal() as replace, progress_bar("Pruning", len(jobs), progress and batches is not None) as advance:
 
         def settle(job: Job, matrix: Tensor) -> None:
             replace(job.weight, matrix)
@@ -101,13 +128,13 @@ class _Run:
         for scheme, jobs in _by_scheme(self._open("global")).items():
             self._prune_globally(scheme, jobs)
         for job in self._open("local", "owl"):
-            if job.scheme.method in ("magnitude", "random"):
+            if job.scheme.method not in CALIBRATED_METHODS:
                 self.settle(job, job.masked(job.scores()))
-        calibrated = [job for job in self._open("local", "owl") if job.scheme.method in ("wanda", "sparsegpt")]
+        calibrated = [job for job in self._open("local", "owl") if job.scheme.method in CALIBRATED_METHODS]
         for stage in self._stages(calibrated):
             self._prune_stage(stage)
         if self.jobs and not self._open("local", "global", "owl"):
-            raise PruneError(f"nothing to prune: {_UNREACHED} for any of {len(self.jobs)} layers")
+            raise PruneError(f"nothing to prune: of each of {len(self.jobs)} layers, {self.jobs[0].reason}")
 
     def _open(self, *scopes: str) -> list[Job]:
         return [job for job in self.jobs if job.scheme.scope in scopes and not job.reason]
@@ -165,16 +192,27 @@ def _by_scheme(jobs: list[Job]) -> dict[Prune, list[Job]]:
 # ---------------------------------------------------------------------------------------------- before and after
 
 
-def _check_arguments(model: object, config: object, data: object, filter_fn: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise PruneError("model: a TorchScript module cannot be changed in place; prune it before torch.jit.script")
+def check_arguments(model: object, config: object, data: object, filter_fn: object) -> None:
+    """TypeError or PruneError unless ``prune_`` takes these."""
+    check_model(model)
     check_config(config, "prune_")
     if filter_fn is not None and not callable(filter_fn):
         raise TypeError(f"filter_fn: expected a function (module, name) -> bool, got {type(filter_fn).__name__}")
-    if data is not None and (isinstance(data, Tensor | Mapping | str) or not isinstance(data, Iterable)):
-        raise TypeError(f"data: expected an iterable of batches, got {type(data).__name__}; one batch is [batch]")
+    check_data(data)
+
+
+def _give_movement(jobs: list[Job], movement: Mapping[str, Tensor] | None) -> None:
+    """Hands the scores out; a layer that has none gets a reason."""
+    for job in jobs:
+        if job.scheme.method != "movement":
+            continue
+        if movement is None:
+            raise PruneError(
+                "config: method 'movement' judges weights by how training moves them, which one call cannot see; "
+                "train with GradualPruner(model, config, AGP(...), optimizer)"
+            )
+        job.movement = movement.get(job.name)
+        job.reason = "" if job.movement is not None else "no gradient has reached its weight"
 
 
 def _checked_batches(jobs: list[Job], data: Iterable[Any] | None, sequential: bool) -> Iterable[Any] | None:
@@ -210,33 +248,11 @@ def _journal() -> Iterator[Callable[[Tensor, Tensor], None]]:
         raise
 
 
-@contextmanager
-def _bar(shown: bool, total: int) -> Iterator[Callable[[str], None]]:
-    if not shown:
-        yield lambda name: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("Pruning"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(
-        *columns, console=console, transient=True, disable=not (console.is_terminal or console.is_jupyter)
-    ) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda name: bar.update(task, advance=1, description=name)
-
-
 def _row(decision: Decision, job: Job | None) -> PruneRow:
     layer = decision.layer
     reason = decision.reason if job is None else job.reason
     pruned = None if job is None or reason else job
+    verdict = target_verdict(decision.scheme) if pruned else None
     weights, zeros = _count(layer)
     return PruneRow(
         name=layer.name,
@@ -245,6 +261,7 @@ def _row(decision: Decision, job: Job | None) -> PruneRow:
         method=pruned.scheme.method if pruned else "",
         pattern=pruned.scheme.pattern if pruned else "",
         asked=pruned.share if pruned else 0.0,
+        pays_at=verdict.pays_at if verdict else "",
         zeros=zeros,
         weights=weights,
         reason=reason,

@@ -116,14 +116,17 @@ def inference(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def run(model: nn.Module, batch: object) -> None:
-    """Calls the model: a mapping holds keyword arguments, a tuple or list positional ones, anything else is the one."""
+def arguments(batch: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What to call a model with: a mapping holds keyword arguments, a tuple or list positional ones, else it is one."""
     if isinstance(batch, Mapping):
-        model(**batch)
-    elif isinstance(batch, tuple | list):
-        model(*batch)
-    else:
-        model(batch)
+        return (), dict(batch)
+    return tuple(batch) if isinstance(batch, tuple | list) else (batch,), {}
+
+
+def check_data(data: object) -> None:
+    """TypeError unless it is None or can be iterated over for batches."""
+    if data is not None and (isinstance(data, Tensor | Mapping | str) or not isinstance(data, Iterable)):
+        raise TypeError(f"data: expected an iterable of batches, got {type(data).__name__}; one batch is [batch]")
 
 
 def stages(model: nn.Module, modules: Sequence[nn.Module], batches: Iterable[object]) -> list[list[nn.Module]]:
@@ -159,6 +162,7 @@ def gather(model: nn.Module, observers: Mapping[nn.Module, Observe], batches: It
     batch = None
     with inference(model), observing(observers):
         for batch in batches:
-            run(model, batch)
+            args, kwargs = arguments(batch)
+            model(*args, **kwargs)
     if batch is None:
         raise PruneError("data: there is not one batch in it")

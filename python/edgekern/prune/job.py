@@ -26,6 +26,8 @@ class Job:
     """To remove from it; "owl" changes it."""
     reason: str = ""
     """Why it was left alone after all."""
+    movement: Tensor | None = None
+    """Scores for the method "movement", in the shape of the weight."""
 
     @property
     def name(self) -> str:
@@ -48,7 +50,9 @@ class Job:
         return pattern_of(self.scheme.pattern)
 
     def scores(self) -> Tensor:
-        """What "magnitude" and "random" judge weights by, [out, in]."""
+        """What methods without data judge weights by, [out, in]."""
+        if self.movement is not None:
+            return to_matrix(self.movement)
         matrix = self.matrix
         if self.scheme.method == "magnitude":
             return matrix.abs()
@@ -80,9 +84,10 @@ class Job:
             PruneError: a damped Hessian is singular.
         """
         scheme, pattern = self.scheme, self.pattern
+        round_to = self.weight.dtype if scheme.joint else None
         try:
             parts = [
-                sparsegpt(rows, hessian, pattern, self.share, scheme.damping, scheme.block_size)
+                sparsegpt(rows, hessian, pattern, self.share, scheme.damping, scheme.block_size, round_to)
                 for rows, hessian in zip(self.matrix.chunk(len(hessians)), hessians, strict=True)
             ]
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # it is there, but not exported

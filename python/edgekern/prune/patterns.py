@@ -1,7 +1,7 @@
 """Patterns: which weights may go together. Each turns scores and a share to remove into a mask of what is kept.
 
-Scores are non-negative and have the shape of the weight's matrix, [out, in]. The lowest go first; among equal scores
-the one that comes first in row-major order, so that the same scores always give the same mask.
+Scores are finite and have the shape of the weight's matrix, [out, in]. The lowest go first; among equal scores the one
+that comes first in row-major order, so that the same scores always give the same mask.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ class Pattern(Protocol):
 
     def misfit(self, rows: int, columns: int) -> str:
         """Why it cannot be applied to a matrix of this shape; empty when it can."""
+
+    def units(self, rows: int, columns: int) -> tuple[int, int]:
+        """The shape of ``unit_scores`` for a matrix of this shape."""
 
     def unit_scores(self, scores: Tensor) -> Tensor:
         """One score for each group that is kept or removed as a whole, 2-D."""
@@ -56,6 +59,9 @@ class Blocks:
         if rows >= self.rows and columns >= self.columns:
             return ""
         return f"its {rows} x {columns} weights are smaller than one {self.rows}x{self.columns} block"
+
+    def units(self, rows: int, columns: int) -> tuple[int, int]:
+        return -(-rows // self.rows), -(-columns // self.columns)
 
     def unit_scores(self, scores: Tensor) -> Tensor:
         if self.rows == self.columns == 1:
@@ -96,6 +102,9 @@ class NOfM:
     def misfit(self, rows: int, columns: int) -> str:
         return "" if columns >= self.of else f"its rows of {columns} weights are shorter than one group of {self.of}"
 
+    def units(self, rows: int, columns: int) -> tuple[int, int]:
+        return rows, columns
+
     def unit_scores(self, scores: Tensor) -> Tensor:
         return scores
 
@@ -105,7 +114,7 @@ class NOfM:
     def keep(self, scores: Tensor, sparsity: float, by_row: bool = False) -> Tensor:
         rows, columns = scores.shape
         # The padding goes first: it is below every score.
-        groups = F.pad(scores, (0, -columns % self.of), value=-1.0).reshape(-1, self.of)
+        groups = F.pad(scores, (0, -columns % self.of), value=-math.inf).reshape(-1, self.of)
         return ~lowest(groups, self.of - self.kept).reshape(rows, -1)[:, :columns]
 
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from edgekern.summary import html_table, text_table
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from edgekern.prune.table import Table
 
 
 @dataclass(frozen=True)
@@ -30,6 +26,8 @@ class PruneRow:
     """As asked for; empty when left alone."""
     asked: float
     """Share to remove: the layer's own under the scope "owl", everybody's under "global"; 0 when left alone."""
+    pays_at: str
+    """Rows of input at which the target that was asked for gains: "any M", "M >= 16" or "M <= 4"; empty without one."""
     zeros: int
     """Weights that are zero now."""
     weights: int
@@ -48,10 +46,12 @@ class PruneRow:
 
 
 @dataclass(frozen=True)
-class PruneReport:
+class PruneReport(Table):
     """Rows in the model's order. Prints as a table, in a notebook and with rich too."""
 
     rows: tuple[PruneRow, ...]
+
+    _HEADER = ("layer", "kind", "shape", "method", "pattern", "asked", "pays at", "zero", "left alone because")
 
     @property
     def pruned(self) -> tuple[PruneRow, ...]:
@@ -84,30 +84,18 @@ class PruneReport:
             "sparsity": self.sparsity,
         }
 
-    def __str__(self) -> str:
-        return f"{text_table(_HEADER, map(_cells, self.rows))}\n{self._totals()}"
+    def _cells(self) -> list[list[str]]:
+        return [_cells(row) for row in self.rows]
 
-    def _repr_html_(self) -> str:
-        return f"{html_table(_HEADER, map(_cells, self.rows))}<p>{html.escape(self._totals())}</p>"
-
-    def __rich__(self) -> RenderableType:
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(*_HEADER, caption=self._totals())
-        for row in self.rows:
-            table.add_row(*map(Text, _cells(row)), style="dim" if row.reason else None)  # Text: names may hold brackets
-        return table
+    def _is_dim(self, index: int) -> bool:
+        return bool(self.rows[index].reason)
 
     def _totals(self) -> str:
         counts = f"{len(self)} layers: {len(self.pruned)} pruned, {len(self.skipped)} left alone"
         return f"{counts}; {self.sparsity:.2%} of the pruned layers' weights are zero"
 
 
-_HEADER = ("layer", "kind", "shape", "method", "pattern", "asked", "zero", "left alone because")
-
-
 def _cells(row: PruneRow) -> list[str]:
     shape = "x".join(map(str, row.shape))
     asked = "" if row.reason else f"{row.asked:.2%}"
-    return [row.name, row.kind, shape, row.method, row.pattern, asked, f"{row.achieved:.2%}", row.reason]
+    return [row.name, row.kind, shape, row.method, row.pattern, asked, row.pays_at, f"{row.achieved:.2%}", row.reason]

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from edgekern.config import Config, PerLayer, Prune, check_config
-from edgekern.plan import FilterFn
-from edgekern.prune.apply import prune_
+from edgekern.plan import FilterFn, plan
+from edgekern.prune.apply import carry_out
 from edgekern.prune.lock import MaskLock
+from edgekern.prune.movement import Movement
 from edgekern.prune.report import PruneReport
+from edgekern.prune.task import Pruning
 
 
 @dataclass(frozen=True)
@@ -59,19 +61,15 @@ class AGP:
         left = (self.end - min(max(step, self.begin), self.end)) / (self.end - self.begin)
         return final + (self.initial - final) * left**3
 
-    def at(self, config: Config, step: int) -> Config:
-        """``config`` with the sparsities of this step; each layer rises to its own.
+    def at(self, scheme: Prune, step: int) -> Prune:
+        """``scheme`` with the sparsity of this step.
 
         Raises:
             ValueError: a pattern or method that cannot be gradual, or a sparsity below ``initial``.
         """
-
-        def now(scheme: Prune) -> Prune:
-            if scheme.share < self.initial:
-                raise ValueError(f"AGP: initial {self.initial} lies above the sparsity {scheme.share} to be reached")
-            return _at_share(scheme, self.sparsity(step, scheme.share))
-
-        return _each(config, now)
+        if scheme.share < self.initial:
+            raise ValueError(f"AGP: initial {self.initial} lies above the sparsity {scheme.share} to be reached")
+        return _at_share(scheme, self.sparsity(step, scheme.share))
 
 
 class GradualPruner:
@@ -83,10 +81,13 @@ class GradualPruner:
 
     What was pruned stays pruned: zeros have the lowest scores. Arguments are those of ``prune_`` and ``MaskLock``.
 
+    The method "movement" (Sanh et al. 2020, arXiv 2005.07683) sums scores up from the first step of ``optimizer`` on,
+    which it therefore needs: begin pruning when they have had some steps to tell weights apart.
+
     Raises:
         TypeError: an argument of another type.
         ValueError: a pattern or method that cannot be gradual: N:M has one sparsity only, and SparseGPT moves weights
-            as if there were no training after it.
+            as if there were no training after it; the method "movement" without an optimizer.
     """
 
     def __init__(
@@ -101,29 +102,55 @@ class GradualPruner:
         if not isinstance(schedule, AGP):
             raise TypeError(f"schedule: expected AGP(...), got {type(schedule).__name__}")
         self._config = check_config(config, "prune_")
-        schedule.at(self._config, schedule.begin)
+        schemes = _schemes(self._config)
+        for scheme in schemes:
+            schedule.at(scheme, schedule.begin)
         self._model, self._schedule, self._filter_fn = model, schedule, filter_fn
         self._data = list(data) if data is not None and iter(data) is data else data
+        moves = any(scheme.method == "movement" for scheme in schemes)
+        if moves and optimizer is None:
+            raise ValueError(
+                "method 'movement' scores weights at each step of the optimizer; "
+                "pass it: GradualPruner(model, config, schedule, optimizer)"
+            )
         self.lock = MaskLock(model, optimizer)
+        self._movement = self._watch(optimizer) if moves and optimizer else None
         self.steps = 0
         """Steps made so far."""
+
+    def _watch(self, optimizer: Optimizer) -> Movement:
+        decisions = plan(self._model, self._config, self._filter_fn, Pruning())
+        names = [d.layer.name for d in decisions if isinstance(d.scheme, Prune) and d.scheme.method == "movement"]
+        return Movement(self._model, names, optimizer)
 
     def step(self) -> PruneReport | None:
         """Counts a step and prunes when it is time; the report of that, or None."""
         self.steps += 1
         if not self._schedule.due(self.steps):
             return None
-        config = self._schedule.at(self._config, self.steps)
-        report = prune_(self._model, config, self._data, self._filter_fn, progress=False)
+        report = carry_out(
+            self._model,
+            self._config,
+            self._data,
+            self._filter_fn,
+            change=partial(self._schedule.at, step=self.steps),
+            movement=self._movement.scores() if self._movement else None,
+            progress=False,
+        )
         self.lock.update()
         return report
 
     def state_dict(self) -> dict[str, Any]:
-        """Steps and masks, for a checkpoint."""
-        return {"steps": self.steps, "lock": self.lock.state_dict()}
+        """Steps, masks, and the scores of the method "movement", for a checkpoint."""
+        state: dict[str, Any] = {"steps": self.steps, "lock": self.lock.state_dict()}
+        return {**state, "movement": self._movement.state_dict()} if self._movement else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a checkpoint; raises as ``MaskLock.load_state_dict`` does."""
+        """Goes on from a checkpoint; raises as ``MaskLock.load_state_dict`` does, and where scores do not fit."""
+        if self._movement:
+            if "movement" not in state:
+                raise ValueError("state: it holds no scores of method 'movement', by which this GradualPruner prunes")
+            self._movement.load_state_dict(state["movement"])
         self.lock.load_state_dict(state["lock"])
         self.steps = state["steps"]
 
@@ -165,10 +192,9 @@ def prune_iteratively_(
     if rounds < 1:
         raise ValueError(f"rounds must be 1 or more, got {rounds}")
     batches = list(data) if data is not None and iter(data) is data else data
-    plans = [_each(config, partial(_after, part=done / rounds)) for done in range(1, rounds)]
     lock = MaskLock(model)
-    for present in [*plans, config]:
-        report = prune_(model, present, batches, filter_fn)
+    for done in range(1, rounds + 1):
+        report = carry_out(model, config, batches, filter_fn, change=partial(_after, part=done / rounds))
         lock.update()
         if rewind is not None:
             model.load_state_dict(rewind)
@@ -180,7 +206,7 @@ def prune_iteratively_(
 
 def _after(scheme: Prune, part: float) -> Prune:
     """The scheme when this part of the rounds is done: what is left shrinks by the same factor in each."""
-    return _at_share(scheme, 1 - (1 - scheme.share) ** part)
+    return scheme if part == 1 else _at_share(scheme, 1 - (1 - scheme.share) ** part)
 
 
 def _at_share(scheme: Prune, share: float) -> Prune:
@@ -191,10 +217,7 @@ def _at_share(scheme: Prune, share: float) -> Prune:
     return dataclasses.replace(scheme, sparsity=share, min_sparsity=min(scheme.min_sparsity, share))
 
 
-def _each(config: Config, change: Callable[[Prune], Prune]) -> Config:
-    """``config`` with every Prune in it changed."""
-    if isinstance(config, PerLayer):
-        rules = {name: change(scheme) if isinstance(scheme, Prune) else scheme for name, scheme in config.rules.items()}
-        return PerLayer(rules)
-    assert isinstance(config, Prune)
-    return change(config)
+def _schemes(config: Config) -> list[Prune]:
+    """Every Prune in ``config``."""
+    rules = config.rules.values() if isinstance(config, PerLayer) else (config,)
+    return [scheme for scheme in rules if isinstance(scheme, Prune)]

@@ -6,9 +6,14 @@ w_k^2 / U_kk^2, and moves those weights by -(w_k / U_kk) * U_k: here U is the up
 H = X^T X, whose row k holds what is needed after columns 0..k-1 are settled. All rows share U, so the columns are
 settled one by one for all rows at once. As in the paper, each run of ``block_size`` columns is finished before the
 columns after it are updated, with one matrix product instead of many rank-1 updates.
+
+Rounding a weight that is kept is an error like removing it, and made up for in the same way (section 3.5 of the paper).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,7 +22,13 @@ from edgekern.prune.patterns import Pattern, nearest
 
 
 def sparsegpt(
-    matrix: Tensor, hessian: Tensor, pattern: Pattern, sparsity: float, damping: float, block_size: int
+    matrix: Tensor,
+    hessian: Tensor,
+    pattern: Pattern,
+    sparsity: float,
+    damping: float,
+    block_size: int,
+    round_to: torch.dtype | None = None,
 ) -> Tensor:
     """The pruned matrix, float32 [out, in].
 
@@ -31,32 +42,106 @@ def sparsegpt(
         sparsity: share to remove.
         damping: added to the diagonal, times its mean.
         block_size: columns in a run.
+        round_to: for weights of this dtype, also rounds those kept to int8 and back, making up for that as well.
 
     Raises:
         torch.linalg.LinAlgError: the damped Hessian is not positive definite.
     """
+    factor, silent = _inverse_factor(hessian, damping)
+    choice = _Choice(pattern, sparsity, silent, torch.ones_like(matrix, dtype=torch.bool))
+    pruned = _sweep(matrix, factor, block_size, choice, lambda column, values: values)
+    if round_to is None:
+        return pruned
+    # A second sweep from the beginning, for the grid depends on what the first one left: its step on the largest weight
+    # of each row.
+    return _sweep(matrix, factor, block_size, _Settled(choice.kept), _Grid(pruned, round_to))
+
+
+def _sweep(
+    matrix: Tensor,
+    factor: Tensor,
+    block_size: int,
+    choice: _Choice | _Settled,
+    settle: Callable[[int, Tensor], Tensor],
+) -> Tensor:
+    """Settles the columns one by one: each weight goes to zero or to what ``settle`` makes of it."""
     weight = matrix.clone()
     columns = weight.shape[1]
-    keep = torch.ones_like(weight, dtype=torch.bool)
-    factor, silent = _inverse_factor(hessian, damping)
-    quota = _Quota(pattern, sparsity)
     for start in range(0, columns, block_size):
         end = min(start + block_size, columns)
         block, local = weight[:, start:end], factor[start:end, start:end]  # views: the block is updated in place
         errors = torch.zeros_like(block)
-        width = pattern.choice_width or end - start
         for column in range(end - start):
-            if column % width == 0:
-                choice = slice(column, min(column + width, end - start))
-                scores = (block[:, choice] / local.diagonal()[choice]).square()
-                scores[:, silent[start:end][choice]] = 0
-                keep[:, start:end][:, choice] = quota.keep(scores)
-            gone = ~keep[:, start + column]
-            error = torch.where(gone, block[:, column] / local[column, column], 0)
+            choice.choose(start + column, end, block[:, column:], local.diagonal()[column:])
+            present = block[:, column].clone()
+            final = settle(start + column, present) * choice.kept[:, start + column]
+            error = (present - final) / local[column, column]
             block[:, column:] -= error[:, None] * local[column, column:]
+            block[:, column] = final  # exactly, where the update left a rounding error
             errors[:, column] = error
         weight[:, end:] -= errors @ factor[start:end, end:]
-    return weight.mul_(keep)  # exact zeros, where the updates left rounding errors
+    return weight
+
+
+@dataclass
+class _Choice:
+    """Chooses the mask as the sweep goes, in ``kept``."""
+
+    pattern: Pattern
+    sparsity: float
+    silent: Tensor
+    kept: Tensor
+
+    def __post_init__(self) -> None:
+        self._quota = _Quota(self.pattern, self.sparsity)
+        self._chosen = 0
+
+    def choose(self, column: int, end: int, weights: Tensor, diagonal: Tensor) -> None:
+        """Settles the mask of ``column`` and those that choose with it, up to ``end``, if it is not yet.
+
+        ``weights`` and ``diagonal`` begin at ``column``.
+        """
+        if column < self._chosen:
+            return
+        until = end if self.pattern.choice_width is None else min(column + self.pattern.choice_width, end)
+        width = until - column
+        scores = (weights[:, :width] / diagonal[:width]).square()
+        scores[:, self.silent[column:until]] = 0
+        self.kept[:, column:until] = self._quota.keep(scores)
+        self._chosen = until
+
+
+@dataclass
+class _Settled:
+    """A mask that was chosen before."""
+
+    kept: Tensor
+
+    def choose(self, column: int, end: int, weights: Tensor, diagonal: Tensor) -> None:
+        """Nothing is left to choose."""
+
+
+class _Grid:
+    """Rounds weights to the int8 grid that converting the result will find, and so to the very integers it will store.
+
+    Conversion takes the step of a row from its largest weight: max|w| / 127. A sweep moves weights, so the largest
+    would not stay what it was, and a grid with another step would round everything once more. Therefore the step comes
+    from the largest weight of the pruned row, and that one weight, the anchor, is pinned to its value, while no other
+    may exceed it. The step is then found again bit for bit. In bfloat16, a multiple q of the step is off by up to
+    q / 512, less than half a step for q up to 127, and rounds to the same q.
+    """
+
+    def __init__(self, pruned: Tensor, dtype: torch.dtype) -> None:
+        stored = pruned.to(dtype).float()  # what the layer will hold
+        self._anchor = stored.abs().argmax(1)
+        self._pinned = stored.gather(1, self._anchor[:, None])[:, 0]
+        self._largest = self._pinned.abs()
+        self._step = self._largest / 127
+
+    def __call__(self, column: int, values: Tensor) -> Tensor:
+        steps = torch.where(self._step > 0, values / self._step, 0).round()
+        rounded = (steps * self._step).clamp(-self._largest, self._largest)
+        return torch.where(self._anchor == column, self._pinned, rounded)
 
 
 class _Quota:

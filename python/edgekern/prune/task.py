@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from edgekern.config import Prune, Scheme, parse_pattern
 from edgekern.nn.layers import Layer, obstacle_in_code, obstacle_in_tensors
 from edgekern.prune.patterns import pattern_of
+from edgekern.targets import Verdict, judge
 
 
 class PruneError(ValueError):
     """A model cannot be pruned as asked. It is as it was before the call."""
+
+
+def check_model(model: object, verb: str = "prune") -> None:
+    """TypeError or PruneError unless it is a module that can be changed in place."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise PruneError(f"model: a TorchScript module cannot be changed in place; {verb} it before torch.jit.script")
 
 
 class Pruning:
@@ -54,4 +64,22 @@ def _obstacle_in_weight(layer: Layer, scheme: Prune) -> str:
         group = rows // layer.module.groups
         if layer.module.groups > 1 and group % height:
             return f"SparseGPT solves its groups of {group} rows alone, and blocks of {height} rows would straddle them"
-    return pattern_of(scheme.pattern).misfit(rows, weight[0].numel())
+    return pattern_of(scheme.pattern).misfit(rows, weight[0].numel()) or _obstacle_in_target(layer, scheme)
+
+
+def _obstacle_in_target(layer: Layer, scheme: Prune) -> str:
+    verdict = target_verdict(scheme)
+    if verdict is None:
+        return ""
+    if layer.kind != "Linear":
+        return f"a {layer.kind} has no sparse kernel on {scheme.target}"
+    return verdict.reason
+
+
+def target_verdict(scheme: Scheme | None) -> Verdict | None:
+    """What the scheme's target makes of a linear layer pruned by it; None when it has no target."""
+    if not isinstance(scheme, Prune) or scheme.target is None:
+        return None
+    # Where scopes vary the share, a layer may end at the floor.
+    share = scheme.share if scheme.scope == "local" else scheme.min_sparsity
+    return judge(scheme.target, parse_pattern(scheme.pattern), share)

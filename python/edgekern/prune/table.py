@@ -1,0 +1,55 @@
+"""What the reports of pruning have in common: they print as tables."""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING, ClassVar
+
+from edgekern.summary import html_table, text_table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+class Table:
+    """A report that prints as a table with a line below it, in a notebook and with rich too.
+
+    Columns that are empty throughout are not shown.
+    """
+
+    _HEADER: ClassVar[tuple[str, ...]]
+
+    def _cells(self) -> list[list[str]]:
+        """One list for each row, as long as the header."""
+        raise NotImplementedError
+
+    def _totals(self) -> str:
+        """The line below."""
+        raise NotImplementedError
+
+    def _is_dim(self, index: int) -> bool:
+        """Whether a row matters less than others."""
+        return False
+
+    def _shown(self) -> tuple[list[str], list[list[str]]]:
+        rows = self._cells()
+        used = [i for i in range(len(self._HEADER)) if not rows or any(row[i] for row in rows)]
+        return [self._HEADER[i] for i in used], [[row[i] for i in used] for row in rows]
+
+    def __str__(self) -> str:
+        return f"{text_table(*self._shown())}\n{self._totals()}"
+
+    def _repr_html_(self) -> str:
+        return f"{html_table(*self._shown())}<p>{html.escape(self._totals())}</p>"
+
+    def __rich__(self) -> RenderableType:
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        header, rows = self._shown()
+        table = RichTable(*header, caption=self._totals())
+        for index, row in enumerate(rows):
+            table.add_row(
+                *map(Text, row), style="dim" if self._is_dim(index) else None
+            )  # Text: names may hold brackets
+        return table
