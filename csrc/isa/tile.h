@@ -7,6 +7,7 @@
 //   load, load_as<D>    F32 from memory as floats, or as dtype D        store_as<D>(p, i, v), store_as<D>(p, i, v, count)
 //   set, add, sub, mul, div, fma, min, max, round, pow2, select_negative, reduce_*   arithmetic on F32
 //   load_i32, store_i32, set_i32, add_i32, mul_i32, to_f32, reduce                    on I32
+//   as_i32, as_f32      the same bits; transpose(v) turns kLanes I32 vectors as a square of 32-bit lanes
 //
 //   and for int8 (formats/int8), where a step is kStepDepth values of k:
 //   kOrder              the order of the packed matrix it reads
@@ -25,7 +26,6 @@
 //   BlockAcc            the sums of one output channel for kLanes rows; block_zero(), merge_blocks(a, b), block_sum(acc)
 //   spread_blocks(p, zero_point)            kLanes blocks of one row, from u8
 //   load_weights<R>(p), multiply_block<r>(acc, lhs, weights)     channel r of a block against kLanes rows
-//   transpose(v)        kLanes vectors as a square of 32-bit lanes
 //
 //   Bytes, kParts, to_bytes, store_lhs, load_bytes, store_bytes     kParts F32 vectors quantised to kParts * kLanes u8
 //   Range<D>            set, load_as, min, max, fma, reduce_* of the vectors that find the range of a row of D
@@ -33,6 +33,10 @@
 //   kStreamRows, kPrefetchBytes    up to how many rows a tile is bound by memory, and how far ahead it then prefetches
 //   kPeakChains         independent products that keep the multiplier busy
 //   opaque(lhs)         keeps the compiler from hoisting work on lhs out of a loop
+//
+//   and for f32 weights with zeros (formats/f32):
+//   f32_vectors(R)      width of a tile in vectors, for blocks of R output channels
+//   load_f32_weights<R>(p), multiply_f32<r>(acc, lhs, weights)    acc + lhs times the weight of channel r of a block
 //
 // min and max must hand on a NaN in their second operand.
 //
