@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "edgekern/edgekern.h"
+#include "isa/avx2_expand.h"
 #include "isa/dot4.h"
 #include "isa/kernels_of.h"
 #include "isa/tile.h"
@@ -151,6 +152,26 @@ struct Avx512Vnni : Dot4<Avx512Vectors> {
   static EK_INLINE Rhs load_rhs(const int8_t* p) {
     return _mm512_load_si512(p);
   }
+  using Expanded = __m512i;
+  template <int U>
+  static EK_INLINE Expanded expand(const uint8_t* p, const int8_t*& values) {
+    uint64_t mask = load_mask<U>(p);
+    __m512i line;
+    if constexpr (U == 4)
+      line = _mm512_maskz_expand_epi32(static_cast<__mmask16>(mask), _mm512_loadu_si512(values));
+    else
+      line = _mm512_inserti64x4(_mm512_castsi256_si512(expand_half<U, 0>(mask, values)), expand_half<U, 1>(mask, values), 1);
+    values += kept_values<U>(mask);
+    return line;
+  }
+  template <int>
+  static EK_INLINE Rhs expanded_rhs(Expanded line) {
+    return line;
+  }
+  static EK_INLINE void store_expanded(int8_t* p, Expanded line) { _mm512_store_si512(p, line); }
+  static constexpr int64_t kExpandAhead = 512;
+  static constexpr int64_t kMasksAhead = 256;
+
   // One instruction by hand: gcc 12 copies or spills every accumulator around the intrinsic.
   static EK_INLINE I32 multiply(I32 acc, Lhs lhs, Rhs rhs) {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(lhs), "v"(rhs));

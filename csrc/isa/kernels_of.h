@@ -1,6 +1,7 @@
 // Fills a kernel table from one ISA's vocabulary. The last line of every ISA file uses it.
 #pragma once
 
+#include "formats/int8/expand.h"
 #include "formats/int8/gemm.h"
 #include "formats/int8/quantize.h"
 #include "formats/int8/spmm.h"
@@ -21,7 +22,9 @@ constexpr Kernels kernels_of() {
                .quantize = int8::quantize<Isa>,
                .quantize_u8 = int8::quantize_u8<Isa>,
                .load_u8 = int8::load_u8<Isa>,
-               .gemm = int8::gemm<Isa>},
+               .gemm = int8::gemm<Isa>,
+               .gemm_bitmap = int8::gemm_bitmap<Isa, 1>,
+               .gemm_bitmap_4 = int8::gemm_bitmap<Isa, 4>},
       .int8_blocks = {.name = Isa::kInt8SpmmName,
                       .order = Isa::kBlockOrder,
                       .lanes = Isa::kLanes,

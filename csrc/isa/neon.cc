@@ -52,6 +52,10 @@ struct Neon : NeonPairs {
   static EK_INLINE Rhs load_rhs(const int8_t* p) {
     return load_two_lines<kVector>(p);
   }
+  template <int kVector>
+  static EK_INLINE Rhs expanded_rhs(const Expanded& step) {
+    return two_lines_of<kVector>(step);
+  }
   template <int N>
   static EK_INLINE NeonSums<N> multiply(NeonSums<N> acc, const Lhs& a, const Rhs& w) {
     unroll<N / 2>([&](auto r) EK_LAMBDA_INLINE {

@@ -88,7 +88,7 @@ TEST_CASE("pack: what is not a packed matrix is refused") {
     CHECK(ek_int8_describe(rhs.packed(), rhs.size(), &shape) == EK_ERROR_PACKED);
   }
   header->order = order;
-  for (int lie : {-1, 3, 5, 16, 1000}) {
+  for (int lie : {-1, 3, 5, 16, 17, 18, 1000}) {
     header->form = static_cast<ek_int8_form>(lie);
     CHECK(ek_int8_describe(rhs.packed(), rhs.size(), &shape) == EK_ERROR_PACKED);
   }
