@@ -14,6 +14,7 @@ MULTIPLIES = {
     "avx2": ("vpmaddubsw", 8),
     "avx_vnni": ("vpdpbusd", 12),
     "avx512_vnni": ("vpdpbusd", 24),
+    "avx512_vbmi2": ("vpdpbusd", 24),
 }
 WIDE_REGISTERS = re.compile(r"%[yz]mm")
 STACK = re.compile(r"\(%r[sb]p[,)]|\(%rsp")

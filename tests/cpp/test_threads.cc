@@ -12,11 +12,12 @@ using namespace edgekern::test;
 
 namespace {
 
-std::vector<float> linear(const Matrix& rhs, int64_t m, const std::vector<float>& x, const ek_parallel* parallel) {
+std::vector<float> linear(const Matrix& rhs, int64_t m, const std::vector<float>& x, const ek_parallel* parallel,
+                          ek_int8_form form = EK_INT8_DENSE) {
   std::vector<float> y(m * rhs.n);
-  std::vector<char> scratch = workspace(nullptr, m, rhs.k);
-  REQUIRE(ek_int8_linear(nullptr, rhs.packed(), rhs.size(), m, x.data(), EK_F32, rhs.k, y.data(), rhs.n, EK_GELU,
-                         scratch.data(), scratch.size(), parallel) == EK_OK);
+  std::vector<char> scratch = workspace(nullptr, m, rhs.k, form);
+  REQUIRE(ek_int8_linear(nullptr, rhs.packed(nullptr, form), rhs.size(nullptr, form), m, x.data(), EK_F32, rhs.k, y.data(),
+                         rhs.n, EK_GELU, scratch.data(), scratch.size(), parallel) == EK_OK);
   return y;
 }
 
@@ -37,19 +38,24 @@ TEST_CASE("threads: the same bits for one to five threads") {
     for (int threads = 1; threads <= 5; ++threads) {
       Pool pool(threads);
       ek_parallel parallel = pool.parallel();
-      for (int repeat = 0; repeat < 3; ++repeat) CHECK(linear(rhs, m, x, &parallel) == wanted);
+      for (ek_int8_form form : kForms)
+        for (int repeat = 0; repeat < 3; ++repeat) CHECK(linear(rhs, m, x, &parallel, form) == wanted);
     }
   }
 }
 
 TEST_CASE("threads: parallel packing packs the same bytes") {
-  Matrix rhs = Matrix::random(333, 77, 4);
+  Matrix rhs = Matrix::sparse(333, 77, 0.5, 4);
   Pool pool(3);
   ek_parallel parallel = pool.parallel();
-  Guarded packed(rhs.size(), true);
-  REQUIRE(ek_int8_pack(nullptr, EK_INT8_DENSE, 333, 77, rhs.w.data(), 77, rhs.scale.data(), rhs.bias.data(), packed.as<char>(),
-                       rhs.size(), &parallel) == EK_OK);
-  CHECK(memcmp(packed.as<char>(), rhs.packed(), rhs.size()) == 0);
+  for (ek_int8_form form : kForms) {
+    size_t size = ek_int8_packed_size(nullptr, form, 333, 77, rhs.w.data(), 77, &parallel);
+    REQUIRE(size == rhs.size(nullptr, form));
+    Guarded packed(size, true);
+    REQUIRE(ek_int8_pack(nullptr, form, 333, 77, rhs.w.data(), 77, rhs.scale.data(), rhs.bias.data(), packed.as<char>(), size,
+                         &parallel) == EK_OK);
+    CHECK(memcmp(packed.as<char>(), rhs.packed(nullptr, form), size) == 0);
+  }
 }
 
 TEST_CASE("threads: a pool that runs everything on one thread, in one range or many") {

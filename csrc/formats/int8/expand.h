@@ -44,7 +44,7 @@ EK_INLINE typename Isa::Expanded expand_step(BitmapCursor& at) {
 template <class Isa, int MR, int U>
 void accumulate_expanded(const TileArgs& t, BitmapCursor& cursor) {
   constexpr int NV = kPanelColumns / Isa::kLanes;
-  constexpr int PH = Isa::phases_at(MR, 1);
+  constexpr int PH = Isa::phases_at(MR, 1) < 2 ? 1 : 2;  // expanding takes the time of more
   constexpr int kGroupRows = MR < Isa::kGroupRows ? MR : Isa::kGroupRows, kGroups = MR / kGroupRows;
   constexpr int64_t kLhsStep = Isa::kGroupRows * Isa::kStepDepth * Isa::kLhsBytes;
   using Acc = typename Isa::template Acc<kGroupRows>;
@@ -56,7 +56,7 @@ void accumulate_expanded(const TileArgs& t, BitmapCursor& cursor) {
     });
   });
 
-  const uint8_t* lhs = t.lhs;
+  const uint8_t *lhs = t.lhs, *end = lhs + t.depth / Isa::kStepDepth * kLhsStep;
   BitmapCursor at = cursor;
   auto step = [&](auto ph) EK_LAMBDA_INLINE {
     typename Isa::Expanded w = expand_step<Isa, U>(at);
@@ -68,10 +68,9 @@ void accumulate_expanded(const TileArgs& t, BitmapCursor& cursor) {
     });
     lhs += kLhsStep;
   };
-  int64_t s = 0, steps = t.depth / Isa::kStepDepth;
-  for (; s + PH <= steps; s += PH) unroll<PH>([&](auto ph) EK_LAMBDA_INLINE { step(ph); });
+  while (end - lhs >= PH * kLhsStep) unroll<PH>([&](auto ph) EK_LAMBDA_INLINE { step(ph); });
   if constexpr (PH > 1)
-    for (; s < steps; ++s) step(Index<0>{});
+    while (lhs < end) step(Index<0>{});
   cursor = at;
   store_tile<Isa, MR, 1>(t, acc);
 }
