@@ -10,6 +10,8 @@
 namespace edgekern {
 namespace {
 
+alignas(64) constexpr ExpandTable kExpandFours(8, 0);
+
 // 16 bytes, of which two bytes of mask say what is kept: half a shuffle each. values is moved past what is.
 EK_INLINE __m128i expand_bytes(const uint8_t* mask, const int8_t*& values) {
   auto pair = [](const void* low, const void* high) EK_LAMBDA_INLINE {
@@ -22,13 +24,13 @@ EK_INLINE __m128i expand_bytes(const uint8_t* mask, const int8_t*& values) {
   return _mm_shuffle_epi8(kept, pair(kExpandLow.at[mask[0]], kExpandHigh.at[mask[1]]));
 }
 
-// 8 fours of bytes. The table's bytes, widened, are vpermd's numbers of fours, and negative where there is none.
+// 8 fours of bytes. Of the table's bytes, widened, vpermd reads the low 3 bits, and vpsignd makes zero what one of 0 stands for.
 EK_INLINE __m256i expand_fours(const uint8_t* mask, const int8_t*& values) {
-  __m256i from = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kExpandLow.at[*mask])));
+  __m256i from = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kExpandFours.at[*mask])));
   __m256i kept = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
   __asm__("" : "+x"(kept));  // a load of its own: vpermd of memory takes twice the time on Zen 3
   values += _mm_popcnt_u64(*mask) * 4;
-  return _mm256_andnot_si256(_mm256_srai_epi32(from, 31), _mm256_permutevar8x32_epi32(kept, from));
+  return _mm256_sign_epi32(_mm256_permutevar8x32_epi32(kept, from), from);
 }
 
 // 32 bytes of a line.
@@ -57,7 +59,7 @@ struct Avx2Expand {
     _mm256_store_si256(reinterpret_cast<__m256i*>(p), line.half[0]);
     _mm256_store_si256(reinterpret_cast<__m256i*>(p) + 1, line.half[1]);
   }
-  static constexpr int64_t kExpandAhead = 1024;
+  static constexpr int64_t kExpandAhead = 2048;
   static constexpr int64_t kMasksAhead = 512;
 };
 

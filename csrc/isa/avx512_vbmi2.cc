@@ -12,7 +12,7 @@ struct Avx512Vbmi2 : Avx512Product {
     if constexpr (U == 4) return expand_fours(p, values);
     uint64_t mask;
     memcpy(&mask, p, 8);
-    __m512i kept = _mm512_loadu_si512(values);
+    __m512i kept = load_kept(values);
     values += _mm_popcnt_u64(mask);
     return _mm512_maskz_expand_epi8(mask, kept);
   }

@@ -28,7 +28,7 @@ struct LhsRows {
 struct RhsPanels {
   int64_t n, padded_n;
   int64_t padded_k;
-  int64_t blocks;  // of kBlockDepth
+  int64_t blocks;             // of kBlockDepth
   const int8_t* panels;       // of the dense form; of a bitmap form the values that are kept
   const uint8_t* masks;       // of a bitmap form, as is the next
   const uint64_t* starts;     // [panels]: where each one's values start

@@ -43,8 +43,7 @@ struct NeonExpand {
         unroll<4>([&](auto i) EK_LAMBDA_INLINE {
           const uint8_t* two = mask + 8 * half + 2 * i;
           int8x16_t kept = vcombine_s8(vld1_s8(values + (starts >> 16 * i & 0xff)), vld1_s8(values + (ends >> 16 * i & 0xff)));
-          step.v[4 * half + i] =
-              vqtbl1q_s8(kept, vcombine_u8(vld1_u8(kExpandLow.at[two[0]]), vld1_u8(kExpandHigh.at[two[1]])));
+          step.v[4 * half + i] = vqtbl1q_s8(kept, vcombine_u8(vld1_u8(kExpandLow.at[two[0]]), vld1_u8(kExpandHigh.at[two[1]])));
         });
         values += ends >> 56;
       });

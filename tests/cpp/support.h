@@ -24,7 +24,7 @@ inline std::vector<const ek_isa*> supported_isas() {
   return isas;
 }
 
-inline constexpr ek_int8_form kForms[] = {EK_INT8_DENSE, EK_INT8_BLOCKS_1, EK_INT8_BLOCKS_2, EK_INT8_BLOCKS_4,
+inline constexpr ek_int8_form kForms[] = {EK_INT8_DENSE,    EK_INT8_BLOCKS_1, EK_INT8_BLOCKS_2, EK_INT8_BLOCKS_4,
                                           EK_INT8_BLOCKS_8, EK_INT8_BITMAP,   EK_INT8_BITMAP_4};
 
 struct IsaAndForm {

@@ -56,19 +56,18 @@ void accumulate_expanded(const TileArgs& t, BitmapCursor& cursor) {
     });
   });
 
-  const uint8_t *lhs = t.lhs, *end = lhs + t.depth / Isa::kStepDepth * kLhsStep;
+  const uint8_t *lhs = t.lhs, *end = lhs + t.depth / Isa::kStepDepth * kLhsStep, *last = end - (PH - 1) * kLhsStep;
   BitmapCursor at = cursor;
   auto step = [&](auto ph) EK_LAMBDA_INLINE {
     typename Isa::Expanded w = expand_step<Isa, U>(at);
     unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
       typename Isa::Lhs a = Isa::load_lhs(lhs + g * Isa::kGroupRows * t.lhs_stride);
-      unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
-        acc[ph][g][n] = Isa::multiply(acc[ph][g][n], a, Isa::template expanded_rhs<n>(w));
-      });
+      unroll<NV>([&](auto n)
+                     EK_LAMBDA_INLINE { acc[ph][g][n] = Isa::multiply(acc[ph][g][n], a, Isa::template expanded_rhs<n>(w)); });
     });
     lhs += kLhsStep;
   };
-  while (end - lhs >= PH * kLhsStep) unroll<PH>([&](auto ph) EK_LAMBDA_INLINE { step(ph); });
+  while (lhs < last) unroll<PH>([&](auto ph) EK_LAMBDA_INLINE { step(ph); });
   if constexpr (PH > 1)
     while (lhs < end) step(Index<0>{});
   cursor = at;
@@ -91,7 +90,7 @@ struct AccumulateExpandedTable {
   constexpr AccumulateExpandedTable() {
     unroll<kDecodeRows>([this](auto m) {
       constexpr int kRows = decltype(m){} + 1, kGroup = Isa::kGroupRows;
-      at[m] = accumulate_expanded<Isa, kRows == 1 ? 1 : (kRows + kGroup - 1) / kGroup * kGroup, U>;
+      at[m] = accumulate_expanded < Isa, kRows == 1 ? 1 : (kRows + kGroup - 1) / kGroup * kGroup, U > ;
     });
   }
 };

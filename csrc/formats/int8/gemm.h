@@ -35,8 +35,8 @@ struct TileArgs {
   const int32_t* row_sum;
   const int32_t* column_sum;
   const int32_t* odd_sum;
-  int32_t* tile;     // [MR][kTileColumns]
-  bool more;       // of K: add to the tile, which has what is owed already
+  int32_t* tile;  // [MR][kTileColumns]
+  bool more;      // of K: add to the tile, which has what is owed already
 };
 
 // The sums of MR rows x NP panels, by phase and group of rows, into the tile.
@@ -159,8 +159,7 @@ TileArgs tile_at(const GemmArgs& g, int64_t m, int64_t n0, int64_t k, int64_t de
 // The sums over a block of K become part of a float total where there are several.
 void add_block(const GemmArgs& g, int64_t block, int64_t rows, const int32_t* tile, float* total) {
   if (g.rhs.blocks == 1) return;
-  for (int64_t i = 0; i < rows * kTileColumns; ++i)
-    total[i] = (block == 0 ? 0.0f : total[i]) + static_cast<float>(tile[i]);
+  for (int64_t i = 0; i < rows * kTileColumns; ++i) total[i] = (block == 0 ? 0.0f : total[i]) + static_cast<float>(tile[i]);
 }
 
 void finish_at(const GemmArgs& g, Finish finish_tile, int64_t m, int64_t rows, int64_t n0, int64_t panels, const int32_t* tile,

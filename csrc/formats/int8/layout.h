@@ -43,9 +43,7 @@ inline constexpr int64_t kMaxDepth = int64_t{1} << 24;
 inline int64_t blocks_of(int64_t k) { return max_of(1, ceil_div(k, kBlockDepth)); }
 
 // The block forms alone are not made of panels, but of kept blocks.
-inline bool in_panels(ek_int8_form form) {
-  return form == EK_INT8_DENSE || form == EK_INT8_BITMAP || form == EK_INT8_BITMAP_4;
-}
+inline bool in_panels(ek_int8_form form) { return form == EK_INT8_DENSE || form == EK_INT8_BITMAP || form == EK_INT8_BITMAP_4; }
 
 // How an ISA wants its matrix.
 struct Order {
