@@ -59,6 +59,7 @@ struct Avx2Expand {
     _mm256_store_si256(reinterpret_cast<__m256i*>(p), line.half[0]);
     _mm256_store_si256(reinterpret_cast<__m256i*>(p) + 1, line.half[1]);
   }
+  static constexpr int kExpandRows = 4;
   static constexpr int64_t kExpandAhead = 2048;
   static constexpr int64_t kMasksAhead = 512;
 };

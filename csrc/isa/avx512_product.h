@@ -53,6 +53,7 @@ struct Avx512Product : Dot4<Avx512Vectors> {
     return line;
   }
   static EK_INLINE void store_expanded(int8_t* p, Expanded line) { _mm512_store_si512(p, line); }
+  static constexpr int kExpandRows = 4;
   static constexpr int64_t kExpandAhead = 512;
   static constexpr int64_t kMasksAhead = 256;
 

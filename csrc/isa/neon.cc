@@ -23,6 +23,7 @@ struct Neon : NeonPairs {
   static constexpr int kRows = 2;
   static constexpr int panels_at(int) { return 1; }
   static constexpr int kPeakChains = 4;
+  static constexpr int kExpandRows = 2;
 
   template <ek_dtype>
   using Range = NeonVectors;

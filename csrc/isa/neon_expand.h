@@ -61,6 +61,7 @@ struct NeonExpand {
   static EK_INLINE void store_expanded(int8_t* p, const Expanded& step) {
     unroll<8>([&](auto i) EK_LAMBDA_INLINE { vst1q_s8(p + 16 * i, step.v[i]); });
   }
+  static constexpr int kExpandRows = 4;
   // Not measured yet on any core: as kPrefetchBytes.
   static constexpr int64_t kExpandAhead = 0;
   static constexpr int64_t kMasksAhead = 0;

@@ -213,6 +213,7 @@ struct Scalar : Dot4<ScalarVectors> {
     return load_rhs<kVector>(step.line);
   }
   static EK_INLINE void store_expanded(int8_t* p, const Expanded& step) { memcpy(p, step.line, sizeof(step.line)); }
+  static constexpr int kExpandRows = 4;
   static constexpr int64_t kExpandAhead = 0;
   static constexpr int64_t kMasksAhead = 0;
 

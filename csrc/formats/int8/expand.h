@@ -1,6 +1,6 @@
 // The multiplication by bitmap panels (bitmap.h), whose lines are expanded on the way.
 //
-//   1..4 rows   Bound by memory, or by expanding: each step is expanded in registers and multiplied at once.
+//   few rows    Bound by memory, or by expanding: each step is expanded in registers and multiplied at once.
 //   more        A piece of a few panels is expanded into L1, where the dense kernels multiply it by up to kRowBlock rows:
 //               a dense layer's time and little more, for a fraction of its memory.
 //
@@ -8,6 +8,7 @@
 //   Expanded                  one step of a panel, kPanelColumns x kStepDepth bytes
 //   expand<U>(mask, values)   the step with this mask; values is moved past what it keeps
 //   expanded_rhs<n>(step)     Rhs number n of it;    store_expanded(p, step)   into memory, as a dense panel has it
+//   kExpandRows               how many rows are few: as many as have accumulators beside an expanded step
 //   kExpandAhead, kMasksAhead    bytes of values and masks to prefetch ahead; 0 for none
 #pragma once
 
@@ -16,8 +17,7 @@
 namespace edgekern::int8 {
 namespace {
 
-constexpr int64_t kDecodeRows = 4;
-constexpr int64_t kRowBlock = 96;  // of any ISA's tile rows a multiple
+constexpr int64_t kRowBlock = 96;  // a multiple of every ISA's tile rows
 constexpr int64_t kPieceBytes = 16 * 1024;
 
 // Where the kernel is in the panel it expands.
@@ -62,8 +62,10 @@ void accumulate_expanded(const TileArgs& t, BitmapCursor& cursor) {
     typename Isa::Expanded w = expand_step<Isa, U>(at);
     unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
       typename Isa::Lhs a = Isa::load_lhs(lhs + g * Isa::kGroupRows * t.lhs_stride);
-      unroll<NV>([&](auto n)
-                     EK_LAMBDA_INLINE { acc[ph][g][n] = Isa::multiply(acc[ph][g][n], a, Isa::template expanded_rhs<n>(w)); });
+      unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
+        typename Isa::Rhs rhs = Isa::template expanded_rhs<n>(w);
+        acc[ph][g][n] = Isa::multiply(acc[ph][g][n], a, rhs);
+      });
     });
     lhs += kLhsStep;
   };
@@ -85,20 +87,21 @@ void expand_lines(BitmapCursor& cursor, int64_t depth, int8_t* out) {
 
 template <class Isa, int U>
 struct AccumulateExpandedTable {
-  void (*at[kDecodeRows])(const TileArgs&, BitmapCursor&) = {};  // [rows - 1]; see AccumulateTable
+  void (*at[Isa::kExpandRows])(const TileArgs&, BitmapCursor&) = {};  // [rows - 1]; see AccumulateTable
 
   constexpr AccumulateExpandedTable() {
-    unroll<kDecodeRows>([this](auto m) {
+    unroll<Isa::kExpandRows>([this](auto m) {
       constexpr int kRows = decltype(m){} + 1, kGroup = Isa::kGroupRows;
-      at[m] = accumulate_expanded < Isa, kRows == 1 ? 1 : (kRows + kGroup - 1) / kGroup * kGroup, U > ;
+      constexpr int kTileRows = kRows == 1 ? 1 : (kRows + kGroup - 1) / kGroup * kGroup;
+      at[m] = accumulate_expanded<Isa, kTileRows, U>;
     });
   }
 };
 
 template <class Isa, int U>
 void multiply_few_rows(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
-  alignas(64) int32_t tile[kDecodeRows * kTileColumns];
-  alignas(64) float total[kDecodeRows * kTileColumns];
+  alignas(64) int32_t tile[Isa::kExpandRows * kTileColumns];
+  alignas(64) float total[Isa::kExpandRows * kTileColumns];
   static constexpr AccumulateExpandedTable<Isa, U> kAccumulate;
   auto accumulate_tile = kAccumulate.at[m1 - m0 - 1];
   Finish finish_tile = choose_finish<Isa>(g.output);
@@ -149,7 +152,7 @@ void multiply_pieces(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int6
 
 template <class Isa, int U>
 void gemm_bitmap(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
-  (m1 - m0 <= kDecodeRows ? multiply_few_rows<Isa, U> : multiply_pieces<Isa, U>)(g, m0, m1, p0, p1);
+  (m1 - m0 <= Isa::kExpandRows ? multiply_few_rows<Isa, U> : multiply_pieces<Isa, U>)(g, m0, m1, p0, p1);
 }
 
 }  // namespace
