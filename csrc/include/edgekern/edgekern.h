@@ -117,7 +117,7 @@ typedef enum ek_int8_form {
   EK_INT8_BLOCKS_2 = 2,
   EK_INT8_BLOCKS_4 = 4,
   EK_INT8_BLOCKS_8 = 8,
-  EK_INT8_BITMAP = 16,   // the weights that are not zero, and a bit for each place. For one to four rows, and for memory.
+  EK_INT8_BITMAP = 16,   // the weights that are not zero, and a bit for each place. For few rows, and for memory.
   EK_INT8_BITMAP_4 = 17  // the same by fours: 4 neighbouring k of one output channel, and a bit for each four
 } ek_int8_form;
 
