@@ -72,8 +72,8 @@ build-static: $(VENV)/.tools build/doctest/.found
 	$(CMAKE) -B build/static -DEDGEKERN_STATIC_TESTS=ON -DDOCTEST_INCLUDE_DIR=$$(cat build/doctest/.found)
 	$(BIN)/cmake --build build/static
 
-emulate-test: build-static ## C++ tests on emulated CPUs with AVX-512 VNNI and AVX-VNNI
-	for isa in avx512_vnni avx_vnni; do \
+emulate-test: build-static ## C++ tests on emulated CPUs with AVX-512 VNNI, VBMI2 and AVX-VNNI
+	for isa in avx512_vbmi2 avx512_vnni avx_vnni; do \
 	  $(BIN)/python scripts/emulate_x86.py --cpu $$isa --env EDGEKERN_ISA=$$isa --env EDGEKERN_TEST_ISAS=$$isa \
 	    -- build/static/tests/cpp/edgekern_tests || exit 1; \
 	done

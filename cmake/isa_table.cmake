@@ -2,6 +2,7 @@
 #
 #   name           architecture   CPU features it needs (csrc/cpu/features.cc)           compiler flags
 set(EDGEKERN_ISA_TABLE
+  "avx512_vbmi2 | x86_64  | avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512_vnni avx512_vbmi2 | -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512vbmi2 -Wno-uninitialized"
   "avx512_vnni  | x86_64  | avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512_vnni | -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -Wno-uninitialized"
   "avx_vnni     | x86_64  | avx2 fma f16c avx_vnni                                       | -mavx2 -mfma -mf16c -mavxvnni"
   "avx2         | x86_64  | avx2 fma f16c                                                | -mavx2 -mfma -mf16c"

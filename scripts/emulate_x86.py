@@ -38,6 +38,12 @@ class Cpu(NamedTuple):
 
 
 CPUS = {
+    # Ice Lake, without what no kernel uses.
+    "avx512_vbmi2": Cpu(
+        "corei7_icelake_u",
+        "avx512vbmi avx512ifma52 avx512bitalg avx512vpopcnt avx512vp2intersect gfni vaes_vpclmulqdq sha",
+        "avx2 f16c fma avx512f avx512bw avx512dq avx512vl avx512_vnni avx512_vbmi2",
+    ),
     # Ice Lake cut down to Cascade Lake, the first AVX-512 with VNNI, so that a use of anything newer (VBMI, say) traps.
     "avx512_vnni": Cpu(
         "corei7_icelake_u",

@@ -47,6 +47,7 @@ uint32_t detect_features() {
     add(bit(leaf7.b, 17), kAvx512dq);
     add(bit(leaf7.b, 31), kAvx512vl);
     add(bit(leaf7.c, 11), kAvx512Vnni);
+    add(bit(leaf7.c, 6), kAvx512Vbmi2);
   }
   return found;
 }

@@ -7,7 +7,7 @@ namespace edgekern {
 namespace {
 
 constexpr const char* kFeatureNames[] = {"avx2",     "fma",         "f16c",  "avx_vnni", "avx512f", "avx512bw", "avx512dq",
-                                         "avx512vl", "avx512_vnni", "asimd", "asimdhp",  "asimddp", "i8mm"};
+                                         "avx512vl", "avx512_vnni", "asimd", "asimdhp",  "asimddp", "i8mm",     "avx512_vbmi2"};
 constexpr unsigned kFeatureCount = sizeof(kFeatureNames) / sizeof(kFeatureNames[0]);
 
 struct Cpu {

@@ -22,6 +22,7 @@ enum Feature : uint32_t {
   kAsimdHp = 1u << 10,  // half-precision arithmetic
   kAsimdDp = 1u << 11,  // dot product
   kI8mm = 1u << 12,
+  kAvx512Vbmi2 = 1u << 13,
 };
 
 uint32_t cpu_features();                   // bits this CPU and OS have

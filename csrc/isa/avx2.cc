@@ -10,6 +10,7 @@
 //
 // 2 x 32 tile: 8 accumulators, 4 rhs, mask and magnitude, ones, 1 temporary = 16 of 16 registers. 4 x 16 has as many
 // accumulators but 10 loads a step for 8: 7 % slower on Zen 3.
+#include "isa/avx2_expand.h"
 #include "isa/avx2_vectors.h"
 #include "isa/dot4.h"
 #include "isa/kernels_of.h"
@@ -17,7 +18,7 @@
 namespace edgekern {
 namespace {
 
-struct Avx2 : Dot4<Avx2Vectors> {
+struct Avx2 : Dot4<Avx2Vectors>, Avx2Expand {
   static constexpr const char* kInt8GemmName = "int8_gemm_avx2";
   static constexpr const char* kInt8GemvName = "int8_gemv_avx2";
   static constexpr const char* kF32SpmmName = "f32_spmm_avx2";

@@ -2,6 +2,7 @@
 // It multiplies u8 by s8 and adds four products to an int32 without saturating, so nothing is owed.
 //
 // 6 x 16 tile: 12 accumulators, 2 rhs, 1 lhs = 15 of 16 registers.
+#include "isa/avx2_expand.h"
 #include "isa/avx2_vectors.h"
 #include "isa/dot4.h"
 #include "isa/kernels_of.h"
@@ -9,7 +10,7 @@
 namespace edgekern {
 namespace {
 
-struct AvxVnni : Dot4<Avx2Vectors> {
+struct AvxVnni : Dot4<Avx2Vectors>, Avx2Expand {
   static constexpr const char* kInt8GemmName = "int8_gemm_avx_vnni";
   static constexpr const char* kInt8GemvName = "int8_gemv_avx_vnni";
   static constexpr const char* kF32SpmmName = "f32_spmm_avx2";

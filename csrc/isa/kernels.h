@@ -62,8 +62,10 @@ struct LhsRows {
 struct RhsPanels {
   int64_t n, padded_n;
   int64_t padded_k;
-  int64_t blocks;  // of kBlockDepth
-  const int8_t* panels;
+  int64_t blocks;             // of kBlockDepth
+  const int8_t* panels;       // of the dense form; of a bitmap form the values that are kept
+  const uint8_t* masks;       // of a bitmap form, as is the next
+  const uint64_t* starts;     // [panels]: where each one's values start
   const int32_t* column_sum;  // [blocks][padded_n]
   const int32_t* odd_sum;     // the same
   const float* scale;         // [padded_n]
@@ -91,8 +93,10 @@ struct DenseKernels {
   // Rows that are u8 already.
   void (*load_u8)(const uint8_t* q, int64_t ld_q, const int32_t* zero_point, int64_t k, int64_t m0, int64_t m1,
                   const LhsRows& out);
-  // y[m0..m1) x panels [p0, p1).
+  // y[m0..m1) x panels [p0, p1), of the dense form and of those with a bit for each weight and for each 4.
   void (*gemm)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);
+  void (*gemm_bitmap)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);
+  void (*gemm_bitmap_4)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);
 };
 
 // Quantised activations for the block forms.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "formats/f32/spmm.h"
+#include "formats/int8/expand.h"
 #include "formats/int8/gemm.h"
 #include "formats/int8/quantize.h"
 #include "formats/int8/spmm.h"
@@ -22,7 +23,9 @@ constexpr Kernels kernels_of() {
                .quantize = int8::quantize<Isa>,
                .quantize_u8 = int8::quantize_u8<Isa>,
                .load_u8 = int8::load_u8<Isa>,
-               .gemm = int8::gemm<Isa>},
+               .gemm = int8::gemm<Isa>,
+               .gemm_bitmap = int8::gemm_bitmap<Isa, 1>,
+               .gemm_bitmap_4 = int8::gemm_bitmap<Isa, 4>},
       .int8_blocks = {.name = Isa::kInt8SpmmName,
                       .order = Isa::kBlockOrder,
                       .lanes = Isa::kLanes,

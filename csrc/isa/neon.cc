@@ -24,6 +24,7 @@ struct Neon : NeonPairs {
   static constexpr int kRows = 2;
   static constexpr int panels_at(int) { return 1; }
   static constexpr int kPeakChains = 4;
+  static constexpr int kExpandRows = 2;
 
   template <ek_dtype>
   using Range = NeonVectors;
@@ -52,6 +53,10 @@ struct Neon : NeonPairs {
   template <int kVector>
   static EK_INLINE Rhs load_rhs(const int8_t* p) {
     return load_two_lines<kVector>(p);
+  }
+  template <int kVector>
+  static EK_INLINE Rhs expanded_rhs(const Expanded& step) {
+    return two_lines_of<kVector>(step);
   }
   template <int N>
   static EK_INLINE NeonSums<N> multiply(NeonSums<N> acc, const Lhs& a, const Rhs& w) {

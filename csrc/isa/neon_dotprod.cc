@@ -43,6 +43,10 @@ struct NeonDotprod : NeonDotBlocks {
   static EK_INLINE Rhs load_rhs(const int8_t* p) {
     return load_two_lines<kVector>(p);
   }
+  template <int kVector>
+  static EK_INLINE Rhs expanded_rhs(const Expanded& step) {
+    return two_lines_of<kVector>(step);
+  }
   template <int N>
   static EK_INLINE NeonSums<N> multiply(NeonSums<N> acc, Lhs a, const Rhs& w) {
     unroll<N>([&](auto r) EK_LAMBDA_INLINE {

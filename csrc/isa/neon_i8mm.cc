@@ -44,6 +44,10 @@ struct NeonI8mm : NeonDotBlocks {
   static EK_INLINE Rhs load_rhs(const int8_t* p) {
     return {vld1q_s8(p + 32 * kVector), vld1q_s8(p + 32 * kVector + 16)};
   }
+  template <int kVector>
+  static EK_INLINE Rhs expanded_rhs(const Expanded& step) {
+    return {step.v[2 * kVector], step.v[2 * kVector + 1]};
+  }
   static EK_INLINE NeonSums<2> multiply(NeonSums<2> acc, Lhs a, const Rhs& w) {
     unroll<2>([&](auto h) EK_LAMBDA_INLINE { acc.v[h] = vmmlaq_s32(acc.v[h], a, w.half[h]); });
     return acc;

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "formats/int8/layout.h"
+#include "isa/neon_expand.h"
 #include "isa/neon_vectors.h"
 
 namespace edgekern {
@@ -16,7 +17,7 @@ struct NeonSums {
   int32x4_t v[N];
 };
 
-struct NeonPairs : NeonVectors {
+struct NeonPairs : NeonVectors, NeonExpand {
   static constexpr int kGroupRows = 2;
   static constexpr int64_t kStepDepth = 8;
   static constexpr int kLhsBytes = 1;
@@ -49,6 +50,10 @@ struct NeonPairs : NeonVectors {
   template <int kVector>
   static EK_INLINE Rhs load_two_lines(const int8_t* p) {
     return {vld1q_s8(p + 16 * kVector), vld1q_s8(p + 64 + 16 * kVector)};
+  }
+  template <int kVector>
+  static EK_INLINE Rhs two_lines_of(const Expanded& step) {
+    return {step.v[kVector], step.v[4 + kVector]};
   }
 };
 

@@ -202,6 +202,28 @@ struct Scalar : Dot4<ScalarVectors> {
   static EK_INLINE Rhs load_rhs(const int8_t* p) {
     return {p + kVector * 4 * kLanes};
   }
+  struct Expanded {
+    int8_t line[16 * 4];
+  };
+  template <int U>
+  static EK_INLINE Expanded expand(const uint8_t* mask, const int8_t*& values) {
+    Expanded step{};
+    for (int i = 0; i < 64 / U; ++i)
+      if (mask[i / 8] >> i % 8 & 1) {
+        memcpy(step.line + i * U, values, U);
+        values += U;
+      }
+    return step;
+  }
+  template <int kVector>
+  static EK_INLINE Rhs expanded_rhs(const Expanded& step) {
+    return load_rhs<kVector>(step.line);
+  }
+  static EK_INLINE void store_expanded(int8_t* p, const Expanded& step) { memcpy(p, step.line, sizeof(step.line)); }
+  static constexpr int kExpandRows = 4;
+  static constexpr int64_t kExpandAhead = 0;
+  static constexpr int64_t kMasksAhead = 0;
+
   static EK_INLINE I32 multiply(I32 acc, const Lhs& a, Rhs w) {
     for (int i = 0; i < kLanes; ++i) {
       const int8_t* four = w.line + i * 4;

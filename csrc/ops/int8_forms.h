@@ -1,4 +1,4 @@
-// A layer of each form of packed matrix, behind the checks of int8_linear.cc.
+// A layer of each kind of packed matrix, in panels or in blocks, behind the checks of int8_linear.cc.
 #pragma once
 
 #include "base/dtype.h"
@@ -22,16 +22,16 @@ struct Input {
   }
 };
 
-// Quantises rows [m0, m1), or takes them as they are, with the kernels of either form.
+// Quantises rows [m0, m1), or takes them as they are, with the kernels of either kind.
 template <class FormKernels, class Lhs>
 void read_rows(const FormKernels& kernels, const Input& input, int64_t k, int64_t m0, int64_t m1, const Lhs& lhs) {
   if (input.zero_point == nullptr) return kernels.quantize(input.data, input.dtype, input.ld, k, m0, m1, lhs);
   kernels.load_u8(static_cast<const uint8_t*>(input.data), input.ld, input.zero_point, k, m0, m1, lhs);
 }
 
-size_t dense_workspace(const edgekern::Kernels& kernels, ek_int8_form form, int64_t m, int64_t k);
-void run_dense(const edgekern::Kernels& kernels, const Layout& layout, const void* packed, int64_t m, const Input& input,
-               const Output& output, void* workspace, const ek_parallel* parallel);
+size_t panels_workspace(const edgekern::Kernels& kernels, ek_int8_form form, int64_t m, int64_t k);
+void run_panels(const edgekern::Kernels& kernels, const Layout& layout, const void* packed, int64_t m, const Input& input,
+                const Output& output, void* workspace, const ek_parallel* parallel);
 
 size_t blocks_workspace(const edgekern::Kernels& kernels, ek_int8_form form, int64_t m, int64_t k);
 void run_blocks(const edgekern::Kernels& kernels, const Layout& layout, const void* packed, int64_t m, const Input& input,

@@ -19,7 +19,7 @@ struct Runner {
 };
 
 Runner runner_of(const edgekern::Kernels& kernels, ek_int8_form form) {
-  if (form == EK_INT8_DENSE) return {kernels.int8.order, dense_workspace, run_dense};
+  if (in_panels(form)) return {kernels.int8.order, panels_workspace, run_panels};
   return {kernels.int8_blocks.order, blocks_workspace, run_blocks};
 }
 

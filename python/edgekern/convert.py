@@ -173,7 +173,7 @@ def _row(layer: Layer, name: str, layer_format: str, before: int, after: int, re
     if layer_format == DENSE or layer.native is None:
         return row
     isa, choice = kernels.default_isa(), layer.native.choice
-    names = ("gemm", "gemv") if choice.form == DENSE else ("spmm",)
+    names = ("spmm",) if choice.form.startswith("blocks") else ("gemm", "gemv")
     kernel = " / ".join(f"{layer_format}_{name}_{isa}" for name in names)
     timings = tuple((timing.form, timing.rows, timing.seconds) for timing in choice.timings)
     packing = choice.describe() if choice.zeros >= LEAST_ZEROS else choice.form

@@ -41,11 +41,21 @@ __all__ = [
 ACTIVATIONS: dict[str, int] = {"none": 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4}
 """Activation name to the code the native side uses."""
 
-FORMS: dict[str, int] = {"dense": 0, "blocks_1": 1, "blocks_2": 2, "blocks_4": 4, "blocks_8": 8}
+FORMS: dict[str, int] = {
+    "dense": 0,
+    "blocks_1": 1,
+    "blocks_2": 2,
+    "blocks_4": 4,
+    "blocks_8": 8,
+    "bitmap": 16,
+    "bitmap_4": 17,
+}
 """How an int8 matrix is packed, by name, to the code the native side uses.
 
 Every form holds any matrix and gives the same results. ``"dense"`` keeps all weights. ``"blocks_R"`` keeps, and
 multiplies, only blocks of R output channels x 2 or 4 input features (by ISA) that hold a weight which is not zero.
+``"bitmap"`` keeps the weights that are not zero and a bit for each place, ``"bitmap_4"`` does so by 4 neighbouring
+input features; both are expanded on the way, so they save memory, and time where reading it takes the time.
 """
 
 _ALIGNMENT = 64  # bytes: one packed line

@@ -47,7 +47,8 @@ _FEW = {1: 0.23, 4: 0.13}
 _FEW_BY_LOOKUP = {4: 0.25}
 
 TARGETS: dict[str, Sparse] = {
-    "avx512_vnni": Sparse(depth=4, many=_MANY, few=_FEW),
+    "avx512_vbmi2": Sparse(depth=4, many=_MANY, few=_FEW),
+    "avx512_vnni": Sparse(depth=4, many=_MANY, few=_FEW_BY_LOOKUP),
     "avx_vnni": Sparse(depth=4, many=_MANY, few=_FEW_BY_LOOKUP),
     "avx2": Sparse(depth=2, many=_MANY_MEASURED_ON_AVX2, few=_FEW_BY_LOOKUP),
     "neon_i8mm": Sparse(depth=4, many=_MANY_AGAINST_SMMLA, few=_FEW),

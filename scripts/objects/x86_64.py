@@ -15,6 +15,7 @@ MULTIPLIES = {
     "avx2": {"vpmaddubsw": 8, "vfmadd231ps": 8},
     "avx_vnni": {"vpdpbusd": 12, "vfmadd231ps": 8},
     "avx512_vnni": {"vpdpbusd": 24, "vfmadd231ps": 16},
+    "avx512_vbmi2": {"vpdpbusd": 24, "vfmadd231ps": 16},
 }
 WIDE_REGISTERS = re.compile(r"%[yz]mm")
 STACK = re.compile(r"\(%r[sb]p[,)]|\(%rsp")

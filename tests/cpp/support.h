@@ -20,18 +20,21 @@ namespace edgekern::test {
 // Those that this CPU runs; and of them, when EDGEKERN_TEST_ISAS is set, only the ones it names, separated by commas.
 inline std::vector<const ek_isa*> tested_isas() {
   const char* names = getenv("EDGEKERN_TEST_ISAS");
-  std::string wanted = names == nullptr ? "" : "," + std::string(names) + ",";
+  std::string wanted = ",";
+  if (names != nullptr) wanted.append(names).append(",");
   std::vector<const ek_isa*> isas;
   for (size_t i = 0; i < ek_isa_count(); ++i) {
     const ek_isa* isa = ek_isa_at(i);
-    bool named = wanted.empty() || wanted.find("," + std::string(ek_isa_name(isa)) + ",") != std::string::npos;
+    std::string name = ",";
+    name.append(ek_isa_name(isa)).append(",");
+    bool named = names == nullptr || wanted.find(name) != std::string::npos;
     if (named && ek_isa_supported(isa)) isas.push_back(isa);
   }
   return isas;
 }
 
-inline constexpr ek_int8_form kForms[] = {EK_INT8_DENSE, EK_INT8_BLOCKS_1, EK_INT8_BLOCKS_2, EK_INT8_BLOCKS_4,
-                                          EK_INT8_BLOCKS_8};
+inline constexpr ek_int8_form kForms[] = {EK_INT8_DENSE,    EK_INT8_BLOCKS_1, EK_INT8_BLOCKS_2, EK_INT8_BLOCKS_4,
+                                          EK_INT8_BLOCKS_8, EK_INT8_BITMAP,   EK_INT8_BITMAP_4};
 
 struct IsaAndForm {
   const ek_isa* isa;

@@ -48,12 +48,13 @@ class Packed {
   std::vector<char> storage_;
 };
 
-std::vector<float> linear(const ek_isa* isa, const Weights& rhs, int64_t channels, int64_t m, const std::vector<float>& x,
+std::vector<float> linear(const ek_isa* isa, const Packed& packed, int64_t m, const std::vector<float>& x,
                           ek_activation activation = EK_NONE, const ek_parallel* parallel = nullptr) {
-  Packed packed(rhs, channels);
-  std::vector<float> y(m * rhs.n);
-  std::vector<char> scratch(ek_f32_workspace_size(isa, channels, m, rhs.k));
-  ek_status status = ek_f32_linear(isa, packed.data, packed.size, m, x.data(), EK_F32, rhs.k, y.data(), rhs.n, activation,
+  ek_f32_shape shape;
+  REQUIRE(ek_f32_describe(packed.data, packed.size, &shape) == EK_OK);
+  std::vector<float> y(m * shape.n);
+  std::vector<char> scratch(ek_f32_workspace_size(isa, shape.channels, m, shape.k));
+  ek_status status = ek_f32_linear(isa, packed.data, packed.size, m, x.data(), EK_F32, shape.k, y.data(), shape.n, activation,
                                    scratch.data(), scratch.size(), parallel);
   REQUIRE_MESSAGE(status == EK_OK, ek_status_message(status));
   return y;
@@ -68,13 +69,15 @@ void check(const Weights& rhs, int64_t m, ek_activation activation = EK_NONE) {
   std::vector<float> x = Random(static_cast<uint32_t>(m)).normals(m * rhs.k);
   f32::reference::Linear wanted =
       f32::reference::linear(m, rhs.n, rhs.k, x.data(), rhs.w.data(), rhs.bias_or_null(), activation);
-  for (const ek_isa* isa : tested_isas())
-    for (int64_t channels : kChannels) {
-      std::vector<float> got = linear(isa, rhs, channels, m, x, activation);
+  for (int64_t channels : kChannels) {
+    Packed packed(rhs, channels);
+    for (const ek_isa* isa : tested_isas()) {
+      std::vector<float> got = linear(isa, packed, m, x, activation);
       int wrong = 0;
       for (size_t i = 0; i < got.size(); ++i) wrong += close(got[i], wanted.y[i], wanted.error[i], activation) ? 0 : 1;
       CHECK_MESSAGE(wrong == 0, ek_isa_name(isa), " channels ", channels, " m=", m, " n=", rhs.n, " k=", rhs.k);
     }
+  }
 }
 
 }  // namespace
@@ -84,14 +87,14 @@ TEST_CASE("f32: every row tail, and one row") {
 }
 
 TEST_CASE("f32: shapes around tiles, groups and panels") {
-  for (int64_t m : {1, 31, 64, 130})
-    for (int64_t n : {1, 7, 16, 17, 65, 130})
+  for (int64_t m : {1, 31, 67})
+    for (int64_t n : {1, 7, 17, 130})
       for (int64_t k : {1, 3, 16, 129, 300}) check(Weights(n, k, 0.2, static_cast<uint32_t>(n + k)), m);
 }
 
 TEST_CASE("f32: no weights, few, half and all") {
   for (double density : {0.0, 0.01, 0.5, 1.0})
-    for (int64_t m : {1, 9, 70}) check(Weights(70, 1100, density), m);
+    for (int64_t m : {1, 70}) check(Weights(40, 1100, density), m);
 }
 
 TEST_CASE("f32: channels without weights between channels with all") {
@@ -110,16 +113,17 @@ TEST_CASE("f32: activations, and no bias") {
 
 TEST_CASE("f32: a channel without weights is its bias, exactly") {
   Weights rhs(20, 30, 0.0);
-  for (const ek_isa* isa : tested_isas()) CHECK(linear(isa, rhs, 1, 1, Random(1).normals(30)) == rhs.bias);
+  Packed packed(rhs, 1);
+  for (const ek_isa* isa : tested_isas()) CHECK(linear(isa, packed, 1, Random(1).normals(30)) == rhs.bias);
 }
 
 TEST_CASE("f32: no rows, no channels, no depth") {
   Weights shallow(5, 0, 1.0);
   for (const ek_isa* isa : tested_isas())
     for (int64_t channels : kChannels) {
-      CHECK(linear(isa, Weights(5, 6, 0.5), channels, 0, {}).empty());
-      CHECK(linear(isa, Weights(0, 6, 0.5), channels, 2, std::vector<float>(12)).empty());
-      std::vector<float> y = linear(isa, shallow, channels, 2, {});
+      CHECK(linear(isa, Packed(Weights(5, 6, 0.5), channels), 0, {}).empty());
+      CHECK(linear(isa, Packed(Weights(0, 6, 0.5), channels), 2, std::vector<float>(12)).empty());
+      std::vector<float> y = linear(isa, Packed(shallow, channels), 2, {});
       for (int64_t i = 0; i < 10; ++i) CHECK(y[i] == shallow.bias[i % 5]);
     }
 }
@@ -128,11 +132,12 @@ TEST_CASE("f32: NaN and Inf reach the outputs whose weights meet them, and no ot
   constexpr int64_t m = 11, n = 40, k = 60;
   Weights rhs(n, k, 0.2);
   for (int64_t j = 0; j < n; ++j) rhs.w[j * k + 17] = j % 3 == 0 ? 1.5f : 0.0f;
+  Packed packed(rhs, 1);
   for (float bad : {NAN, INFINITY})
     for (const ek_isa* isa : tested_isas()) {
-      std::vector<float> x = Random(4).normals(m * k), clean = linear(isa, rhs, 1, m, x);
+      std::vector<float> x = Random(4).normals(m * k), clean = linear(isa, packed, m, x);
       x[6 * k + 17] = bad;
-      std::vector<float> y = linear(isa, rhs, 1, m, x);
+      std::vector<float> y = linear(isa, packed, m, x);
       for (int64_t i = 0; i < m * n; ++i) CHECK((i / n == 6 && i % n % 3 == 0 ? !isfinite(y[i]) : y[i] == clean[i]));
     }
 }
@@ -143,8 +148,9 @@ TEST_CASE("f32: more rows than one slab holds") {
   std::vector<float> x(m * k);
   for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 9973) - 3000.0f;  // cheap: emulators run this too
   f32::reference::Linear wanted = f32::reference::linear(m, 2, k, x.data(), rhs.w.data(), rhs.bias.data(), EK_NONE);
+  Packed packed(rhs, 1);
   for (const ek_isa* isa : tested_isas()) {
-    std::vector<float> y = linear(isa, rhs, 1, m, x);
+    std::vector<float> y = linear(isa, packed, m, x);
     for (int64_t i = 0; i < m * 2; ++i) CHECK(close(y[i], wanted.y[i], wanted.error[i], EK_NONE));
   }
 }
@@ -261,19 +267,21 @@ TEST_CASE("f32: guard pages around every buffer") {
 TEST_CASE("f32: the same bits for one to four threads, and for a mask with all weights in one channel") {
   Weights spread(300, 500, 0.2), lopsided(300, 500, 0.0);
   for (int64_t i = 0; i < 500; ++i) lopsided.w[177 * 500 + i] = static_cast<float>(i + 1);
-  for (const Weights* rhs : {&spread, &lopsided})
-    for (int64_t m : {1, 5, 31, 63, 200}) {
-      std::vector<float> x = Random(2).normals(m * 500), wanted = linear(nullptr, *rhs, 1, m, x);
-      for (int threads = 1; threads <= 4; ++threads) {
-        ek_pool* pool = nullptr;
-        REQUIRE(ek_pool_create(threads, &pool) == EK_OK);
-        ek_parallel parallel = ek_pool_parallel(pool);
-        CHECK(linear(nullptr, *rhs, 1, m, x, EK_NONE, &parallel) == wanted);
-        Packed one(*rhs, 4), many(*rhs, 4, &parallel);
-        CHECK(memcmp(one.data, many.data, one.size) == 0);
-        ek_pool_destroy(pool);
+  for (const Weights* rhs : {&spread, &lopsided}) {
+    Packed packed(*rhs, 2);
+    for (int threads = 1; threads <= 4; ++threads) {
+      ek_pool* pool = nullptr;
+      REQUIRE(ek_pool_create(threads, &pool) == EK_OK);
+      ek_parallel parallel = ek_pool_parallel(pool);
+      Packed again(*rhs, 2, &parallel);
+      CHECK(memcmp(packed.data, again.data, packed.size) == 0);
+      for (int64_t m : {1, 5, 31, 63, 200}) {
+        std::vector<float> x = Random(2).normals(m * 500);
+        CHECK(linear(nullptr, packed, m, x, EK_NONE, &parallel) == linear(nullptr, packed, m, x));
       }
+      ek_pool_destroy(pool);
     }
+  }
 }
 
 TEST_CASE("f32: packing refuses bad arguments") {

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "base/half.h"
+#include "formats/int8/layout.h"
 #include "formats/int8/reference.h"
 #include "support.h"
 
@@ -36,9 +37,9 @@ void check(const Matrix& rhs, int64_t m, const std::vector<float>& x, ek_activat
     int wrong = 0;
     for (size_t i = 0; i < got.size(); ++i) wrong += close(got[i], wanted[i], 3e-6) ? 0 : 1;
     CHECK_MESSAGE(wrong == 0, ek_isa_name(isa), " m=", m, " n=", rhs.n, " k=", rhs.k, " activation=", activation);
-    // The other forms finish the same integers in the same float operations.
-    if (rhs.k <= EK_INT8_MAX_K_EXACT)
-      for (ek_int8_form form : kForms) CHECK(linear(isa, rhs, m, x, activation, form) == got);
+    // The other forms finish the same integers in the same float operations. Those of blocks cannot hold a deeper channel.
+    for (ek_int8_form form : kForms)
+      if (rhs.k <= EK_INT8_MAX_K_EXACT || int8::in_panels(form)) CHECK(linear(isa, rhs, m, x, activation, form) == got);
   }
 }
 
@@ -108,6 +109,8 @@ TEST_CASE("linear: deeper than one int32 can hold") {
   check(Matrix::random(n, k, 9), m, Random(9).normals(m * k), EK_NONE);
   Matrix heavy(n, 2 * k, std::vector<int8_t>(n * 2 * k, -128));  // the plain sum is below -2^31
   check(heavy, m, std::vector<float>(m * 2 * k, 5.0f), EK_NONE);
+  Matrix sparse = Matrix::sparse(n, k, 0.1, 9);
+  check(sparse, 5, Random(9).normals(5 * k), EK_NONE);  // more rows than the bitmap forms expand in registers
 }
 
 TEST_CASE("linear: more rows than one slab holds") {

@@ -62,6 +62,20 @@ TEST_CASE("matmul: rows without weights between rows with all") {
   check(rhs, 33, random.integers<uint8_t>(33 * rhs.k, 0, 255), random.integers<int32_t>(33, 0, 255));
 }
 
+TEST_CASE("matmul: all weights of a matrix in one output channel, or in one stretch of k") {
+  Random random(5);
+  for (int64_t m : {1, 3, 100}) {
+    std::vector<uint8_t> q = random.integers<uint8_t>(m * 600, 0, 255);
+    std::vector<int32_t> zero_point = random.integers<int32_t>(m, 0, 255);
+    for (bool channel : {false, true}) {
+      Matrix rhs = Matrix::random(50, 600, 5);
+      for (int64_t i = 0; i < rhs.n * rhs.k; ++i)
+        if (channel ? i / rhs.k != 37 : i % rhs.k / 10 != 58) rhs.w[i] = 0;
+      check(rhs, m, q, zero_point);
+    }
+  }
+}
+
 TEST_CASE("matmul: shapes with several groups of panels and several tiles") {
   for (int64_t m : {1, 2, 6, 7, 25})
     for (int64_t n : {63, 65, 130, 200})

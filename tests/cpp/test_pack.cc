@@ -2,7 +2,9 @@
 #include <doctest/doctest.h>
 #include <math.h>
 
-#include "formats/int8/layout.h"
+#include <algorithm>
+
+#include "formats/int8/bitmap.h"
 #include "support.h"
 
 using namespace edgekern;
@@ -50,6 +52,51 @@ TEST_CASE("pack: a block form takes the bytes of the blocks it keeps") {
   }
 }
 
+TEST_CASE("pack: a bitmap form takes the bytes it keeps, and its bits") {
+  constexpr int64_t n = 40, k = 1030, places = 48 * 1032;  // with the padding
+  for (const ek_isa* isa : tested_isas()) {
+    Matrix sparse = Matrix::sparse(n, k, 0.3, 3), empty(n, k, std::vector<int8_t>(n * k)), full = Matrix::random(n, k, 4);
+    for (int8_t& w : full.w) w = w == 0 ? int8_t{1} : w;
+    for (ek_int8_form form : {EK_INT8_BITMAP, EK_INT8_BITMAP_4}) {
+      int64_t unit = form == EK_INT8_BITMAP ? 1 : 4;
+      auto bytes = [&](const Matrix& rhs) {
+        int64_t kept = 0;
+        for (int64_t row = 0; row < n; ++row)
+          for (int64_t i = 0; i < k; i += unit) {
+            const int8_t* w = rhs.w.data() + row * k;
+            kept += std::any_of(w + i, w + std::min(i + unit, k), [](int8_t v) { return v != 0; }) ? unit : 0;
+          }
+        return kept + places / unit / 8;
+      };
+      // Beside them: sums, scales, bias and starts, which the empty matrix has as well.
+      int64_t fixed = static_cast<int64_t>(empty.size(isa, form)) - bytes(empty);
+      CHECK(fixed <= 64 + 48 * 4 * 4 + 4 * 8 + 4 * 64);
+      for (const Matrix* rhs : {&sparse, &full})
+        CHECK(std::abs(static_cast<int64_t>(rhs->size(isa, form)) - bytes(*rhs) - fixed) < 64);
+    }
+  }
+}
+
+TEST_CASE("pack: a bitmap matrix that claims more values than it can have is refused") {
+  Matrix rhs = Matrix::sparse(20, 30, 0.5, 1);
+  ek_int8_shape shape;
+  for (ek_int8_form form : {EK_INT8_BITMAP, EK_INT8_BITMAP_4}) {
+    size_t size = rhs.size(nullptr, form);
+    auto* header = reinterpret_cast<int8::Header*>(rhs.packed(nullptr, form));
+    int8::BitmapLayout bitmap{{header->n, header->k, header->form, header->order}};
+    uint64_t& kept = at<uint64_t>(header, bitmap.starts_offset())[bitmap.layout.panels()];
+    uint64_t truth = kept;
+    for (uint64_t lie : {truth + 128, UINT64_MAX, uint64_t{1} << 63}) {
+      kept = lie;
+      CHECK(ek_int8_describe(header, size, &shape) == EK_ERROR_PACKED);
+    }
+    kept = truth;
+    CHECK(ek_int8_describe(header, size, &shape) == EK_OK);
+    CHECK(ek_int8_describe(header, size - 1, &shape) == EK_ERROR_PACKED);
+    CHECK(ek_int8_describe(header, static_cast<size_t>(bitmap.starts_offset()), &shape) == EK_ERROR_PACKED);
+  }
+}
+
 TEST_CASE("pack: more weights of one channel than an int32 sum takes are left to the dense form") {
   constexpr int64_t k = EK_INT8_MAX_K_EXACT + 100;
   Matrix rhs(2, k, std::vector<int8_t>(2 * k));
@@ -88,7 +135,7 @@ TEST_CASE("pack: what is not a packed matrix is refused") {
     CHECK(ek_int8_describe(rhs.packed(), rhs.size(), &shape) == EK_ERROR_PACKED);
   }
   header->order = order;
-  for (int lie : {-1, 3, 5, 16, 1000}) {
+  for (int lie : {-1, 3, 5, 16, 17, 18, 1000}) {
     header->form = static_cast<ek_int8_form>(lie);
     CHECK(ek_int8_describe(rhs.packed(), rhs.size(), &shape) == EK_ERROR_PACKED);
   }

@@ -58,13 +58,17 @@ TEST_CASE("threads: all weights in one output channel, or in a few neighbours") 
 }
 
 TEST_CASE("threads: parallel packing packs the same bytes") {
-  Matrix rhs = Matrix::random(333, 77, 4);
+  Matrix rhs = Matrix::sparse(333, 77, 0.5, 4);
   Pool pool(3);
   ek_parallel parallel = pool.parallel();
-  Guarded packed(rhs.size(), true);
-  REQUIRE(ek_int8_pack(nullptr, EK_INT8_DENSE, 333, 77, rhs.w.data(), 77, rhs.scale.data(), rhs.bias.data(), packed.as<char>(),
-                       rhs.size(), &parallel) == EK_OK);
-  CHECK(memcmp(packed.as<char>(), rhs.packed(), rhs.size()) == 0);
+  for (ek_int8_form form : kForms) {
+    size_t size = ek_int8_packed_size(nullptr, form, 333, 77, rhs.w.data(), 77, &parallel);
+    REQUIRE(size == rhs.size(nullptr, form));
+    Guarded packed(size, true);
+    REQUIRE(ek_int8_pack(nullptr, form, 333, 77, rhs.w.data(), 77, rhs.scale.data(), rhs.bias.data(), packed.as<char>(), size,
+                         &parallel) == EK_OK);
+    CHECK(memcmp(packed.as<char>(), rhs.packed(nullptr, form), size) == 0);
+  }
 }
 
 TEST_CASE("threads: a pool that runs everything on one thread, in one range or many") {

@@ -36,11 +36,36 @@ struct TileArgs {
   const int32_t* column_sum;
   const int32_t* odd_sum;
   int32_t* tile;  // [MR][kTileColumns]
+  bool more;      // of K: add to the tile, which has what is owed already
 };
+
+// The sums of MR rows x NP panels, by phase and group of rows, into the tile.
+template <class Isa, int MR, int NP, int PH, int kGroups, int NV, class Acc>
+EK_INLINE void store_tile(const TileArgs& t, Acc (&acc)[PH][kGroups][NV]) {
+  using I32 = typename Isa::I32;
+  constexpr int kGroupRows = MR / kGroups;
+  unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
+    I32 column_sum = Isa::load_i32(t.column_sum + n * Isa::kLanes);
+    unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
+      unroll<PH - 1>([&](auto ph) EK_LAMBDA_INLINE { acc[0][g][n] = Isa::merge(acc[0][g][n], acc[ph + 1][g][n]); });
+      unroll<kGroupRows>([&](auto r) EK_LAMBDA_INLINE {
+        constexpr int m = g * kGroupRows + r;
+        int32_t* sum = t.tile + m * kTileColumns + n * Isa::kLanes;
+        I32 start;
+        if (t.more) {
+          start = Isa::load_i32(sum);
+        } else {
+          start = Isa::sub_i32(Isa::set_i32(t.row_sum[m]), Isa::mul_i32(Isa::set_i32(t.zero_point[m]), column_sum));
+          if constexpr (Isa::kOrder.odd_sums) start = Isa::sub_i32(start, Isa::load_i32(t.odd_sum + n * Isa::kLanes));
+        }
+        Isa::store_i32(sum, Isa::add_i32(Isa::template row<r>(acc[0][g][n]), start));
+      });
+    });
+  });
+}
 
 template <class Isa, int MR, int NP>
 void accumulate(const TileArgs& t) {
-  using I32 = typename Isa::I32;
   constexpr int kVectors = kPanelColumns / Isa::kLanes;  // per panel
   constexpr int NV = NP * kVectors;
   constexpr int PH = Isa::phases_at(MR, NP);
@@ -88,19 +113,7 @@ void accumulate(const TileArgs& t) {
   for (; s + PH <= steps; s += PH) unroll<PH>([&](auto ph) EK_LAMBDA_INLINE { step(s + ph, ph); });
   if constexpr (PH > 1)
     for (; s < steps; ++s) step(s, Index<0>{});
-
-  unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
-    I32 column_sum = Isa::load_i32(t.column_sum + n * Isa::kLanes);
-    unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
-      unroll<PH - 1>([&](auto ph) EK_LAMBDA_INLINE { acc[0][g][n] = Isa::merge(acc[0][g][n], acc[ph + 1][g][n]); });
-      unroll<kGroupRows>([&](auto r) EK_LAMBDA_INLINE {
-        constexpr int m = g * kGroupRows + r;
-        I32 owed = Isa::sub_i32(Isa::set_i32(t.row_sum[m]), Isa::mul_i32(Isa::set_i32(t.zero_point[m]), column_sum));
-        if constexpr (Isa::kOrder.odd_sums) owed = Isa::sub_i32(owed, Isa::load_i32(t.odd_sum + n * Isa::kLanes));
-        Isa::store_i32(t.tile + m * kTileColumns + n * Isa::kLanes, Isa::add_i32(Isa::template row<r>(acc[0][g][n]), owed));
-      });
-    });
-  });
+  store_tile<Isa, MR, NP>(t, acc);
 }
 
 using Accumulate = void (*)(const TileArgs&);
@@ -123,12 +136,48 @@ struct AccumulateTable {
 };
 
 template <class Isa>
+constexpr AccumulateTable<Isa> kAccumulate;
+
+// Rows from m and columns from n0 on, and `depth` values of k from k on, which lie in one block.
+template <class Isa>
+TileArgs tile_at(const GemmArgs& g, int64_t m, int64_t n0, int64_t k, int64_t depth, const int8_t* rhs, int64_t panel_bytes,
+                 int32_t* tile) {
+  int64_t block = k / kBlockDepth, columns = block * g.rhs.padded_n + n0;
+  return {g.lhs.data + m * g.lhs.stride + k * Isa::kGroupRows * Isa::kLhsBytes,
+          g.lhs.stride,
+          rhs,
+          panel_bytes,
+          depth,
+          g.lhs.zero_point + m,
+          g.lhs.row_sum + block * g.lhs.rows + m,
+          g.rhs.column_sum + columns,
+          g.rhs.odd_sum + columns,
+          tile,
+          k % kBlockDepth != 0};
+}
+
+// The sums over a block of K become part of a float total where there are several.
+void add_block(const GemmArgs& g, int64_t block, int64_t rows, const int32_t* tile, float* total) {
+  if (g.rhs.blocks == 1) return;
+  for (int64_t i = 0; i < rows * kTileColumns; ++i) total[i] = (block == 0 ? 0.0f : total[i]) + static_cast<float>(tile[i]);
+}
+
+void finish_at(const GemmArgs& g, Finish finish_tile, int64_t m, int64_t rows, int64_t n0, int64_t panels, const int32_t* tile,
+               const float* total) {
+  finish_tile({tile,
+               g.rhs.blocks > 1 ? total : nullptr,
+               g.lhs.scale + m,
+               g.rhs.scale + n0,
+               g.rhs.bias + n0,
+               {g.output.y, m * g.output.ld_y + n0, g.output.ld_y, rows, min_of(g.rhs.n - n0, panels * kPanelColumns)}});
+}
+
+template <class Isa>
 void gemm(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
   static_assert(Isa::kRows <= kMaxRows);
   static_assert(Isa::kRows % Isa::kGroupRows == 0 && kDepthUnit % Isa::kStepDepth == 0);
   alignas(64) int32_t tile[kMaxRows * kTileColumns];
   alignas(64) float total[kMaxRows * kTileColumns];
-  static constexpr AccumulateTable<Isa> kAccumulate;
   Finish finish_tile = choose_finish<Isa>(g.output);
   int64_t panel_bytes = g.rhs.padded_k * kPanelColumns;
   for (int64_t p = p0; p < p1;) {
@@ -138,23 +187,14 @@ void gemm(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
     int64_t n0 = p * kPanelColumns;
     for (int64_t m = m0; m < m1; m += Isa::kRows) {
       int64_t rows = min_of(Isa::kRows, m1 - m);
-      Accumulate accumulate_tile = kAccumulate.at[rows - 1][panels / 2];  // 1, 2, 4 -> 0, 1, 2
+      Accumulate accumulate_tile = kAccumulate<Isa>.at[rows - 1][panels / 2];  // 1, 2, 4 -> 0, 1, 2
       for (int64_t block = 0; block < g.rhs.blocks; ++block) {
-        int64_t k = block * kBlockDepth, columns = block * g.rhs.padded_n + n0;
-        accumulate_tile({g.lhs.data + m * g.lhs.stride + k * Isa::kGroupRows * Isa::kLhsBytes, g.lhs.stride,
-                         g.rhs.panels + p * panel_bytes + k * kPanelColumns, panel_bytes,
-                         min_of(kBlockDepth, g.rhs.padded_k - k), g.lhs.zero_point + m, g.lhs.row_sum + block * g.lhs.rows + m,
-                         g.rhs.column_sum + columns, g.rhs.odd_sum + columns, tile});
-        if (g.rhs.blocks > 1)
-          for (int64_t i = 0; i < rows * kTileColumns; ++i)
-            total[i] = (block == 0 ? 0.0f : total[i]) + static_cast<float>(tile[i]);
+        int64_t k = block * kBlockDepth;
+        accumulate_tile(tile_at<Isa>(g, m, n0, k, min_of(kBlockDepth, g.rhs.padded_k - k),
+                                     g.rhs.panels + p * panel_bytes + k * kPanelColumns, panel_bytes, tile));
+        add_block(g, block, rows, tile, total);
       }
-      finish_tile({tile,
-                   g.rhs.blocks > 1 ? total : nullptr,
-                   g.lhs.scale + m,
-                   g.rhs.scale + n0,
-                   g.rhs.bias + n0,
-                   {g.output.y, m * g.output.ld_y + n0, g.output.ld_y, rows, min_of(g.rhs.n - n0, panels * kPanelColumns)}});
+      finish_at(g, finish_tile, m, rows, n0, panels, tile, total);
     }
     p += panels;
   }

@@ -1,6 +1,6 @@
 // The packed int8 matrix: what one layer looks like in memory.
 //
-// This is the dense form; the others differ from body_offset on (blocks.h).
+// This is the dense form; the others differ from body_offset on (blocks.h, bitmap.h).
 //
 //   byte 0              64                                                                   body_offset
 //   +-------------------+-----------------+------------------+-------------+-------------+-------------------------+
@@ -42,6 +42,9 @@ inline constexpr int64_t kBlockDepth = EK_INT8_MAX_K_EXACT;
 
 inline int64_t blocks_of(int64_t k) { return max_of(1, ceil_div(k, kBlockDepth)); }
 
+// The block forms alone are not made of panels, but of kept blocks.
+inline bool in_panels(ek_int8_form form) { return form == EK_INT8_DENSE || form == EK_INT8_BITMAP || form == EK_INT8_BITMAP_4; }
+
 // How an ISA wants its matrix.
 struct Order {
   int32_t line_depth;  // values of k side by side: 4, or 8 for matrix-multiply instructions; of a block, 4 or 2
@@ -74,7 +77,7 @@ struct Layout {
 
   // What all forms begin with.
   int64_t column_sum_offset() const { return sizeof(Header); }
-  int64_t sums_bytes() const { return (form == EK_INT8_DENSE ? blocks() : 1) * padded_n() * 4; }
+  int64_t sums_bytes() const { return (in_panels(form) ? blocks() : 1) * padded_n() * 4; }
   int64_t odd_sum_offset() const { return column_sum_offset() + sums_bytes(); }
   int64_t scale_offset() const { return odd_sum_offset() + order.odd_sums * sums_bytes(); }
   int64_t bias_offset() const { return scale_offset() + padded_n() * 4; }
@@ -90,7 +93,7 @@ struct FormFunctions {
   void (*pack)(const Layout& layout, const int8_t* q, int64_t ld_q, void* packed, const ek_parallel* parallel);
   void (*unpack)(const Layout& layout, const void* packed, int8_t* q, int64_t ld_q, const ek_parallel* parallel);
 };
-extern const FormFunctions kDenseForm, kBlocksForm;
+extern const FormFunctions kDenseForm, kBlocksForm, kBitmapForm;
 const FormFunctions* functions_of(ek_int8_form form);  // nullptr for an unknown form
 
 // EK_OK and the layout when `packed` is a whole, aligned matrix of this format. Cheap: it runs at every call.

@@ -50,18 +50,15 @@ bool valid_order(Order order) {
   return (order.line_depth == 2 || order.line_depth == 4 || order.line_depth == 8) && order.odd_sums >> 1 == 0;
 }
 
-Order order_of(const edgekern::Kernels& kernels, ek_int8_form form) {
-  return form == EK_INT8_DENSE ? kernels.int8.order : kernels.int8_blocks.order;
-}
-
 // What the arguments of packing have in common.
 ek_status check_pack(const ek_isa* isa, ek_int8_form form, int64_t n, int64_t k, Layout* layout) {
   if (functions_of(form) == nullptr) return EK_ERROR_FORM;
   if (!valid_shape(n, k)) return EK_ERROR_SHAPE;
   const edgekern::Kernels* kernels = nullptr;
   ek_status status = resolve_isa(isa, &kernels);
-  if (status == EK_OK) *layout = {n, k, form, order_of(*kernels, form)};
-  return status;
+  if (status != EK_OK) return status;
+  *layout = {n, k, form, in_panels(form) ? kernels->int8.order : kernels->int8_blocks.order};
+  return EK_OK;
 }
 
 }  // namespace
@@ -75,6 +72,9 @@ const FormFunctions* functions_of(ek_int8_form form) {
     case EK_INT8_BLOCKS_4:
     case EK_INT8_BLOCKS_8:
       return &kBlocksForm;
+    case EK_INT8_BITMAP:
+    case EK_INT8_BITMAP_4:
+      return &kBitmapForm;
   }
   return nullptr;
 }

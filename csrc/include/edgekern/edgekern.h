@@ -116,14 +116,16 @@ typedef enum ek_int8_form {
   EK_INT8_BLOCKS_1 = 1,  // blocks that hold a weight: R output channels x the few k that one product takes. For many rows.
   EK_INT8_BLOCKS_2 = 2,
   EK_INT8_BLOCKS_4 = 4,
-  EK_INT8_BLOCKS_8 = 8
+  EK_INT8_BLOCKS_8 = 8,
+  EK_INT8_BITMAP = 16,   // the weights that are not zero, and a bit for each place. For few rows, and for memory.
+  EK_INT8_BITMAP_4 = 17  // the same by fours: 4 neighbouring k of one output channel, and a bit for each four
 } ek_int8_form;
 
 // Packed bytes stand in the order that one ISA reads (isa NULL = default): never write them to a file. All x86 ISAs share an
-// order of EK_INT8_DENSE with scalar; otherwise it differs from ISA to ISA.
+// order of EK_INT8_DENSE and the bitmap forms with scalar; otherwise it differs from ISA to ISA.
 //
-// Bytes of a packed matrix; 0 for a shape that cannot be packed, an unknown form, or an ISA this CPU cannot run. What a
-// block form takes depends on where the zeros of q are; for EK_INT8_DENSE q may be NULL.
+// Bytes of a packed matrix; 0 for a shape that cannot be packed, an unknown form, or an ISA this CPU cannot run. What the
+// other forms take depends on where the zeros of q are; for EK_INT8_DENSE q may be NULL.
 EK_API size_t ek_int8_packed_size(const ek_isa* isa, ek_int8_form form, int64_t n, int64_t k, const int8_t* q, int64_t ld_q,
                                   const ek_parallel* parallel);
 // packed must be 64-byte aligned and packed_size bytes, as ek_int8_packed_size tells for the same arguments. bias may be NULL.
