@@ -82,18 +82,19 @@ TEST_CASE("pack: a bitmap matrix that claims more values than it can have is ref
   ek_int8_shape shape;
   for (ek_int8_form form : {EK_INT8_BITMAP, EK_INT8_BITMAP_4}) {
     size_t size = rhs.size(nullptr, form);
-    auto* header = reinterpret_cast<int8::Header*>(rhs.packed(nullptr, form));
+    char* packed = rhs.packed(nullptr, form);
+    const auto* header = reinterpret_cast<int8::Header*>(packed);
     int8::BitmapLayout bitmap{{header->n, header->k, header->form, header->order}};
-    uint64_t& kept = at<uint64_t>(header, bitmap.starts_offset())[bitmap.layout.panels()];
+    uint64_t& kept = reinterpret_cast<uint64_t*>(packed + bitmap.starts_offset())[bitmap.layout.panels()];
     uint64_t truth = kept;
     for (uint64_t lie : {truth + 128, UINT64_MAX, uint64_t{1} << 63}) {
       kept = lie;
-      CHECK(ek_int8_describe(header, size, &shape) == EK_ERROR_PACKED);
+      CHECK(ek_int8_describe(packed, size, &shape) == EK_ERROR_PACKED);
     }
     kept = truth;
-    CHECK(ek_int8_describe(header, size, &shape) == EK_OK);
-    CHECK(ek_int8_describe(header, size - 1, &shape) == EK_ERROR_PACKED);
-    CHECK(ek_int8_describe(header, static_cast<size_t>(bitmap.starts_offset()), &shape) == EK_ERROR_PACKED);
+    CHECK(ek_int8_describe(packed, size, &shape) == EK_OK);
+    CHECK(ek_int8_describe(packed, size - 1, &shape) == EK_ERROR_PACKED);
+    CHECK(ek_int8_describe(packed, static_cast<size_t>(bitmap.starts_offset()), &shape) == EK_ERROR_PACKED);
   }
 }
 

@@ -17,13 +17,20 @@
 #define EK_API __attribute__((visibility("default")))
 #endif
 
+// A caller may pass any number where an enum is asked for, and gets an error for it: in C++ too that has to be defined.
+#ifdef __cplusplus
+#define EK_ENUM_TYPE : int
+#else
+#define EK_ENUM_TYPE
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
 
 // ---------------------------------------------------------------------------------------------- status
 
-typedef enum ek_status {
+typedef enum ek_status EK_ENUM_TYPE {
   EK_OK = 0,
   EK_ERROR_NULL_POINTER = 1,  // a required pointer is NULL
   EK_ERROR_SHAPE = 2,         // a negative or too large m, n or k
@@ -85,9 +92,9 @@ EK_API ek_parallel ek_pool_parallel(ek_pool* pool);
 
 // --------------------------------------------------------------------------------------------------- types
 
-typedef enum ek_dtype { EK_F32 = 0, EK_F16 = 1, EK_BF16 = 2 } ek_dtype;
+typedef enum ek_dtype EK_ENUM_TYPE { EK_F32 = 0, EK_F16 = 1, EK_BF16 = 2 } ek_dtype;
 
-typedef enum ek_activation {
+typedef enum ek_activation EK_ENUM_TYPE {
   EK_NONE = 0,
   EK_RELU = 1,
   EK_GELU = 2,       // x/2 (1 + erf(x / sqrt 2))
@@ -111,7 +118,7 @@ EK_API ek_status ek_int8_quantize_rhs(int64_t n, int64_t k, const void* rhs, ek_
 
 // How a matrix is packed. Every form holds any matrix and gives the same integers; they differ in bytes and in speed, and
 // pruned weights (zeros of q) cost something in the dense one alone.
-typedef enum ek_int8_form {
+typedef enum ek_int8_form EK_ENUM_TYPE {
   EK_INT8_DENSE = 0,     // all weights, in panels of 16 output channels
   EK_INT8_BLOCKS_1 = 1,  // blocks that hold a weight: R output channels x the few k that one product takes. For many rows.
   EK_INT8_BLOCKS_2 = 2,
