@@ -13,8 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import edgekern as ek
-from edgekern.evaluate import Encoder, load_lee50, load_minilm, load_wordsim353
-from edgekern.evaluate.packages import package_path
+from edgekern.evaluate import Encoder, load_lee50, load_minilm, load_wordsim353, news_texts
 from edgekern.report.machine import describe_machine
 
 RESULT = Path(__file__).parent / "results/prune-minilm.json"
@@ -29,8 +28,7 @@ CASES = [
 
 def calibration(encoder: Encoder) -> list[dict]:
     """Batches of news texts that are not among those of Lee50."""
-    path = package_path("gensim", "test/test_data/lee_background.cor", "gensim==4.4.0")
-    texts = path.read_text(encoding="latin-1").splitlines()[:TEXTS]
+    texts = news_texts()[:TEXTS]
     options = {"padding": True, "truncation": True, "max_length": TOKENS, "return_tensors": "pt"}
     return [dict(encoder.tokenizer(texts[i : i + BATCH], **options)) for i in range(0, TEXTS, BATCH)]
 

