@@ -10,12 +10,15 @@ from typing import Any, ClassVar
 
 # What edgekern packs an int8 weight into.
 FORMS = ("dense", "blocks_1", "blocks_2", "blocks_4", "blocks_8", "bitmap", "bitmap_4")
+# And a float32 weight: kept blocks of so many output features.
+F32_CHANNELS = (1, 4)
 
 # name -> "module:class" or "module:class:argument".
 # Modules are imported in the subject's own process only: each brings its own thread pool.
 SUBJECTS: dict[str, str] = {
     "edgekern": "rivals.linear_edgekern:EdgekernLinear",
     **{f"edgekern-{form}": f"rivals.sparse_edgekern:EdgekernForm:{form}" for form in FORMS},
+    **{f"edgekern-f32-{count}": f"rivals.sparse_edgekern:EdgekernF32:{count}" for count in F32_CHANNELS},
     "torch-fp32": "rivals.linear_torch:TorchFloat32",
     "torch-bf16": "rivals.linear_torch:TorchBfloat16",
     "torch-int8-x86": "rivals.linear_torch:TorchDynamicX86",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from harness.subject import F32_CHANNELS
+
 from rendering.bars import Bar, geometric_mean, worst
 from rendering.charts import label
 from rendering.pages import bars_table, facts, microseconds, plural, ratio, table
 from rendering.results import Cell, Results
 
 DENSE = "edgekern-dense"
+F32 = tuple(f"edgekern-f32-{channels}" for channels in F32_CHANNELS)
 DEEPSPARSE = ("deepsparse-fp32", "deepsparse-int8")
 DEEPSPARSE_FAST = (*DEEPSPARSE, "deepsparse-int8-fast")  # with the sums that may saturate, where there are such
 
@@ -24,10 +27,13 @@ DENSE_GOALS = {
 }
 COLD_GOALS = {0.5: 1.4, 0.7: 2.0, 0.8: 2.6, 0.9: 3.3}
 DEEPSPARSE_MEAN = 1.3
+# How many times faster float32 with zeros is than torch's dense float32, with 64 rows and more.
+F32_GOALS = {0.8: 2.3, 0.9: 4.0}
 
 EXPLANATION = (
-    "edgekern's time is that of its fastest sparse form in the cell, which is named beside it. The ratios are the "
-    "times of its own dense int8 form, and of the fastest DeepSparse, over that."
+    "edgekern's time is that of its fastest sparse int8 form in the cell, which is named beside it. The ratios are the "
+    "times of its own dense int8 form, and of the fastest DeepSparse, over that. Float32 weights with zeros have a "
+    "column of their own."
 )
 
 
@@ -36,14 +42,13 @@ def _fastest(cell: Cell, subjects: Iterable[str]) -> tuple[float, str] | None:
 
 
 def sparse_form(cell: Cell) -> tuple[float, str] | None:
-    """Median seconds of our fastest sparse form, and its name; None when there is none."""
-    forms = [name for name in cell.timings if name.startswith("edgekern-") and name != DENSE]
-    return _fastest(cell, forms)
+    """Median seconds of our fastest sparse int8 form, and its name; None when there is none."""
+    return _fastest(cell, [name for name in cell.timings if name.startswith("edgekern-") and name not in (DENSE, *F32)])
 
 
-def ahead_of(cell: Cell, subjects: Iterable[str]) -> float | None:
-    """How many times faster our fastest sparse form is than the fastest of `subjects`."""
-    ours, theirs = sparse_form(cell), _fastest(cell, subjects)
+def ahead_of(cell: Cell, subjects: Iterable[str], f32: bool = False) -> float | None:
+    """How many times faster our fastest sparse form, int8 unless `f32`, is than the fastest of `subjects`."""
+    ours, theirs = _fastest(cell, F32) if f32 else sparse_form(cell), _fastest(cell, subjects)
     return theirs[0] / ours[0] if ours and theirs else None
 
 
@@ -52,8 +57,8 @@ def mask_name(pattern: str, sparsity: float) -> str:
     return f"{pattern}, {100 * sparsity:.0f} %"
 
 
-def _ratios(cells: Iterable[Cell], subjects: Sequence[str]) -> list[tuple[float, Cell]]:
-    return [(found, cell) for cell in cells if (found := ahead_of(cell, subjects)) is not None]
+def _ratios(cells: Iterable[Cell], subjects: Sequence[str], f32: bool = False) -> list[tuple[float, Cell]]:
+    return [(found, cell) for cell in cells if (found := ahead_of(cell, subjects, f32)) is not None]
 
 
 def sparse_bars(results: Results) -> list[Bar]:
@@ -68,6 +73,11 @@ def sparse_bars(results: Results) -> list[Bar]:
         ratios = _ratios((c for c in cells if c.task["pattern"] == "unstructured"), [DENSE])
         name = mask_name("unstructured", sparsity)
         bars.append(worst(f"{name}, M = 1, weights in memory: {goal} times our dense int8", ratios, goal, ".2f"))
+    for sparsity, goal in F32_GOALS.items():
+        cells = [c for c in results.cells if (c.task["pattern"], c.task["sparsity"]) == ("unstructured", sparsity)]
+        ratios = _ratios((c for c in cells if c.task["m"] >= 64), ["torch-fp32"], f32=True)
+        name = mask_name("unstructured", sparsity)
+        bars.append(worst(f"{name}, M ≥ 64, float32: {goal} times torch's dense float32", ratios, goal, ".2f"))
     for rivals, title in ((DEEPSPARSE, "DeepSparse"), (DEEPSPARSE_FAST, "DeepSparse with saturating sums")):
         ratios = _ratios(results.cells, rivals)
         mean = geometric_mean([found for found, _ in ratios]) if ratios else None
@@ -84,6 +94,7 @@ def sparse_bars(results: Results) -> list[Bar]:
 
 def _row(cell: Cell, rivals: Sequence[str]) -> list[str]:
     seconds, form = sparse_form(cell) or (None, "")
+    f32, _ = _fastest(cell, F32) or (None, "")
     shape = "x".join(str(cell.task[key]) for key in "mkn") + ", cold" * cell.task["cold"]
     return [
         f"{shape}, {plural(cell.threads)}",
@@ -91,6 +102,7 @@ def _row(cell: Cell, rivals: Sequence[str]) -> list[str]:
         form.removeprefix("edgekern-"),
         ratio(ahead_of(cell, [DENSE])),
         ratio(ahead_of(cell, DEEPSPARSE_FAST)),
+        microseconds(f32),
         *(microseconds(cell.seconds(name)) for name in (DENSE, *rivals)),
     ]
 
@@ -101,8 +113,15 @@ def sparse_section(results: Results, charts: Sequence[str]) -> str:
     parts = [f"## One pruned linear layer: {results.title}", facts(results), bars_table(sparse_bars(results))]
     parts += [f"![{results.title}](img/{name})" for name in charts]
     parts.append(EXPLANATION)
-    header = ["M x K x N", "edgekern sparse", "form", "dense int8 / sparse", "DeepSparse / sparse"]
-    header += map(label, (DENSE, *rivals))
+    header = [
+        "M x K x N",
+        "edgekern sparse",
+        "form",
+        "dense int8 / sparse",
+        "DeepSparse / sparse",
+        "edgekern sparse float32",
+    ]
+    header += ["edgekern sparse float32", *map(label, (DENSE, *rivals))]
     for mask in dict.fromkeys((cell.task["pattern"], cell.task["sparsity"]) for cell in results.cells):
         cells = [cell for cell in results.cells if (cell.task["pattern"], cell.task["sparsity"]) == mask]
         parts.append(f"### {mask_name(*mask)} zeros, µs")

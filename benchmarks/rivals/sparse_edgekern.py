@@ -1,8 +1,10 @@
-"""edgekern's int8 op on a weight packed into a form that is asked for, where convert_ would choose one itself."""
+"""edgekern's ops on a weight packed into a form that is asked for, where convert_ would choose one itself."""
 
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,42 +15,73 @@ from edgekern import kernels
 from rivals.linear_layer import FloatArray
 from rivals.linear_torch import TorchLinear
 
+Packed = kernels.Int8Packed | kernels.F32Packed
+
 _int8_linear = torch.ops.edgekern.int8_linear.default
+_f32_linear = torch.ops.edgekern.f32_linear.default
 _NO_ACTIVATION = kernels.ACTIVATIONS["none"]
 
 
 class PackedLinear(nn.Module):
-    """A packed weight, called as edgekern.nn.Int8Linear calls its own."""
+    """A packed weight, called as edgekern.nn's layers call their own."""
 
-    def __init__(self, packed: kernels.Int8Packed) -> None:
+    def __init__(self, packed: Packed, op: Callable[..., Tensor]) -> None:
         super().__init__()
+        self.op = op
         self.packed = torch.from_numpy(packed.data)
         self.out_features = packed.n
 
     def forward(self, input: Tensor) -> Tensor:
-        return _int8_linear(input, self.packed, self.out_features, _NO_ACTIVATION)
+        return self.op(input, self.packed, self.out_features, _NO_ACTIVATION)
 
 
-class EdgekernForm(TorchLinear):
+class EdgekernPacked(TorchLinear):
+    """A layer whose weight is packed once a mask and copied for more."""
+
     packages: ClassVar[tuple[str, ...]] = ("edgekern", "torch")
 
-    def __init__(self, threads: int, form: str) -> None:
-        super().__init__(threads)
-        # Dense is what an edgekern packs that has no other form, so that such a one can be measured too.
-        self._options = {} if form == "dense" else {"form": form}
-        try:
-            self._pack(np.zeros((8, 8), np.float32), None)
-        except (TypeError, ValueError) as error:
-            raise NotImplementedError(f"this edgekern cannot pack the form {form!r}: {error}") from None
+    op: ClassVar[Callable[..., Tensor]]
 
-    def _pack(self, weight: FloatArray, bias: FloatArray | None) -> kernels.Int8Packed:
-        return kernels.int8_pack(*kernels.int8_quantize(weight), bias, **self._options)
+    @abstractmethod
+    def pack(self, weight: FloatArray, bias: FloatArray | None) -> Packed:
+        """The weight as the op takes it."""
 
     def build(self, weight: FloatArray, bias: FloatArray) -> PackedLinear:
-        return copy.deepcopy(self._layers[0]) if self._layers else PackedLinear(self._pack(weight, bias))
+        return copy.deepcopy(self._layers[0]) if self._layers else PackedLinear(self.pack(weight, bias), type(self).op)
 
     def bytes_of(self, layer: PackedLinear) -> float:
         return layer.packed.nbytes
 
     def prepare(self, **task: Any) -> dict[str, Any]:
         return {**super().prepare(**task), "isa": kernels.default_isa()}
+
+
+class EdgekernForm(EdgekernPacked):
+    """int8 weights in one of the forms that there are."""
+
+    op = _int8_linear
+
+    def __init__(self, threads: int, form: str) -> None:
+        super().__init__(threads)
+        # Dense is what an edgekern packs that has no other form, so that such a one can be measured too.
+        self._options = {} if form == "dense" else {"form": form}
+        try:
+            self.pack(np.zeros((8, 8), np.float32), None)
+        except (TypeError, ValueError) as error:
+            raise NotImplementedError(f"this edgekern cannot pack the form {form!r}: {error}") from None
+
+    def pack(self, weight: FloatArray, bias: FloatArray | None) -> Packed:
+        return kernels.int8_pack(*kernels.int8_quantize(weight), bias, **self._options)
+
+
+class EdgekernF32(EdgekernPacked):
+    """float32 weights, blocks of some output features kept."""
+
+    op = _f32_linear
+
+    def __init__(self, threads: int, channels: str) -> None:
+        super().__init__(threads)
+        self._channels = int(channels)
+
+    def pack(self, weight: FloatArray, bias: FloatArray | None) -> Packed:
+        return kernels.f32_pack(weight, bias, channels=self._channels)

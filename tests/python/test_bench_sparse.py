@@ -86,7 +86,14 @@ def torch_settings() -> None:
 @pytest.mark.usefixtures("torch_settings")
 @pytest.mark.parametrize(
     ("name", "largest"),
-    [("edgekern-dense", 0.02), ("torch-fp32", 1e-6), ("torch-csr", 1e-6), ("torch-qnnpack-1x4", 0.02)],
+    [
+        ("edgekern-dense", 0.02),
+        ("edgekern-f32-1", 1e-6),
+        ("edgekern-f32-4", 1e-6),
+        ("torch-fp32", 1e-6),
+        ("torch-csr", 1e-6),
+        ("torch-qnnpack-1x4", 0.02),
+    ],
 )
 def test_subjects_multiply_the_pruned_weight(name: str, largest: float) -> None:
     if name == "torch-qnnpack-1x4" and "qnnpack" not in torch.backends.quantized.supported_engines:
@@ -162,10 +169,20 @@ def test_goals_take_the_fastest_sparse_form(tmp_path: Path) -> None:
     assert found["Every cell at least as fast as DeepSparse with saturating sums"][0] is False
 
 
+def test_float32_is_compared_with_float32(tmp_path: Path) -> None:
+    wide = cell("64x768x3072-unstructured-80", **{BLOCKS: 1e-4, "edgekern__f32__1": 1e-3, "torch__fp32": 2e-3})
+    found = goals(write_file(tmp_path, wide, "sparse"))
+    assert found["unstructured, 80 %, M ≥ 64, float32: 2.3 times torch's dense float32"] == (
+        False,
+        "0 of 1 cells; lowest 2.00 at 64x768x3072-unstructured-80, 2 threads",
+    )
+    assert found["Every cell at least as fast as DeepSparse"][0] is None
+
+
 def test_a_dense_time_is_no_sparse_time(tmp_path: Path) -> None:
     path = write_file(tmp_path, cell(WIDE, **{DENSE: 1e-3, DEEP: 5e-3}), "sparse")
     assert {met for met, _ in goals(path).values()} == {None}
-    assert "| 128x768x3072, 2 threads | - |  | - | - | 1,000 | 5,000 |" in sparse_section(read_results(path), [])
+    assert "| 128x768x3072, 2 threads | - |  | - | - | - | 1,000 | 5,000 |" in sparse_section(read_results(path), [])
 
 
 def test_pages_have_a_table_for_each_mask(tmp_path: Path) -> None:
@@ -174,6 +191,6 @@ def test_pages_have_a_table_for_each_mask(tmp_path: Path) -> None:
     results = read_results(write_file(tmp_path, records, "sparse"))
     docs, _ = render.pages([results], f"{render.START}{render.END}")
     assert "DeepSparse float32, all cells, 2 threads: there is no Python at x" in docs
-    assert "| 128x768x3072, 2 threads | 1,000 | blocks_4 | 3.00 | **0.50** | 3,000 | 500 |" in docs
+    assert "| 128x768x3072, 2 threads | 1,000 | blocks_4 | 3.00 | **0.50** | - | 3,000 | 500 |" in docs
     assert docs.index("### 4x4, 80 % zeros, µs") < docs.index("### unstructured, 70 % zeros, µs")
     assert render.charts_of(results) == []
