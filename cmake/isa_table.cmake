@@ -45,8 +45,14 @@ function(edgekern_add_isas target)
     separate_arguments(flags)
     set(source "${PROJECT_SOURCE_DIR}/csrc/isa/${name}.cc")
     # Always optimised: the kernels rely on inlining to keep accumulators in registers and to export nothing.
-    # Under sanitizers less so: gcc takes minutes to unroll instrumented code.
-    set(optimise "-O$<IF:$<BOOL:${EDGEKERN_SANITIZE}>,1,3>")
+    # Under sanitizers less so: gcc takes minutes to unroll instrumented code. Nor is plain C++ worth the size of -O3.
+    if(EDGEKERN_SANITIZE)
+      set(optimise -O1)
+    elseif(name STREQUAL "scalar")
+      set(optimise -O2)
+    else()
+      set(optimise -O3)
+    endif()
     # gcc: partial redundancy elimination and plain register assignment each put copies of accumulators into hot loops;
     # without the one and with renaming in the other there are none. Scheduling before register allocation, on by default
     # for ARM, hoists loads until accumulators spill. scripts/check_isa.py looks for all of it.
