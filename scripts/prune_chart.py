@@ -16,7 +16,7 @@ def draw(result: dict[str, Any], threads: str, speed: float, loss: float, path: 
     """Writes a PNG with a panel for each task: score over speed, a line for each pattern.
 
     Args:
-        result: what benchmarks/prune_minilm.py wrote.
+        result: what benchmarks/prune_frontier.py wrote.
         threads: "1" or "2".
         speed: how far ahead of dense int8 the linear layers are to be.
         loss: the most that the sentiment probe may lose.

@@ -1,4 +1,4 @@
-"""Renders what benchmarks/prune.py and prune_minilm.py measured into docs/pruning.md: no number there is typed by hand.
+"""Renders what benchmarks/prune.py and prune_frontier.py measured into docs/pruning.md: no number is typed by hand.
 
 python scripts/render_prune.py           rewrite docs/pruning.md and the chart in it
 python scripts/render_prune.py --check   exit with 1 when docs/pruning.md is not what the results say

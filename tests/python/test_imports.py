@@ -8,6 +8,7 @@ import pytest
 import edgekern
 
 PACKAGE = Path(edgekern.__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
 
 # From top to bottom. A unit (a module, or a folder with everything in it) imports only from lines below its own.
 LEVELS = [
@@ -101,3 +102,10 @@ def test_packages_stay_at_home(path):
     for name in imports(path, ast.walk(tree(path))):
         package = name.partition(".")[0]
         assert unit_of(path) in HOMES.get(package, {unit_of(path)}), f"{name} in {path.name}"
+
+
+def test_programs_beside_the_package_share_no_name():
+    """Tests import from all of these folders in one process, where a name is taken by whoever comes first."""
+    names = [path.stem for folder in ("benchmarks", "examples", "scripts") for path in (ROOT / folder).glob("*.py")]
+    names += [path.name for folder in ("benchmarks", "scripts") for path in (ROOT / folder).iterdir() if path.is_dir()]
+    assert sorted(set(names)) == sorted(names)

@@ -1,7 +1,7 @@
 """What an encoder gains in speed by being pruned, and what it loses: the models that examples/prune_minilm.py saved.
 
     python examples/prune_minilm.py --pattern 4x4 --save build/pruned/4x4      and likewise 1x4
-    python benchmarks/prune_minilm.py      some minutes; writes benchmarks/results/prune-minilm-80.json
+    python benchmarks/prune_frontier.py      some minutes; writes benchmarks/results/prune-minilm-80.json
 
 Then `python scripts/render_prune.py` renders docs/pruning.md. All models run in one process, in turns, so that other
 work on the machine is unfair to none of them; the fastest turn of each linear layer counts.
