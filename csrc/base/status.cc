@@ -21,7 +21,7 @@ extern "C" const char* ek_status_message(ek_status status) {
     case EK_ERROR_WORKSPACE:
       return "the workspace is smaller than the size asked for";
     case EK_ERROR_VALUE:
-      return "a weight, scale or bias is NaN or infinite";
+      return "a weight, scale or bias is NaN, infinite or out of its format's range";
     case EK_ERROR_OUT_OF_MEMORY:
       return "out of memory";
     case EK_ERROR_ORDER:
@@ -30,6 +30,8 @@ extern "C" const char* ek_status_message(ek_status status) {
     case EK_ERROR_FORM:
       return "unknown form or number of channels (1, 2, 4 or 8 for blocks), or a form that cannot hold this matrix; int8's "
              "dense form holds any";
+    case EK_ERROR_GROUP:
+      return "unknown group size; expected 32, 64 or 128";
   }
   return "unknown status";
 }

@@ -16,6 +16,7 @@ struct Avx512Vbmi2 : Avx512Product {
     values += _mm_popcnt_u64(mask);
     return _mm512_maskz_expand_epi8(mask, kept);
   }
+  static EK_INLINE Line expand_line(const uint8_t* mask, const int8_t*& values) { return expand<1>(mask, values); }
 };
 
 }  // namespace

@@ -13,6 +13,7 @@ struct Avx512Vnni : Avx512Product {
     __m256i low = expand_half<U>(mask, values);
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), expand_half<U>(mask + 4, values), 1);
   }
+  static EK_INLINE Line expand_line(const uint8_t* mask, const int8_t*& values) { return expand<1>(mask, values); }
 };
 
 }  // namespace

@@ -15,6 +15,9 @@ struct AvxVnni : Dot4<Avx2Vectors>, Avx2Expand {
   static constexpr const char* kInt8GemvName = "int8_gemv_avx_vnni";
   static constexpr const char* kF32SpmmName = "f32_spmm_avx2";
 
+  static constexpr const char* kInt4GemmName = "int4_gemm_avx_vnni";
+  static constexpr const char* kInt4GemvName = "int4_gemv_avx_vnni";
+
   using Lhs = __m256i;
   using Rhs = __m256i;
   static constexpr int kLhsBytes = 1;
@@ -43,6 +46,16 @@ struct AvxVnni : Dot4<Avx2Vectors>, Avx2Expand {
   static EK_INLINE void opaque(Lhs& lhs) { __asm__ volatile("" : "+x"(lhs)); }
 
   static EK_INLINE void store_lhs(uint8_t* p, Bytes q, I32&) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), q); }
+
+  static constexpr int kNibbleUnit = 16;
+  template <int kHalf>
+  static EK_INLINE Line signed_nibbles(Line line) {
+    unroll<2>([&](auto i) EK_LAMBDA_INLINE {
+      if constexpr (kHalf == 0) line.half[i] = _mm256_slli_epi16(line.half[i], 4);
+      line.half[i] = _mm256_and_si256(line.half[i], _mm256_set1_epi8(-16));
+    });
+    return line;
+  }
 
   static constexpr int8::Order kBlockOrder{.line_depth = 4, .odd_sums = 0};
   static constexpr const char* kInt8SpmmName = "int8_spmm_avx_vnni";

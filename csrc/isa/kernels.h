@@ -78,13 +78,18 @@ struct GemmArgs {
   Output output;
 };
 
+// How an ISA wants the rows of lhs.
+struct RowLayout {
+  int64_t rows;        // tile rows: M is best split at multiples of this
+  int64_t group_rows;  // rows interleaved in LhsRows
+  int64_t lhs_bytes;   // bytes an activation takes in LhsRows
+};
+
 struct DenseKernels {
   const char* gemm_name;
   const char* gemv_name;  // the same template at M = 1
   Order order;            // of the packed matrix
-  int64_t rows;           // tile rows: M is best split at multiples of this
-  int64_t group_rows;     // rows interleaved in LhsRows
-  int64_t lhs_bytes;      // bytes an activation takes in LhsRows
+  RowLayout lhs;
   // Rows [m0, m1) of lhs, found at `x` with row 0 first, into out.
   void (*quantize)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsRows& out);
   // The same rows as plain u8, for integer pipelines; zero points in 0..255.
@@ -131,6 +136,42 @@ struct BlockKernels {
 
 }  // namespace int8
 
+namespace int4 {
+
+// The packed matrix, as plain numbers and pointers (formats/int4/layout.h explains them).
+struct RhsPanels {
+  int64_t n, padded_n;
+  int64_t padded_k;
+  int64_t group_size, groups;
+  const uint16_t* scale;   // f16, [panels][groups][16]
+  const uint8_t* zero;     // the same; nullptr when all are 8
+  const uint8_t* lines;    // of the dense form; of the bitmap form the nibbles that are kept
+  const uint8_t* masks;    // of the bitmap form, as is the next
+  const uint64_t* starts;  // [panels]: where each one's nibbles start
+  const float* weight_sum;  // [padded_n]
+  const float* bias;        // [padded_n]
+};
+
+struct GemmArgs {
+  int8::LhsRows lhs;
+  RhsPanels rhs;
+  Output output;
+};
+
+struct Kernels {
+  const char* gemm_name;
+  const char* gemv_name;
+  int32_t line_depth;  // values of k side by side, as in int8::Order
+  int8::RowLayout lhs;
+  // As int8's.
+  void (*quantize)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const int8::LhsRows& out);
+  // y[m0..m1) x panels [p0, p1).
+  void (*gemm)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);
+  void (*gemm_bitmap)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);
+};
+
+}  // namespace int4
+
 namespace f32 {
 
 struct LhsTiles {
@@ -160,6 +201,7 @@ struct Kernels {
 struct Kernels {
   int8::DenseKernels int8;
   int8::BlockKernels int8_blocks;
+  int4::Kernels int4;
   f32::Kernels f32;
   int64_t (*peak_int8_macs)(int64_t steps);
   uint64_t (*stream_read)(const void* data, size_t size);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "formats/f32/spmm.h"
+#include "formats/int4/gemm.h"
 #include "formats/int8/expand.h"
 #include "formats/int8/gemm.h"
 #include "formats/int8/quantize.h"
@@ -12,14 +13,16 @@ namespace edgekern {
 namespace {
 
 template <class Isa>
+constexpr int8::RowLayout kRowLayout{.rows = Isa::kRows, .group_rows = Isa::kGroupRows, .lhs_bytes = Isa::kLhsBytes};
+
+// Int4: the vocabulary for int4, where the ISA's own has a trick for s8 that nibbles do not need.
+template <class Isa, class Int4 = Isa>
 constexpr Kernels kernels_of() {
   return {
       .int8 = {.gemm_name = Isa::kInt8GemmName,
                .gemv_name = Isa::kInt8GemvName,
                .order = Isa::kOrder,
-               .rows = Isa::kRows,
-               .group_rows = Isa::kGroupRows,
-               .lhs_bytes = Isa::kLhsBytes,
+               .lhs = kRowLayout<Isa>,
                .quantize = int8::quantize<Isa>,
                .quantize_u8 = int8::quantize_u8<Isa>,
                .load_u8 = int8::load_u8<Isa>,
@@ -34,6 +37,13 @@ constexpr Kernels kernels_of() {
                       .quantize = int8::quantize_tiles<Isa>,
                       .load_u8 = int8::load_tiles_u8<Isa>,
                       .spmm = {int8::spmm<Isa, 1>, int8::spmm<Isa, 2>, int8::spmm<Isa, 4>, int8::spmm<Isa, 8>}},
+      .int4 = {.gemm_name = Int4::kInt4GemmName,
+               .gemv_name = Int4::kInt4GemvName,
+               .line_depth = Int4::kOrder.line_depth,
+               .lhs = kRowLayout<Int4>,
+               .quantize = int8::quantize<Int4>,
+               .gemm = int4::gemm<Int4, int4::DenseRaw>,
+               .gemm_bitmap = int4::gemm<Int4, int4::BitmapRaw>},
       .f32 = {.name = Isa::kF32SpmmName,
               .lanes = Isa::kLanes,
               .tile_rows = {Isa::f32_vectors(1) * Isa::kLanes, Isa::f32_vectors(2) * Isa::kLanes,

@@ -106,9 +106,40 @@ struct Neon : NeonPairs {
   }
 };
 
+// Nibbles are small enough to need none of that: |2 * -128 * 15| fits in 16 bits.
+struct NeonInt4 : Neon {
+  static constexpr const char* kInt4GemmName = "int4_gemm_neon";
+  static constexpr const char* kInt4GemvName = "int4_gemv_neon";
+  static constexpr int8::Order kOrder{.line_depth = 4, .odd_sums = 0};
+
+  template <int N>
+  static EK_INLINE NeonSums<N> multiply(NeonSums<N> acc, const Lhs& a, const Rhs& w) {
+    unroll<N / 2>([&](auto r) EK_LAMBDA_INLINE {
+      int16x8_t low = vmull_s8(vget_low_s8(w.half[0]), vget_low_s8(a.even[r]));
+      int16x8_t high = vmull_high_s8(w.half[0], a.even[r]);
+      low = vmlal_s8(low, vget_low_s8(w.half[1]), vget_low_s8(a.odd[r]));
+      high = vmlal_high_s8(high, w.half[1], a.odd[r]);
+      acc.v[2 * r] = vpadalq_s16(acc.v[2 * r], low);
+      acc.v[2 * r + 1] = vpadalq_s16(acc.v[2 * r + 1], high);
+    });
+    return acc;
+  }
+  static EK_INLINE void store_lhs(uint8_t* p, Bytes q, I32& owed) { NeonPairs::store_lhs(p, q, owed); }
+
+  static constexpr int kNibbleUnit = 1;
+  template <int kHalf>
+  static EK_INLINE Line signed_nibbles(Line line) {
+    unroll<4>([&](auto i) EK_LAMBDA_INLINE {
+      if constexpr (kHalf == 0) line.v[i] = vshlq_n_s8(line.v[i], 4);
+      line.v[i] = vshrq_n_s8(line.v[i], 4);
+    });
+    return line;
+  }
+};
+
 }  // namespace
 
 extern const Kernels kernels_neon;
-constexpr Kernels kernels_neon = kernels_of<Neon>();
+constexpr Kernels kernels_neon = kernels_of<Neon, NeonInt4>();
 
 }  // namespace edgekern

@@ -13,6 +13,8 @@ namespace {
 struct NeonDotprod : NeonDotBlocks {
   static constexpr const char* kInt8GemmName = "int8_gemm_neon_dotprod";
   static constexpr const char* kInt8GemvName = "int8_gemv_neon_dotprod";
+  static constexpr const char* kInt4GemmName = "int4_gemm_neon_dotprod";
+  static constexpr const char* kInt4GemvName = "int4_gemv_neon_dotprod";
   static constexpr const char* kF32SpmmName = "f32_spmm_neon";
   static constexpr const char* kInt8SpmmName = "int8_spmm_neon_dotprod";
 

@@ -32,22 +32,38 @@ struct NeonExpand {
     int8x16_t v[8];
   };
 
+  struct Line {
+    int8x16_t v[4];
+  };
+  static EK_INLINE Line expand_line(const uint8_t* mask, const int8_t*& values) {
+    // Byte i of `ends`: where the values of mask bytes 0..i end.
+    uint64_t counts = vget_lane_u64(vreinterpret_u64_u8(vcnt_u8(vld1_u8(mask))), 0);
+    uint64_t ends = counts * 0x0101010101010101u, starts = ends << 8;
+    Line line;
+    unroll<4>([&](auto i) EK_LAMBDA_INLINE {
+      const uint8_t* two = mask + 2 * i;
+      int8x16_t kept = vcombine_s8(vld1_s8(values + (starts >> 16 * i & 0xff)), vld1_s8(values + (ends >> 16 * i & 0xff)));
+      line.v[i] = vqtbl1q_s8(kept, vcombine_u8(vld1_u8(kExpandLow.at[two[0]]), vld1_u8(kExpandHigh.at[two[1]])));
+    });
+    values += ends >> 56;
+    return line;
+  }
+  static EK_INLINE Expanded join(const Line& low, const Line& high) {
+    Expanded step;
+    unroll<4>([&](auto i) EK_LAMBDA_INLINE {
+      step.v[i] = low.v[i];
+      step.v[4 + i] = high.v[i];
+    });
+    return step;
+  }
+
   template <int U>
   static EK_INLINE Expanded expand(const uint8_t* mask, const int8_t*& values) {
-    Expanded step;
     if constexpr (U == 1) {
-      unroll<2>([&](auto half) EK_LAMBDA_INLINE {
-        // Byte i of `ends`: where the values of mask bytes 0..i end.
-        uint64_t counts = vget_lane_u64(vreinterpret_u64_u8(vcnt_u8(vld1_u8(mask + 8 * half))), 0);
-        uint64_t ends = counts * 0x0101010101010101u, starts = ends << 8;
-        unroll<4>([&](auto i) EK_LAMBDA_INLINE {
-          const uint8_t* two = mask + 8 * half + 2 * i;
-          int8x16_t kept = vcombine_s8(vld1_s8(values + (starts >> 16 * i & 0xff)), vld1_s8(values + (ends >> 16 * i & 0xff)));
-          step.v[4 * half + i] = vqtbl1q_s8(kept, vcombine_u8(vld1_u8(kExpandLow.at[two[0]]), vld1_u8(kExpandHigh.at[two[1]])));
-        });
-        values += ends >> 56;
-      });
+      Line low = expand_line(mask, values);
+      return join(low, expand_line(mask + 8, values));
     } else {
+      Expanded step;
       uint32_t bits;
       memcpy(&bits, mask, 4);
       unroll<8>([&](auto i) EK_LAMBDA_INLINE {
@@ -55,8 +71,8 @@ struct NeonExpand {
         step.v[i] = vqtbl1q_s8(vld1q_s8(values), vld1q_u8(kExpandFours.at[four]));
         values += kExpandFours.bytes[four];
       });
+      return step;
     }
-    return step;
   }
   static EK_INLINE void store_expanded(int8_t* p, const Expanded& step) {
     unroll<8>([&](auto i) EK_LAMBDA_INLINE { vst1q_s8(p + 16 * i, step.v[i]); });

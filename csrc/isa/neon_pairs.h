@@ -5,7 +5,7 @@
 #pragma once
 
 #include "formats/int8/layout.h"
-#include "isa/neon_expand.h"
+#include "isa/neon_nibbles.h"
 #include "isa/neon_vectors.h"
 
 namespace edgekern {
@@ -17,7 +17,7 @@ struct NeonSums {
   int32x4_t v[N];
 };
 
-struct NeonPairs : NeonVectors, NeonExpand {
+struct NeonPairs : NeonVectors, NeonNibbles {
   static constexpr int kGroupRows = 2;
   static constexpr int64_t kStepDepth = 8;
   static constexpr int kLhsBytes = 1;

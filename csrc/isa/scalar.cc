@@ -220,6 +220,47 @@ struct Scalar : Dot4<ScalarVectors> {
     return load_rhs<kVector>(step.line);
   }
   static EK_INLINE void store_expanded(int8_t* p, const Expanded& step) { memcpy(p, step.line, sizeof(step.line)); }
+
+  static constexpr const char* kInt4GemmName = "int4_gemm_scalar";
+  static constexpr const char* kInt4GemvName = "int4_gemv_scalar";
+  using Line = Expanded;
+  struct Zeros {
+    uint8_t column[16];
+  };
+  static constexpr int kNibbleUnit = 1;
+  static constexpr int line_panels_at(int) { return 1; }
+  static EK_INLINE Line load_line(const uint8_t* p) {
+    Line line;
+    memcpy(line.line, p, sizeof(line.line));
+    return line;
+  }
+  static EK_INLINE Line expand_line(const uint8_t* mask, const int8_t*& values) { return expand<1>(mask, values); }
+  template <int kHalf>
+  static EK_INLINE int nibble(int8_t byte) {
+    return static_cast<uint8_t>(byte) >> 4 * kHalf & 15;
+  }
+  template <int kHalf>
+  static EK_INLINE Line signed_nibbles(const Line& line) {
+    Line out;
+    for (int i = 0; i < 64; ++i) out.line[i] = static_cast<int8_t>((nibble<kHalf>(line.line[i]) ^ 8) - 8);
+    return out;
+  }
+  template <int>
+  static EK_INLINE Zeros spread_zeros(const uint8_t* p) {
+    Zeros zeros;
+    memcpy(zeros.column, p, sizeof(zeros.column));
+    return zeros;
+  }
+  template <int kHalf>
+  static EK_INLINE Line nibbles_around(const Line& line, const Zeros& zeros) {
+    Line out;
+    for (int i = 0; i < 64; ++i) {
+      int zero = zeros.column[i / 4];
+      out.line[i] = static_cast<int8_t>(((nibble<kHalf>(line.line[i]) + zero) & 15) - zero);
+    }
+    return out;
+  }
+
   static constexpr int kExpandRows = 4;
   static constexpr int64_t kExpandAhead = 0;
   static constexpr int64_t kMasksAhead = 0;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <doctest/doctest.h>
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -148,6 +149,11 @@ struct Matrix {
 
 inline std::vector<char> workspace(const ek_isa* isa, int64_t m, int64_t k, ek_int8_form form = EK_INT8_DENSE) {
   return std::vector<char>(ek_int8_workspace_size(isa, form, m, k));
+}
+
+// The sum's error, and what the activations add to it: they are flatter than 1.2 and right to 3e-6.
+inline bool close(double got, double wanted, double error, ek_activation activation) {
+  return fabs(got - wanted) <= (activation == EK_NONE ? error : 1.2 * error + 3e-6 * (1 + fabs(wanted)));
 }
 
 }  // namespace edgekern::test

@@ -60,11 +60,6 @@ std::vector<float> linear(const ek_isa* isa, const Packed& packed, int64_t m, co
   return y;
 }
 
-// The sum's error, and what the activations add to it: they are flatter than 1.2 and right to 3e-6.
-bool close(double got, double wanted, double error, ek_activation activation) {
-  return fabs(got - wanted) <= (activation == EK_NONE ? error : 1.2 * error + 3e-6 * (1 + fabs(wanted)));
-}
-
 void check(const Weights& rhs, int64_t m, ek_activation activation = EK_NONE) {
   std::vector<float> x = Random(static_cast<uint32_t>(m)).normals(m * rhs.k);
   f32::reference::Linear wanted =

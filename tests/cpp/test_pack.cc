@@ -85,7 +85,7 @@ TEST_CASE("pack: a bitmap matrix that claims more values than it can have is ref
     char* packed = rhs.packed(nullptr, form);
     const auto* header = reinterpret_cast<int8::Header*>(packed);
     int8::BitmapLayout bitmap{{header->n, header->k, header->form, header->order}};
-    uint64_t& kept = reinterpret_cast<uint64_t*>(packed + bitmap.starts_offset())[bitmap.layout.panels()];
+    uint64_t& kept = reinterpret_cast<uint64_t*>(packed + bitmap.parts().begin)[bitmap.layout.panels()];
     uint64_t truth = kept;
     for (uint64_t lie : {truth + 128, UINT64_MAX, uint64_t{1} << 63}) {
       kept = lie;
@@ -94,7 +94,7 @@ TEST_CASE("pack: a bitmap matrix that claims more values than it can have is ref
     kept = truth;
     CHECK(ek_int8_describe(packed, size, &shape) == EK_OK);
     CHECK(ek_int8_describe(packed, size - 1, &shape) == EK_ERROR_PACKED);
-    CHECK(ek_int8_describe(packed, static_cast<size_t>(bitmap.starts_offset()), &shape) == EK_ERROR_PACKED);
+    CHECK(ek_int8_describe(packed, static_cast<size_t>(bitmap.parts().begin), &shape) == EK_ERROR_PACKED);
   }
 }
 

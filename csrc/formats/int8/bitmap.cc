@@ -3,10 +3,6 @@
 
 #include <string.h>
 
-#include <atomic>
-
-#include "base/parallel.h"
-
 namespace edgekern::int8 {
 namespace {
 
@@ -30,20 +26,12 @@ int64_t count_panel(const BitmapLayout& bitmap, const int8_t* q, int64_t ld_q, i
 
 int64_t body_bytes(const Layout& layout, const int8_t* q, int64_t ld_q, const ek_parallel* parallel) {
   BitmapLayout bitmap{layout};
-  std::atomic<int64_t> total{0};
-  parallel_for(parallel, layout.panels(), [&](int64_t begin, int64_t end) {
-    for (int64_t panel = begin; panel < end; ++panel) total += count_panel(bitmap, q, ld_q, panel);
-  });
-  return bitmap.body_bytes(total);
+  BitmapParts parts = bitmap.parts();
+  return parts.bytes(parts.count_all(parallel, [&](int64_t panel) { return count_panel(bitmap, q, ld_q, panel); }));
 }
 
 int64_t packed_body_bytes(const Layout& layout, const void* packed, size_t packed_size) {
-  BitmapLayout bitmap{layout};
-  int64_t last = bitmap.starts_offset() + layout.panels() * 8;
-  if (static_cast<int64_t>(packed_size) < last + 8) return INT64_MAX;
-  uint64_t kept = *at<uint64_t>(packed, last);
-  if (kept > static_cast<uint64_t>(layout.panels() * layout.panel_bytes())) return INT64_MAX;
-  return bitmap.body_bytes(static_cast<int64_t>(kept));
+  return BitmapLayout{layout}.parts().packed_bytes(packed, packed_size, layout.panels() * layout.panel_bytes());
 }
 
 // One line of a panel as the dense form has it; what lies beyond N or K is zero.
@@ -60,8 +48,7 @@ void pack_panel(const BitmapLayout& bitmap, const int8_t* q, int64_t ld_q, int64
   int64_t depth = layout.order.line_depth, unit = bitmap.unit(), units = bitmap.line_bytes() / unit;
   int32_t* column_sum = at<int32_t>(packed, layout.column_sum_offset()) + panel * kPanelColumns;
   int32_t* odd_sum = at<int32_t>(packed, layout.odd_sum_offset()) + panel * kPanelColumns;
-  uint8_t* mask = at<uint8_t>(packed, bitmap.masks_offset() + panel * bitmap.panel_mask_bytes());
-  int8_t* out = at<int8_t>(packed, bitmap.values_offset()) + at<uint64_t>(packed, bitmap.starts_offset())[panel];
+  uint8_t *mask = bitmap.parts().mask(packed, panel), *out = bitmap.parts().values(packed, panel);
   for (int64_t line = 0; line < bitmap.lines(); ++line, mask += bitmap.line_mask_bytes()) {
     int8_t values[kMaxLine];
     read_line(layout, q, ld_q, panel, line, values);
@@ -79,21 +66,11 @@ void pack_panel(const BitmapLayout& bitmap, const int8_t* q, int64_t ld_q, int64
   }
 }
 
-void clear(void* packed, int64_t begin, int64_t end) { memset(at<char>(packed, begin), 0, static_cast<size_t>(end - begin)); }
-
 void pack(const Layout& layout, const int8_t* q, int64_t ld_q, void* packed, const ek_parallel* parallel) {
   BitmapLayout bitmap{layout};
-  uint64_t* starts = at<uint64_t>(packed, bitmap.starts_offset());
-  parallel_for(parallel, layout.panels(), [&](int64_t begin, int64_t end) {
-    for (int64_t panel = begin; panel < end; ++panel)
-      starts[panel + 1] = static_cast<uint64_t>(count_panel(bitmap, q, ld_q, panel));
-  });
-  starts[0] = 0;
-  for (int64_t panel = 0; panel < layout.panels(); ++panel) starts[panel + 1] += starts[panel];
-  int64_t kept = static_cast<int64_t>(starts[layout.panels()]);
-  clear(packed, layout.column_sum_offset(), layout.scale_offset());
-  clear(packed, bitmap.starts_offset() + (layout.panels() + 1) * 8, bitmap.values_offset());
-  clear(packed, bitmap.values_offset() + kept, layout.body_offset() + bitmap.body_bytes(kept));
+  memset(at<char>(packed, layout.column_sum_offset()), 0,
+         static_cast<size_t>(layout.scale_offset() - layout.column_sum_offset()));
+  bitmap.parts().begin_packing(packed, parallel, [&](int64_t panel) { return count_panel(bitmap, q, ld_q, panel); });
   parallel_for(parallel, layout.panels(), [&](int64_t begin, int64_t end) {
     for (int64_t panel = begin; panel < end; ++panel) pack_panel(bitmap, q, ld_q, panel, packed);
   });
@@ -102,8 +79,7 @@ void pack(const Layout& layout, const int8_t* q, int64_t ld_q, void* packed, con
 void unpack_panel(const BitmapLayout& bitmap, const void* packed, int64_t panel, int8_t* q, int64_t ld_q) {
   const Layout& layout = bitmap.layout;
   int64_t depth = layout.order.line_depth, unit = bitmap.unit(), units = bitmap.panel_mask_bytes() * 8;
-  const uint8_t* mask = at<uint8_t>(packed, bitmap.masks_offset() + panel * bitmap.panel_mask_bytes());
-  const int8_t* values = at<int8_t>(packed, bitmap.values_offset()) + at<uint64_t>(packed, bitmap.starts_offset())[panel];
+  const uint8_t *mask = bitmap.parts().mask(packed, panel), *values = bitmap.parts().values(packed, panel);
   for (int64_t n = panel * kPanelColumns; n < min_of(layout.n, (panel + 1) * kPanelColumns); ++n)
     memset(q + n * ld_q, 0, static_cast<size_t>(layout.k));
   for (int64_t i = 0; i < units; ++i) {

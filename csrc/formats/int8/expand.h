@@ -20,74 +20,83 @@ namespace {
 constexpr int64_t kRowBlock = 96;  // a multiple of every ISA's tile rows
 constexpr int64_t kPieceBytes = 16 * 1024;
 
-// Where the kernel is in the panel it expands.
-struct BitmapCursor {
+// A source hands out the steps of a panel, one after the other. It knows the place of each in the kDepthUnit values of k that
+// every depth is a multiple of: what one load brings may be two of them.
+template <class Isa, int U>
+struct BitmapSource {
   const uint8_t* masks;
   const int8_t* values;
+
+  BitmapSource() = default;
+  BitmapSource(const RhsPanels& rhs, int64_t panel)
+      : masks(rhs.masks + panel * (rhs.padded_k * kPanelColumns / U / 8)), values(rhs.panels + rhs.starts[panel]) {}
+
+  template <int>
+  EK_INLINE typename Isa::Expanded step() {
+    if constexpr (Isa::kExpandAhead > 0) __builtin_prefetch(values + Isa::kExpandAhead);
+    if constexpr (Isa::kMasksAhead > 0) __builtin_prefetch(masks + Isa::kMasksAhead);
+    typename Isa::Expanded step = Isa::template expand<U>(masks, values);
+    masks += kPanelColumns * Isa::kStepDepth / U / 8;
+    return step;
+  }
 };
 
-template <int U>
-BitmapCursor panel_at(const RhsPanels& rhs, int64_t panel) {
-  return {rhs.masks + panel * (rhs.padded_k * kPanelColumns / U / 8), rhs.panels + rhs.starts[panel]};
-}
+template <class Isa>
+constexpr int kStepsOfUnit = static_cast<int>(kDepthUnit / Isa::kStepDepth);
 
-template <class Isa, int U>
-EK_INLINE typename Isa::Expanded expand_step(BitmapCursor& at) {
-  if constexpr (Isa::kExpandAhead > 0) __builtin_prefetch(at.values + Isa::kExpandAhead);
-  if constexpr (Isa::kMasksAhead > 0) __builtin_prefetch(at.masks + Isa::kMasksAhead);
-  typename Isa::Expanded step = Isa::template expand<U>(at.masks, at.values);
-  at.masks += kPanelColumns * Isa::kStepDepth / U / 8;
-  return step;
-}
-
-// As accumulate with one panel; t.rhs is not read.
-template <class Isa, int MR, int U>
-void accumulate_expanded(const TileArgs& t, BitmapCursor& cursor) {
-  constexpr int NV = kPanelColumns / Isa::kLanes;
-  constexpr int PH = Isa::phases_at(MR, 1) < 2 ? 1 : 2;  // expanding takes the time of more
-  constexpr int kGroupRows = MR < Isa::kGroupRows ? MR : Isa::kGroupRows, kGroups = MR / kGroupRows;
+// Sums of rows x the next `depth` values of k of NP panels, by phase and group of rows, from zero on.
+template <class Isa, int NP, class Source, int PH, int kGroups, int NV, int kGroupRows>
+EK_INLINE void accumulate_steps(const uint8_t* lhs, int64_t lhs_stride, int64_t depth, Source (&source)[NP],
+                                typename Isa::template Acc<kGroupRows> (&acc)[PH][kGroups][NV]) {
+  constexpr int kVectors = NV / NP, kSteps = kStepsOfUnit<Isa>;
   constexpr int64_t kLhsStep = Isa::kGroupRows * Isa::kStepDepth * Isa::kLhsBytes;
-  using Acc = typename Isa::template Acc<kGroupRows>;
-
-  Acc acc[PH][kGroups][NV];
   unroll<PH>([&](auto ph) EK_LAMBDA_INLINE {
     unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
       unroll<NV>([&](auto n) EK_LAMBDA_INLINE { acc[ph][g][n] = Isa::template zero<kGroupRows>(); });
     });
   });
-
-  const uint8_t *lhs = t.lhs, *end = lhs + t.depth / Isa::kStepDepth * kLhsStep, *last = end - (PH - 1) * kLhsStep;
-  BitmapCursor at = cursor;
-  auto step = [&](auto ph) EK_LAMBDA_INLINE {
-    typename Isa::Expanded w = expand_step<Isa, U>(at);
-    unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
-      typename Isa::Lhs a = Isa::load_lhs(lhs + g * Isa::kGroupRows * t.lhs_stride);
-      unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
-        typename Isa::Rhs rhs = Isa::template expanded_rhs<n>(w);
-        acc[ph][g][n] = Isa::multiply(acc[ph][g][n], a, rhs);
+  for (const uint8_t* end = lhs + depth / Isa::kStepDepth * kLhsStep; lhs < end; lhs += kSteps * kLhsStep)
+    unroll<kSteps>([&](auto s) EK_LAMBDA_INLINE {
+      typename Isa::Expanded w[NP];
+      unroll<NP>([&](auto p) EK_LAMBDA_INLINE { w[p] = source[p].template step<s>(); });
+      unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
+        typename Isa::Lhs a = Isa::load_lhs(lhs + s * kLhsStep + g * Isa::kGroupRows * lhs_stride);
+        unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
+          typename Isa::Rhs rhs = Isa::template expanded_rhs<n % kVectors>(w[n / kVectors]);
+          acc[s % PH][g][n] = Isa::multiply(acc[s % PH][g][n], a, rhs);
+        });
       });
     });
-    lhs += kLhsStep;
-  };
-  while (lhs < last) unroll<PH>([&](auto ph) EK_LAMBDA_INLINE { step(ph); });
-  if constexpr (PH > 1)
-    while (lhs < end) step(Index<0>{});
-  cursor = at;
+}
+
+// As accumulate with one panel; t.rhs is not read.
+template <class Isa, int MR, int U>
+void accumulate_expanded(const TileArgs& t, BitmapSource<Isa, U>& panel) {
+  constexpr int NV = kPanelColumns / Isa::kLanes;
+  constexpr int PH = Isa::phases_at(MR, 1) < 2 ? 1 : kStepsOfUnit<Isa>;  // expanding takes the time of more
+  constexpr int kGroupRows = MR < Isa::kGroupRows ? MR : Isa::kGroupRows, kGroups = MR / kGroupRows;
+  typename Isa::template Acc<kGroupRows> acc[PH][kGroups][NV];
+  BitmapSource<Isa, U> source[1] = {panel};
+  accumulate_steps<Isa, 1, BitmapSource<Isa, U>, PH, kGroups, NV, kGroupRows>(t.lhs, t.lhs_stride, t.depth, source, acc);
+  panel = source[0];
   store_tile<Isa, MR, 1>(t, acc);
 }
 
 // The next `depth` values of k of a panel, as dense lines.
-template <class Isa, int U>
-void expand_lines(BitmapCursor& cursor, int64_t depth, int8_t* out) {
-  BitmapCursor at = cursor;
-  for (int64_t k = 0; k < depth; k += Isa::kStepDepth, out += kPanelColumns * Isa::kStepDepth)
-    Isa::store_expanded(out, expand_step<Isa, U>(at));
-  cursor = at;
+template <class Isa, class Source>
+void expand_lines(Source& panel, int64_t depth, int8_t* out) {
+  Source source = panel;
+  for (int64_t k = 0; k < depth; k += kDepthUnit)
+    unroll<kStepsOfUnit<Isa>>([&](auto s) EK_LAMBDA_INLINE {
+      Isa::store_expanded(out, source.template step<s>());
+      out += kPanelColumns * Isa::kStepDepth;
+    });
+  panel = source;
 }
 
 template <class Isa, int U>
 struct AccumulateExpandedTable {
-  void (*at[Isa::kExpandRows])(const TileArgs&, BitmapCursor&) = {};  // [rows - 1]; see AccumulateTable
+  void (*at[Isa::kExpandRows])(const TileArgs&, BitmapSource<Isa, U>&) = {};  // [rows - 1]; see AccumulateTable
 
   constexpr AccumulateExpandedTable() {
     unroll<Isa::kExpandRows>([this](auto m) {
@@ -107,13 +116,13 @@ void multiply_few_rows(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, in
   Finish finish_tile = choose_finish<Isa>(g.output);
   for (int64_t p = p0; p < p1; p += kMaxPanels) {
     int64_t panels = min_of(kMaxPanels, p1 - p), n0 = p * kPanelColumns;
-    BitmapCursor cursor[kMaxPanels];
-    for (int64_t i = 0; i < panels; ++i) cursor[i] = panel_at<U>(g.rhs, p + i);
+    BitmapSource<Isa, U> source[kMaxPanels];
+    for (int64_t i = 0; i < panels; ++i) source[i] = {g.rhs, p + i};
     for (int64_t block = 0; block < g.rhs.blocks; ++block) {
       int64_t k = block * kBlockDepth, depth = min_of(kBlockDepth, g.rhs.padded_k - k);
       for (int64_t i = 0; i < panels; ++i) {
         int64_t column = i * kPanelColumns;
-        accumulate_tile(tile_at<Isa>(g, m0, n0 + column, k, depth, nullptr, 0, tile + column), cursor[i]);
+        accumulate_tile(tile_at<Isa>(g, m0, n0 + column, k, depth, nullptr, 0, tile + column), source[i]);
       }
       add_block(g, block, m1 - m0, tile, total);
     }
@@ -135,11 +144,11 @@ void multiply_pieces(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int6
     int64_t n0 = p * kPanelColumns;
     for (int64_t m = m0; m < m1; m += kRowBlock) {
       int64_t rows = min_of(kRowBlock, m1 - m);
-      BitmapCursor cursor[kPanels];
-      for (int64_t i = 0; i < panels; ++i) cursor[i] = panel_at<U>(g.rhs, p + i);
+      BitmapSource<Isa, U> source[kPanels];
+      for (int64_t i = 0; i < panels; ++i) source[i] = {g.rhs, p + i};
       for (int64_t k = 0; k == 0 || k < g.rhs.padded_k; k += kDepth) {
         int64_t depth = min_of(kDepth, g.rhs.padded_k - k);
-        for (int64_t i = 0; i < panels; ++i) expand_lines<Isa, U>(cursor[i], depth, piece + i * kPanelBytes);
+        for (int64_t i = 0; i < panels; ++i) expand_lines<Isa>(source[i], depth, piece + i * kPanelBytes);
         for (int64_t r = 0; r < rows; r += Isa::kRows)
           kAccumulate<Isa>.at[min_of(Isa::kRows, rows - r) - 1][panels / 2](
               tile_at<Isa>(g, m + r, n0, k, depth, piece, kPanelBytes, tile + r * kTileColumns));

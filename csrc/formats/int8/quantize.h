@@ -130,6 +130,7 @@ void quantize_as(const void* x, int64_t ld_x, int64_t k, int64_t m0, int64_t m1,
   for (int64_t m = m0; m < m1; ++m) {
     const char* row = static_cast<const char*>(x) + m * ld_x * kBytes;
     RowScale scale = find_range<typename Isa::template Range<D>, D>(row, k);
+    if (scale.zero) scale.zero_point = Isa::kZeroOffset;  // stored as zeros, with a zero point of 0
     LhsStore<Isa> store{out, m, k};
     round_row<Isa, D>(row, k, scale, store);
     store.flush(max_of(0, ceil_div(k, kBlockDepth) - 1));

@@ -40,10 +40,11 @@ typedef enum ek_status EK_ENUM_TYPE {
   EK_ERROR_PACKED = 6,        // not a packed matrix of this format, or truncated, or misaligned (64 bytes)
   EK_ERROR_ISA = 7,           // this CPU cannot run that ISA, or EDGEKERN_ISA names none
   EK_ERROR_WORKSPACE = 8,     // workspace smaller than asked for
-  EK_ERROR_VALUE = 9,         // a weight or scale that is NaN or infinite
+  EK_ERROR_VALUE = 9,         // a weight, scale or bias that is NaN, infinite or out of its format's range
   EK_ERROR_OUT_OF_MEMORY = 10,
   EK_ERROR_ORDER = 11,  // packed for an ISA that reads another order of bytes; pack again for this one
-  EK_ERROR_FORM = 12    // not one of ek_int8_form, not 1, 2, 4 or 8 channels, or a form that cannot hold this matrix
+  EK_ERROR_FORM = 12,   // not one of the format's forms, not 1, 2, 4 or 8 channels, or a form that cannot hold this matrix
+  EK_ERROR_GROUP = 13   // int4's group_size is not 32, 64 or 128
 } ek_status;
 
 // English, static storage, never NULL.
@@ -164,6 +165,64 @@ EK_API ek_status ek_int8_quantize_lhs(const ek_isa* isa, int64_t m, int64_t k, c
 EK_API ek_status ek_int8_matmul_s32(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m, const uint8_t* q,
                                     int64_t ld_q, const int32_t* zero_point, int32_t* acc, int64_t ld_acc, void* workspace,
                                     size_t workspace_size, const ek_parallel* parallel);
+
+// ---------------------------------------------------------------------------------------------- int4 (W4A8)
+//
+// y[m][n] = act( lhs_scale[m] * sum_g scale[n][g] * sum_{k in g} (q[m][k] - zero_point[m]) * (w[n][k] - zero[n][g])  + bias[n] )
+//
+//   w  u4, by groups of group_size = 32, 64 or 128 neighbours along k (the last may be shorter), each with an f16 scale
+//      and a zero point from 0 to 15; without zero points it is 8 everywhere (symmetric)
+//   q  u8, one scale and zero point per row, as int8's
+//
+// The sum over a group is an int32 and exact on every ISA, sum_{k in g} (q - c) * (w - zero) with c = 0, or 128 where s8 is
+// multiplied. Each is scaled and added to an f32, group by group from the first on; c - zero_point[m] times the channel's
+// sum of weights, an f32, comes last:
+//   |y - exact| <= (groups + 3) * 2^-23 * (lhs_scale[m] * 255 * sum_k |scale[n][g] * (w[n][k] - zero[n][g])| + |bias[n]|)
+// before activation. Where scales are powers of two and all sums below 2^24 of the smallest, no bit is rounded. The form and
+// the number of threads change no bit. A row that holds NaN or Inf gives a row of NaN; a zero row gives the bias, exactly.
+//
+// Canonical weights: w is [n][ld_w] bytes of two weights each, k even in the low nibble; scale [n][groups] is f16 as bits, and
+// zero [n][groups] may be NULL everywhere: symmetric. groups = ceil(k / group_size).
+
+// From floats, rounded to the nearest, half to even. Symmetric (zero NULL): scale = max(max w / 7, -min w / 8). Otherwise
+// scale = (high - low) / 15 and zero = round(-low / scale) with low = min(0, min w), high = max(0, max w): 0.0 is exact. Both
+// by the scale as f16; a group of zeros, or one too small for an f16 scale, has scale 1. EK_ERROR_VALUE for weights that are not
+// finite or need a scale beyond f16's range.
+EK_API ek_status ek_int4_quantize_rhs(int64_t n, int64_t k, int64_t group_size, const void* rhs, ek_dtype dtype, int64_t ld_rhs,
+                                      uint8_t* w, int64_t ld_w, uint16_t* scale, uint8_t* zero, const ek_parallel* parallel);
+
+// How a matrix is packed. Both forms hold any matrix and give the same bits.
+typedef enum ek_int4_form EK_ENUM_TYPE {
+  EK_INT4_DENSE = 0,    // all weights, in panels of 16 output channels
+  EK_INT4_BITMAP = 16   // the weights that are not zero (w != zero), and a bit for each place. For few rows, and for memory.
+} ek_int4_form;
+
+// Bytes of a packed matrix; 0 for arguments that ek_int4_pack refuses. For EK_INT4_DENSE w may be NULL, and of zero only
+// whether it is NULL matters. Packed bytes stand in the order that one ISA reads (isa NULL = default): never write them to a file.
+EK_API size_t ek_int4_packed_size(const ek_isa* isa, ek_int4_form form, int64_t n, int64_t k, int64_t group_size,
+                                  const uint8_t* w, int64_t ld_w, const uint8_t* zero, const ek_parallel* parallel);
+// packed must be 64-byte aligned and packed_size bytes, as ek_int4_packed_size tells for the same arguments. bias may be NULL.
+// EK_ERROR_VALUE when a scale or bias is not finite, or a zero point is beyond 15.
+EK_API ek_status ek_int4_pack(const ek_isa* isa, ek_int4_form form, int64_t n, int64_t k, int64_t group_size, const uint8_t* w,
+                              int64_t ld_w, const uint16_t* scale, const uint8_t* zero, const float* bias, void* packed,
+                              size_t packed_size, const ek_parallel* parallel);
+typedef struct ek_int4_shape {
+  int64_t n, k, group_size;
+  int has_bias, has_zero;
+  ek_int4_form form;
+} ek_int4_shape;
+EK_API ek_status ek_int4_describe(const void* packed, size_t packed_size, ek_int4_shape* shape);
+// The exact inverse of ek_int4_pack; the nibble beyond an odd k comes back as 0. zero and bias may be NULL when not wanted.
+EK_API ek_status ek_int4_unpack(const void* packed, size_t packed_size, uint8_t* w, int64_t ld_w, uint16_t* scale, uint8_t* zero,
+                                float* bias, const ek_parallel* parallel);
+
+// Scratch that ek_int4_linear needs for these sizes; no alignment asked. isa NULL = default.
+EK_API size_t ek_int4_workspace_size(const ek_isa* isa, int64_t m, int64_t k);
+
+// The whole layer in one parallel region: quantise lhs, multiply, scale, add bias, activate. y has lhs's dtype.
+EK_API ek_status ek_int4_linear(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m, const void* lhs,
+                                ek_dtype dtype, int64_t ld_lhs, void* y, int64_t ld_y, ek_activation activation,
+                                void* workspace, size_t workspace_size, const ek_parallel* parallel);
 
 // ------------------------------------------------------------------------------------- f32, pruned
 //

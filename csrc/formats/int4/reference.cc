@@ -1,0 +1,66 @@
+#include "formats/int4/reference.h"
+
+#include <math.h>
+
+#include <algorithm>
+
+#include "base/half.h"
+#include "formats/activation_reference.h"
+
+namespace edgekern::int4::reference {
+
+int Weights::integer(int64_t row, int64_t column) const {
+  return nibble(row, column) - (zero.empty() ? 8 : zero[group_at(row, column)]);
+}
+
+double Weights::value(int64_t row, int64_t column) const {
+  return double{f16_to_f32(scale[group_at(row, column)])} * integer(row, column);
+}
+
+Weights quantize(int64_t n, int64_t k, int64_t group_size, const float* rhs, bool symmetric) {
+  Weights out{n, k, group_size, {}, {}, {}};
+  out.w.resize(n * out.row_bytes());
+  for (int64_t row = 0; row < n; ++row)
+    for (int64_t k0 = 0; k0 < k; k0 += group_size) {
+      int64_t k1 = std::min(k, k0 + group_size);
+      float low = 0, high = 0;
+      for (int64_t i = k0; i < k1; ++i) {
+        low = std::min(low, rhs[row * k + i]);
+        high = std::max(high, rhs[row * k + i]);
+      }
+      uint16_t half = f32_to_f16(symmetric ? std::max(high / 7, -low / 8) : high / 15 - low / 15);
+      float scale = f16_to_f32(half);
+      int zero = symmetric ? 8 : scale == 0 ? 0 : std::clamp(static_cast<int>(nearbyintf(-low / scale)), 0, 15);
+      out.scale.push_back(scale == 0 ? f32_to_f16(1) : half);
+      if (!symmetric) out.zero.push_back(static_cast<uint8_t>(zero));
+      for (int64_t i = k0; i < k1; ++i) {
+        int rounded = scale == 0 ? 0 : static_cast<int>(nearbyintf(rhs[row * k + i] / scale));
+        int q = std::clamp(rounded + zero, 0, 15);
+        out.w[row * out.row_bytes() + i / 2] |= static_cast<uint8_t>(q << 4 * (i % 2));
+      }
+    }
+  return out;
+}
+
+Linear linear(int64_t m, const int8::reference::Quantized& lhs, const Weights& rhs, const float* bias, ek_activation activation) {
+  Linear out{std::vector<double>(m * rhs.n), std::vector<double>(m * rhs.n)};
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t j = 0; j < rhs.n; ++j) {
+      double total = 0, magnitude = 0, shift = bias == nullptr ? 0.0 : bias[j];
+      for (int64_t g = 0; g < rhs.groups(); ++g) {
+        int64_t sum = 0;
+        double scale = f16_to_f32(rhs.scale[j * rhs.groups() + g]);
+        for (int64_t l = g * rhs.group_size; l < std::min(rhs.k, (g + 1) * rhs.group_size); ++l) {
+          sum += int64_t{lhs.q[i * rhs.k + l] - lhs.zero_point[i]} * rhs.integer(j, l);
+          magnitude += fabs(scale * rhs.integer(j, l));
+        }
+        total += scale * static_cast<double>(sum);
+      }
+      double rounding = static_cast<double>(rhs.groups() + 3) * ldexp(1, -23);
+      out.y[i * rhs.n + j] = edgekern::reference::activate(total * lhs.scale[i] + shift, activation);
+      out.error[i * rhs.n + j] = rounding * (lhs.scale[i] * 255.0 * magnitude + fabs(shift));
+    }
+  return out;
+}
+
+}  // namespace edgekern::int4::reference

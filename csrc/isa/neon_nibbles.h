@@ -1,0 +1,55 @@
+// Lines of nibbles on ARM (formats/int4/lines.h).
+#pragma once
+
+#include "isa/neon_expand.h"
+
+namespace edgekern {
+namespace {
+
+struct NeonNibbles : NeonExpand {
+  static constexpr int line_panels_at(int) { return 1; }
+  static EK_INLINE Line load_line(const uint8_t* p) {
+    Line line;
+    unroll<4>([&](auto i) EK_LAMBDA_INLINE { line.v[i] = vreinterpretq_s8_u8(vld1q_u8(p + 16 * i)); });
+    return line;
+  }
+
+  // Sixteen times the weight: one instruction for the high nibbles, one for the low ones.
+  static constexpr int kNibbleUnit = 16;
+  template <int kHalf>
+  static EK_INLINE Line signed_nibbles(Line line) {
+    unroll<4>([&](auto i) EK_LAMBDA_INLINE {
+      line.v[i] = kHalf == 0 ? vshlq_n_s8(line.v[i], 4) : vandq_s8(line.v[i], vdupq_n_s8(-16));
+    });
+    return line;
+  }
+
+  // By vector of an int8 line's 128 bytes.
+  struct Zeros {
+    uint8x16_t v[8];
+  };
+  template <int kDepth>
+  static EK_INLINE Zeros spread_zeros(const uint8_t* p) {
+    constexpr uint8_t kColumns = 16 / kDepth;  // of a vector
+    constexpr uint8_t kFrom[2][16] = {{0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3}, {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1}};
+    uint8x16_t zeros = vld1q_u8(p), from = vld1q_u8(kFrom[kDepth / 8]);
+    Zeros out;
+    unroll<8>([&](auto i) EK_LAMBDA_INLINE {
+      out.v[i] = vqtbl1q_u8(zeros, vaddq_u8(from, vdupq_n_u8(kColumns * (i % kDepth))));
+    });
+    return out;
+  }
+  template <int kHalf>
+  static EK_INLINE Line nibbles_around(Line line, const Zeros& zeros) {
+    unroll<4>([&](auto i) EK_LAMBDA_INLINE {
+      uint8x16_t bytes = vreinterpretq_u8_s8(line.v[i]), zero = zeros.v[4 * kHalf + i];
+      if constexpr (kHalf == 1) bytes = vshrq_n_u8(bytes, 4);
+      uint8x16_t sum = vandq_u8(vaddq_u8(bytes, zero), vdupq_n_u8(15));
+      line.v[i] = vreinterpretq_s8_u8(vsubq_u8(sum, zero));
+    });
+    return line;
+  }
+};
+
+}  // namespace
+}  // namespace edgekern
