@@ -41,9 +41,7 @@ struct BitmapParts {
     return kept > static_cast<uint64_t>(most) ? INT64_MAX : bytes(static_cast<int64_t>(kept));
   }
 
-  uint8_t* mask(void* packed, int64_t panel) const {
-    return at<uint8_t>(packed, masks_offset() + panel * panel_mask_bytes);
-  }
+  uint8_t* mask(void* packed, int64_t panel) const { return at<uint8_t>(packed, masks_offset() + panel * panel_mask_bytes); }
   const uint8_t* mask(const void* packed, int64_t panel) const {
     return at<uint8_t>(packed, masks_offset() + panel * panel_mask_bytes);
   }

@@ -62,7 +62,10 @@ struct Avx2Expand {
 
   using Line = Expanded;
   using Zeros = Expanded;
-  static constexpr int line_panels_at(int rows) { return rows == 1 ? 2 : 1; }
+  // More rows do not fit beside a line, and are multiplied from L1.
+  static constexpr int kLineRows = 2;
+  static constexpr int line_panels_at(int) { return 1; }
+  static constexpr int line_phases_at(int rows, int) { return rows == 1 ? 2 : 1; }
   static EK_INLINE Line load_line(const uint8_t* p) {
     const __m256i* from = reinterpret_cast<const __m256i*>(p);
     return {{_mm256_load_si256(from), _mm256_load_si256(from + 1)}};

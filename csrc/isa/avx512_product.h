@@ -60,7 +60,9 @@ struct Avx512Product : Dot4<Avx512Vectors> {
   using Line = __m512i;
   using Zeros = __m512i;
   static constexpr int kNibbleUnit = 16;
+  static constexpr int kLineRows = 4;
   static constexpr int line_panels_at(int rows) { return rows <= 2 ? 4 : 2; }
+  static constexpr int line_phases_at(int rows, int panels) { return rows * panels <= 4 ? 2 : 1; }
   static EK_INLINE Line load_line(const uint8_t* p) { return _mm512_load_si512(p); }
   template <int kHalf>
   static EK_INLINE Line signed_nibbles(Line line) {
@@ -70,10 +72,10 @@ struct Avx512Product : Dot4<Avx512Vectors> {
   template <int>
   static EK_INLINE Zeros spread_zeros(const uint8_t* p) {
     __m512i all = _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
-    __m512i from = _mm512_add_epi32(_mm512_set4_epi32(0x03030303, 0x02020202, 0x01010101, 0),
-                                    _mm512_setr_epi32(0, 0, 0, 0, 0x04040404, 0x04040404, 0x04040404, 0x04040404, 0x08080808,
-                                                      0x08080808, 0x08080808, 0x08080808, 0x0c0c0c0c, 0x0c0c0c0c, 0x0c0c0c0c,
-                                                      0x0c0c0c0c));
+    __m512i from =
+        _mm512_add_epi32(_mm512_set4_epi32(0x03030303, 0x02020202, 0x01010101, 0),
+                         _mm512_setr_epi32(0, 0, 0, 0, 0x04040404, 0x04040404, 0x04040404, 0x04040404, 0x08080808, 0x08080808,
+                                           0x08080808, 0x08080808, 0x0c0c0c0c, 0x0c0c0c0c, 0x0c0c0c0c, 0x0c0c0c0c));
     return _mm512_shuffle_epi8(all, from);
   }
   template <int kHalf>

@@ -143,11 +143,11 @@ struct RhsPanels {
   int64_t n, padded_n;
   int64_t padded_k;
   int64_t group_size, groups;
-  const uint16_t* scale;   // f16, [panels][groups][16]
-  const uint8_t* zero;     // the same; nullptr when all are 8
-  const uint8_t* lines;    // of the dense form; of the bitmap form the nibbles that are kept
-  const uint8_t* masks;    // of the bitmap form, as is the next
-  const uint64_t* starts;  // [panels]: where each one's nibbles start
+  const uint16_t* scale;    // f16, [panels][groups][16]
+  const uint8_t* zero;      // the same; nullptr when all are 8
+  const uint8_t* lines;     // of the dense form; of the bitmap form the nibbles that are kept
+  const uint8_t* masks;     // of the bitmap form, as is the next
+  const uint64_t* starts;   // [panels]: where each one's nibbles start
   const float* weight_sum;  // [padded_n]
   const float* bias;        // [padded_n]
 };

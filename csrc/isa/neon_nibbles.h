@@ -7,7 +7,9 @@ namespace edgekern {
 namespace {
 
 struct NeonNibbles : NeonExpand {
+  static constexpr int kLineRows = 4;
   static constexpr int line_panels_at(int) { return 1; }
+  static constexpr int line_phases_at(int, int) { return 1; }
   static EK_INLINE Line load_line(const uint8_t* p) {
     Line line;
     unroll<4>([&](auto i) EK_LAMBDA_INLINE { line.v[i] = vreinterpretq_s8_u8(vld1q_u8(p + 16 * i)); });
@@ -31,12 +33,12 @@ struct NeonNibbles : NeonExpand {
   template <int kDepth>
   static EK_INLINE Zeros spread_zeros(const uint8_t* p) {
     constexpr uint8_t kColumns = 16 / kDepth;  // of a vector
-    constexpr uint8_t kFrom[2][16] = {{0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3}, {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1}};
+    constexpr uint8_t kFrom[2][16] = {{0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3},
+                                      {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1}};
     uint8x16_t zeros = vld1q_u8(p), from = vld1q_u8(kFrom[kDepth / 8]);
     Zeros out;
-    unroll<8>([&](auto i) EK_LAMBDA_INLINE {
-      out.v[i] = vqtbl1q_u8(zeros, vaddq_u8(from, vdupq_n_u8(kColumns * (i % kDepth))));
-    });
+    unroll<8>([&](auto i)
+                  EK_LAMBDA_INLINE { out.v[i] = vqtbl1q_u8(zeros, vaddq_u8(from, vdupq_n_u8(kColumns * (i % kDepth)))); });
     return out;
   }
   template <int kHalf>

@@ -228,7 +228,9 @@ struct Scalar : Dot4<ScalarVectors> {
     uint8_t column[16];
   };
   static constexpr int kNibbleUnit = 1;
+  static constexpr int kLineRows = 4;
   static constexpr int line_panels_at(int) { return 1; }
+  static constexpr int line_phases_at(int, int) { return 1; }
   static EK_INLINE Line load_line(const uint8_t* p) {
     Line line;
     memcpy(line.line, p, sizeof(line.line));

@@ -125,9 +125,7 @@ TEST_CASE("int4: activations, and no bias") {
   check(rhs, 1);
 }
 
-TEST_CASE("int4: more rows than one slab holds, and a deep layer") {
-  check(Int4Weights(2, 70000, 128, 0.5, true), 70);
-}
+TEST_CASE("int4: more rows than one slab holds, and a deep layer") { check(Int4Weights(2, 70000, 128, 0.5, true), 70); }
 
 TEST_CASE("int4: a zero row, and a channel without weights, give the bias exactly") {
   for (bool symmetric : {true, false}) {
@@ -195,7 +193,8 @@ TEST_CASE("int4: f16 and bf16 in and out, strided") {
           for (int64_t i = 0; i < m * ld_y; ++i) {
             int64_t at = i / ld_y * n + i % ld_y;
             double rounding = (dtype == EK_F16 ? 5e-4 : 4e-3) * fabs(wanted.y[i % ld_y < n ? at : 0]);
-            wrong += i % ld_y >= n ? y[i] != 0x1234 : !close(to_float(y[i]), wanted.y[at], wanted.error[at] + rounding, EK_SILU);
+            wrong +=
+                i % ld_y >= n ? y[i] != 0x1234 : !close(to_float(y[i]), wanted.y[at], wanted.error[at] + rounding, EK_SILU);
           }
           CHECK_MESSAGE(wrong == 0, ek_isa_name(isa));
         }

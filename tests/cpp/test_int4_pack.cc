@@ -27,7 +27,7 @@ TEST_CASE("int4: quantising follows the reference") {
       for (int64_t k : {1, 31, 64, 100, 257}) {
         std::vector<float> values = Random(5).normals(9 * k, 0.02f, 0.1f);
         std::fill_n(values.begin(), k, 0.0f);
-        std::fill_n(values.begin() + k, k, 1e-12f);   // too small for an f16 scale
+        std::fill_n(values.begin() + k, k, 1e-12f);    // too small for an f16 scale
         std::fill_n(values.begin() + 2 * k, k, 0.5f);  // nothing below zero
         int4::reference::Weights wanted = int4::reference::quantize(9, k, group_size, values.data(), symmetric);
         std::vector<uint8_t> w(wanted.w.size(), 0xff), zero(wanted.scale.size(), 0xff);

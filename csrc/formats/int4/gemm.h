@@ -34,7 +34,7 @@ EK_INLINE void add_group(typename Isa::I32 sum, const uint16_t* scale, int64_t n
 // All of MR rows from m on x NP panels, added to total [MR][kTileColumns].
 template <class Isa, int MR, int NP, class Source>
 void accumulate_groups(const GemmArgs& args, int64_t m, int64_t panel, float* total) {
-  constexpr int kVectors = kPanelColumns / Isa::kLanes, NV = NP * kVectors, PH = int8::kStepsOfUnit<Isa>;
+  constexpr int kVectors = kPanelColumns / Isa::kLanes, NV = NP * kVectors, PH = Isa::line_phases_at(MR, NP);
   constexpr int kGroupRows = MR < Isa::kGroupRows ? MR : Isa::kGroupRows, kGroups = MR / kGroupRows;
   const RhsPanels& rhs = args.rhs;
   const int64_t group_size = rhs.group_size, padded_k = rhs.padded_k, stride = args.lhs.stride;
@@ -47,6 +47,7 @@ void accumulate_groups(const GemmArgs& args, int64_t m, int64_t panel, float* to
     unroll<NP>([&](auto p) EK_LAMBDA_INLINE { source[p].start_group(); });
     int64_t depth = min_of(group_size, padded_k - k);
     typename Isa::template Acc<kGroupRows> acc[PH][kGroups][NV];
+    int8::clear<Isa, kGroupRows>(acc);
     int8::accumulate_steps<Isa, NP, Source, PH, kGroups, NV, kGroupRows>(lhs, stride, depth, source, acc);
     lhs += depth * Isa::kGroupRows * Isa::kLhsBytes;
     unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
@@ -77,7 +78,8 @@ void finish(const FinishArgs& args) {
   using F32 = typename Isa::F32;
   const FinishArgs f = args;  // see TileOut
   store_tile<Isa, D, A>(f.to, [&](int64_t m) EK_LAMBDA_INLINE {
-    F32 lhs_scale = Isa::set(f.lhs_scale[m]), zero_point = Isa::set(-static_cast<float>(f.zero_point[m])), unit = Isa::set(f.unit);
+    F32 lhs_scale = Isa::set(f.lhs_scale[m]), zero_point = Isa::set(-static_cast<float>(f.zero_point[m])),
+        unit = Isa::set(f.unit);
     return [&f, m, lhs_scale, zero_point, unit](int64_t n) EK_LAMBDA_INLINE {
       F32 sum = Isa::mul(Isa::load(f.total + m * kTileColumns + n), unit);
       sum = Isa::fma(Isa::load(f.weight_sum + n), zero_point, sum);
@@ -105,7 +107,7 @@ void finish_at(const GemmArgs& g, Finish finish_tile, float unit, int64_t m, int
                {g.output.y, m * g.output.ld_y + n0, g.output.ld_y, rows, min_of(g.rhs.n - n0, panels * kPanelColumns)}});
 }
 
-// accumulate_groups for 1 <= rows <= Isa::kExpandRows (see int8::AccumulateTable), and one panel or as many as the source says.
+// accumulate_groups for 1 <= rows <= Isa::kLineRows (see int8::AccumulateTable), and one panel or as many as the source says.
 template <class Isa, class Source>
 struct AccumulateTable {
   using Accumulate = void (*)(const GemmArgs&, int64_t m, int64_t panel, float* total);
@@ -113,10 +115,10 @@ struct AccumulateTable {
     Accumulate one, several;
     int64_t panels;  // that several takes
   };
-  Entry at[Isa::kExpandRows] = {};
+  Entry at[Isa::kLineRows] = {};
 
   constexpr AccumulateTable() {
-    unroll<Isa::kExpandRows>([this](auto m) {
+    unroll<Isa::kLineRows>([this](auto m) {
       constexpr int kRows = decltype(m){} + 1, kGroup = Isa::kGroupRows;
       constexpr int kTileRows = kRows == 1 ? 1 : (kRows + kGroup - 1) / kGroup * kGroup;
       constexpr int kPanels = Source::panels_at(kTileRows);
@@ -130,7 +132,7 @@ void multiply_few_rows(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, in
   static constexpr AccumulateTable<Isa, Source> kTable;
   const typename AccumulateTable<Isa, Source>::Entry entry = kTable.at[m1 - m0 - 1];
   // A last group of rows that is not full is multiplied whole.
-  alignas(64) float total[(Isa::kExpandRows + Isa::kGroupRows - 1) * kTileColumns];
+  alignas(64) float total[(Isa::kLineRows + Isa::kGroupRows - 1) * kTileColumns];
   Finish finish_tile = choose_finish<Isa>(g.output);
   for (int64_t p = p0; p < p1; p += kMaxPanels) {
     int64_t panels = min_of(kMaxPanels, p1 - p);
@@ -193,7 +195,7 @@ template <class Isa, template <class> class Raw>
 void gemm(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
   using Symmetric = LineSource<Isa, Raw, false>;
   using Around = LineSource<Isa, Raw, true>;
-  bool few = m1 - m0 <= Isa::kExpandRows;
+  bool few = m1 - m0 <= Isa::kLineRows;
   auto multiply = g.rhs.zero == nullptr ? (few ? multiply_few_rows<Isa, Symmetric> : multiply_pieces<Isa, Symmetric>)
                                         : (few ? multiply_few_rows<Isa, Around> : multiply_pieces<Isa, Around>);
   multiply(g, m0, m1, p0, p1);

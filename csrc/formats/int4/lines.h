@@ -7,11 +7,13 @@
 //   Zeros, spread_zeros<depth>(p)    16 zero points, each beside its channel's `depth` bytes of an int8 line
 //   nibbles_around<h>(line, zeros)   weights with a zero point: ((nibble + zero) mod 16) - zero
 //   join(low, high)        where a step is 8 k: both halves of an int8 line as Expanded. Where it is 4, Expanded is a Line
+//   kLineRows              how many rows are few
 //   line_panels_at(rows)   how many panels of the dense form are multiplied side by side
+//   line_phases_at(rows, panels)  2 to sum low and high nibbles apart, where sums are too few to hide a product's latency
 //   kNibbleUnit            16 where a nibble is best left in the high half of its byte; 1 where products must be small
 #pragma once
 
-#include "formats/int8/layout.h"
+#include "formats/int8/expand.h"
 #include "isa/kernels.h"
 #include "isa/tile.h"
 
@@ -65,6 +67,7 @@ struct BitmapRaw {
 // A source of steps (formats/int8/expand.h). kAround: with zero points, which change from group to group.
 template <class Isa, template <class> class Raw, bool kAround>
 struct LineSource {
+  static constexpr int kSteps = int8::kStepsOfUnit<Isa>;
   Raw<Isa> raw;
   const uint8_t* zero;
   typename Isa::Zeros zeros;

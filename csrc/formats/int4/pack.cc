@@ -180,7 +180,8 @@ ek_status open_packed(const void* packed, size_t packed_size, Layout* layout) {
       (header->line_depth != 4 && header->line_depth != 8))
     return EK_ERROR_PACKED;
   *layout = {header->n, header->k, header->form, header->group_size, header->line_depth, header->has_zero != 0};
-  int64_t size = static_cast<int64_t>(packed_size), body = layout->body_offset(), most = layout->panels() * layout->panel_bytes();
+  int64_t size = static_cast<int64_t>(packed_size), body = layout->body_offset(),
+          most = layout->panels() * layout->panel_bytes();
   int64_t wanted = layout->form == EK_INT4_DENSE ? most : layout->bitmap().packed_bytes(packed, packed_size, most);
   return size < body || size - body < wanted ? EK_ERROR_PACKED : EK_OK;
 }

@@ -42,7 +42,8 @@ Weights quantize(int64_t n, int64_t k, int64_t group_size, const float* rhs, boo
   return out;
 }
 
-Linear linear(int64_t m, const int8::reference::Quantized& lhs, const Weights& rhs, const float* bias, ek_activation activation) {
+Linear linear(int64_t m, const int8::reference::Quantized& lhs, const Weights& rhs, const float* bias,
+              ek_activation activation) {
   Linear out{std::vector<double>(m * rhs.n), std::vector<double>(m * rhs.n)};
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < rhs.n; ++j) {

@@ -31,6 +31,7 @@ Weights quantize(int64_t n, int64_t k, int64_t group_size, const float* rhs, boo
 struct Linear {
   std::vector<double> y, error;  // error: what edgekern.h allows before activation
 };
-Linear linear(int64_t m, const int8::reference::Quantized& lhs, const Weights& rhs, const float* bias, ek_activation activation);
+Linear linear(int64_t m, const int8::reference::Quantized& lhs, const Weights& rhs, const float* bias,
+              ek_activation activation);
 
 }  // namespace edgekern::int4::reference

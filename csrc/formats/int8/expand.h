@@ -20,10 +20,11 @@ namespace {
 constexpr int64_t kRowBlock = 96;  // a multiple of every ISA's tile rows
 constexpr int64_t kPieceBytes = 16 * 1024;
 
-// A source hands out the steps of a panel, one after the other. It knows the place of each in the kDepthUnit values of k that
-// every depth is a multiple of: what one load brings may be two of them.
+// A source hands out the steps of a panel, one after the other, kSteps in a round: what one load brings may be several. All the
+// steps of kDepthUnit, of which every depth is a multiple, are whole rounds.
 template <class Isa, int U>
 struct BitmapSource {
+  static constexpr int kSteps = 1;
   const uint8_t* masks;
   const int8_t* values;
 
@@ -44,21 +45,27 @@ struct BitmapSource {
 template <class Isa>
 constexpr int kStepsOfUnit = static_cast<int>(kDepthUnit / Isa::kStepDepth);
 
-// Sums of rows x the next `depth` values of k of NP panels, by phase and group of rows, from zero on.
-template <class Isa, int NP, class Source, int PH, int kGroups, int NV, int kGroupRows>
-EK_INLINE void accumulate_steps(const uint8_t* lhs, int64_t lhs_stride, int64_t depth, Source (&source)[NP],
-                                typename Isa::template Acc<kGroupRows> (&acc)[PH][kGroups][NV]) {
-  constexpr int kVectors = NV / NP, kSteps = kStepsOfUnit<Isa>;
-  constexpr int64_t kLhsStep = Isa::kGroupRows * Isa::kStepDepth * Isa::kLhsBytes;
+template <class Isa, int kGroupRows, int PH, int kGroups, int NV>
+EK_INLINE void clear(typename Isa::template Acc<kGroupRows> (&acc)[PH][kGroups][NV]) {
   unroll<PH>([&](auto ph) EK_LAMBDA_INLINE {
     unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
       unroll<NV>([&](auto n) EK_LAMBDA_INLINE { acc[ph][g][n] = Isa::template zero<kGroupRows>(); });
     });
   });
-  for (const uint8_t* end = lhs + depth / Isa::kStepDepth * kLhsStep; lhs < end; lhs += kSteps * kLhsStep)
+}
+
+// Adds the products of rows and the next `depth` > 0 values of k of NP panels to sums by phase and group of rows.
+template <class Isa, int NP, class Source, int PH, int kGroups, int NV, int kGroupRows>
+EK_INLINE void accumulate_steps(const uint8_t* lhs, int64_t lhs_stride, int64_t depth, Source (&source)[NP],
+                                typename Isa::template Acc<kGroupRows> (&acc)[PH][kGroups][NV]) {
+  constexpr int kVectors = NV / NP, kSteps = PH > Source::kSteps ? PH : Source::kSteps;
+  static_assert(kStepsOfUnit<Isa> % kSteps == 0);
+  constexpr int64_t kLhsStep = Isa::kGroupRows * Isa::kStepDepth * Isa::kLhsBytes;
+  const uint8_t* end = lhs + depth / Isa::kStepDepth * kLhsStep;
+  do {
     unroll<kSteps>([&](auto s) EK_LAMBDA_INLINE {
       typename Isa::Expanded w[NP];
-      unroll<NP>([&](auto p) EK_LAMBDA_INLINE { w[p] = source[p].template step<s>(); });
+      unroll<NP>([&](auto p) EK_LAMBDA_INLINE { w[p] = source[p].template step<s % Source::kSteps>(); });
       unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
         typename Isa::Lhs a = Isa::load_lhs(lhs + s * kLhsStep + g * Isa::kGroupRows * lhs_stride);
         unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
@@ -67,6 +74,8 @@ EK_INLINE void accumulate_steps(const uint8_t* lhs, int64_t lhs_stride, int64_t 
         });
       });
     });
+    lhs += kSteps * kLhsStep;
+  } while (lhs < end);
 }
 
 // As accumulate with one panel; t.rhs is not read.
@@ -76,8 +85,10 @@ void accumulate_expanded(const TileArgs& t, BitmapSource<Isa, U>& panel) {
   constexpr int PH = Isa::phases_at(MR, 1) < 2 ? 1 : kStepsOfUnit<Isa>;  // expanding takes the time of more
   constexpr int kGroupRows = MR < Isa::kGroupRows ? MR : Isa::kGroupRows, kGroups = MR / kGroupRows;
   typename Isa::template Acc<kGroupRows> acc[PH][kGroups][NV];
+  clear<Isa, kGroupRows>(acc);
   BitmapSource<Isa, U> source[1] = {panel};
-  accumulate_steps<Isa, 1, BitmapSource<Isa, U>, PH, kGroups, NV, kGroupRows>(t.lhs, t.lhs_stride, t.depth, source, acc);
+  if (t.depth > 0)
+    accumulate_steps<Isa, 1, BitmapSource<Isa, U>, PH, kGroups, NV, kGroupRows>(t.lhs, t.lhs_stride, t.depth, source, acc);
   panel = source[0];
   store_tile<Isa, MR, 1>(t, acc);
 }
@@ -88,7 +99,7 @@ void expand_lines(Source& panel, int64_t depth, int8_t* out) {
   Source source = panel;
   for (int64_t k = 0; k < depth; k += kDepthUnit)
     unroll<kStepsOfUnit<Isa>>([&](auto s) EK_LAMBDA_INLINE {
-      Isa::store_expanded(out, source.template step<s>());
+      Isa::store_expanded(out, source.template step<s % Source::kSteps>());
       out += kPanelColumns * Isa::kStepDepth;
     });
   panel = source;

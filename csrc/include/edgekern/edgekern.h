@@ -193,8 +193,8 @@ EK_API ek_status ek_int4_quantize_rhs(int64_t n, int64_t k, int64_t group_size, 
 
 // How a matrix is packed. Both forms hold any matrix and give the same bits.
 typedef enum ek_int4_form EK_ENUM_TYPE {
-  EK_INT4_DENSE = 0,    // all weights, in panels of 16 output channels
-  EK_INT4_BITMAP = 16   // the weights that are not zero (w != zero), and a bit for each place. For few rows, and for memory.
+  EK_INT4_DENSE = 0,   // all weights, in panels of 16 output channels
+  EK_INT4_BITMAP = 16  // the weights that are not zero (w != zero), and a bit for each place. For few rows, and for memory.
 } ek_int4_form;
 
 // Bytes of a packed matrix; 0 for arguments that ek_int4_pack refuses. For EK_INT4_DENSE w may be NULL, and of zero only
@@ -213,8 +213,8 @@ typedef struct ek_int4_shape {
 } ek_int4_shape;
 EK_API ek_status ek_int4_describe(const void* packed, size_t packed_size, ek_int4_shape* shape);
 // The exact inverse of ek_int4_pack; the nibble beyond an odd k comes back as 0. zero and bias may be NULL when not wanted.
-EK_API ek_status ek_int4_unpack(const void* packed, size_t packed_size, uint8_t* w, int64_t ld_w, uint16_t* scale, uint8_t* zero,
-                                float* bias, const ek_parallel* parallel);
+EK_API ek_status ek_int4_unpack(const void* packed, size_t packed_size, uint8_t* w, int64_t ld_w, uint16_t* scale,
+                                uint8_t* zero, float* bias, const ek_parallel* parallel);
 
 // Scratch that ek_int4_linear needs for these sizes; no alignment asked. isa NULL = default.
 EK_API size_t ek_int4_workspace_size(const ek_isa* isa, int64_t m, int64_t k);
