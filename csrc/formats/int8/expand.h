@@ -54,15 +54,14 @@ EK_INLINE void clear(typename Isa::template Acc<kGroupRows> (&acc)[PH][kGroups][
   });
 }
 
-// Adds the products of rows and the next `depth` > 0 values of k of NP panels to sums by phase and group of rows.
+// Adds the products of rows and the next `depth` values of k of NP panels to sums by phase and group of rows.
 template <class Isa, int NP, class Source, int PH, int kGroups, int NV, int kGroupRows>
 EK_INLINE void accumulate_steps(const uint8_t* lhs, int64_t lhs_stride, int64_t depth, Source (&source)[NP],
                                 typename Isa::template Acc<kGroupRows> (&acc)[PH][kGroups][NV]) {
   constexpr int kVectors = NV / NP, kSteps = PH > Source::kSteps ? PH : Source::kSteps;
   static_assert(kStepsOfUnit<Isa> % kSteps == 0);
   constexpr int64_t kLhsStep = Isa::kGroupRows * Isa::kStepDepth * Isa::kLhsBytes;
-  const uint8_t* end = lhs + depth / Isa::kStepDepth * kLhsStep;
-  do {
+  for (const uint8_t* end = lhs + depth / Isa::kStepDepth * kLhsStep; lhs < end; lhs += kSteps * kLhsStep)
     unroll<kSteps>([&](auto s) EK_LAMBDA_INLINE {
       typename Isa::Expanded w[NP];
       unroll<NP>([&](auto p) EK_LAMBDA_INLINE { w[p] = source[p].template step<s % Source::kSteps>(); });
@@ -74,8 +73,6 @@ EK_INLINE void accumulate_steps(const uint8_t* lhs, int64_t lhs_stride, int64_t 
         });
       });
     });
-    lhs += kSteps * kLhsStep;
-  } while (lhs < end);
 }
 
 // As accumulate with one panel; t.rhs is not read.
@@ -87,8 +84,7 @@ void accumulate_expanded(const TileArgs& t, BitmapSource<Isa, U>& panel) {
   typename Isa::template Acc<kGroupRows> acc[PH][kGroups][NV];
   clear<Isa, kGroupRows>(acc);
   BitmapSource<Isa, U> source[1] = {panel};
-  if (t.depth > 0)
-    accumulate_steps<Isa, 1, BitmapSource<Isa, U>, PH, kGroups, NV, kGroupRows>(t.lhs, t.lhs_stride, t.depth, source, acc);
+  accumulate_steps<Isa, 1, BitmapSource<Isa, U>, PH, kGroups, NV, kGroupRows>(t.lhs, t.lhs_stride, t.depth, source, acc);
   panel = source[0];
   store_tile<Isa, MR, 1>(t, acc);
 }
