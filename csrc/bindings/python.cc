@@ -9,6 +9,7 @@
 #include "arrays.h"
 #include "edgekern/edgekern.h"
 #include "f32.h"
+#include "int4.h"
 #include "int8.h"
 #include "status.h"
 #include "threads.h"
@@ -92,5 +93,6 @@ PYBIND11_MODULE(_core, core) {
   core.def("torch_symbols", edgekern::torch_symbols);
   core.def("register_torch_ops", edgekern::register_torch_ops, py::arg("symbols"));
   edgekern::bind_int8(core);
+  edgekern::bind_int4(core);
   edgekern::bind_f32(core);
 }

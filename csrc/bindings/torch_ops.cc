@@ -1,4 +1,4 @@
-// The torch ops edgekern::int8_linear and edgekern::f32_linear: check their tensors, lend the library torch's memory and
+// The torch ops edgekern::int8_linear, int4_linear and f32_linear: check their tensors, lend the library torch's memory and
 // threads, make y.
 //
 // Cost decides the shape of this file: a 64x64 layer computes for a tenth of the time its dispatch takes, so an op
@@ -50,6 +50,15 @@ size_t int8_workspace(int64_t form, int64_t m, int64_t k) {
   return ek_int8_workspace_size(nullptr, static_cast<ek_int8_form>(form), m, k);
 }
 constexpr Format kInt8{"int8", "int8_linear", "int8_pack", describe_int8, int8_workspace, ek_int8_linear};
+
+ek_status describe_int4(const void* packed, size_t size, Shape* shape) {
+  ek_int4_shape found;
+  ek_status status = ek_int4_describe(packed, size, &found);
+  if (status == EK_OK) *shape = {found.n, found.k, found.form};
+  return status;
+}
+size_t int4_workspace(int64_t, int64_t m, int64_t k) { return ek_int4_workspace_size(nullptr, m, k); }
+constexpr Format kInt4{"int4", "int4_linear", "int4_pack", describe_int4, int4_workspace, ek_int4_linear};
 
 ek_status describe_f32(const void* packed, size_t size, Shape* shape) {
   ek_f32_shape found;
@@ -259,6 +268,7 @@ void register_torch_ops(const std::unordered_map<std::string, uintptr_t>& symbol
   TorchLibrary* fragment = nullptr;
   check_torch(shim.library_fragment("edgekern", "edgekern", 0, &fragment), "open a library");
   define_linear<kInt8>(fragment);
+  define_linear<kInt4>(fragment);
   define_linear<kF32>(fragment);
 }
 

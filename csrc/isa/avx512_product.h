@@ -61,8 +61,8 @@ struct Avx512Product : Dot4<Avx512Vectors> {
   using Zeros = __m512i;
   static constexpr int kNibbleUnit = 16;
   static constexpr int kLineRows = 4;
-  static constexpr int line_panels_at(int rows) { return rows <= 2 ? 4 : 2; }
-  static constexpr int line_phases_at(int rows, int panels) { return rows * panels <= 4 ? 2 : 1; }
+  static constexpr int line_panels_at(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+  static constexpr int line_phases_at(int rows, int) { return rows <= 3 ? 2 : 1; }
   static EK_INLINE Line load_line(const uint8_t* p) { return _mm512_load_si512(p); }
   template <int kHalf>
   static EK_INLINE Line signed_nibbles(Line line) {

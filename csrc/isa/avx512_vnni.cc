@@ -10,8 +10,11 @@ struct Avx512Vnni : Avx512Product {
   template <int U>
   static EK_INLINE Expanded expand(const uint8_t* mask, const int8_t*& values) {
     if constexpr (U == 4) return expand_fours(mask, values);
-    __m256i low = expand_half<U>(mask, values);
-    return _mm512_inserti64x4(_mm512_castsi256_si512(low), expand_half<U>(mask + 4, values), 1);
+    __m256i low = expand_half<U>(mask, values), high = expand_half<U>(mask + 4, values);
+    __m512i line;
+    // One instruction by hand: gcc 12 may copy the low half first.
+    __asm__("vinserti64x4 $1, %t2, %g1, %g0" : "=v"(line) : "v"(low), "v"(high));
+    return line;
   }
   static EK_INLINE Line expand_line(const uint8_t* mask, const int8_t*& values) { return expand<1>(mask, values); }
 };

@@ -47,14 +47,16 @@ struct AvxVnni : Dot4<Avx2Vectors>, Avx2Expand {
 
   static EK_INLINE void store_lhs(uint8_t* p, Bytes q, I32&) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), q); }
 
+  static constexpr int line_phases_at(int, int) { return 2; }
   static constexpr int kNibbleUnit = 16;
   template <int kHalf>
-  static EK_INLINE Line signed_nibbles(Line line) {
+  static EK_INLINE Line signed_nibbles(const Line& line) {
+    Line out;
     unroll<2>([&](auto i) EK_LAMBDA_INLINE {
-      if constexpr (kHalf == 0) line.half[i] = _mm256_slli_epi16(line.half[i], 4);
-      line.half[i] = _mm256_and_si256(line.half[i], _mm256_set1_epi8(-16));
+      __m256i bytes = kHalf == 0 ? _mm256_slli_epi16(line.half[i], 4) : line.half[i];
+      out.half[i] = _mm256_and_si256(bytes, _mm256_set1_epi8(-16));
     });
-    return line;
+    return out;
   }
 
   static constexpr int8::Order kBlockOrder{.line_depth = 4, .odd_sums = 0};

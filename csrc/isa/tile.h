@@ -34,6 +34,8 @@
 //   kPeakChains         independent products that keep the multiplier busy
 //   opaque(lhs)         keeps the compiler from hoisting work on lhs out of a loop
 //
+//   and for int4: what formats/int4/lines.h lists
+//
 //   and for f32 weights with zeros (formats/f32):
 //   f32_vectors(R)      width of a tile in vectors, for blocks of R output channels
 //   load_f32_weights<R>(p), multiply_f32<r>(acc, lhs, weights)    acc + lhs times the weight of channel r of a block

@@ -1,10 +1,11 @@
 """The torch ops, and their weights. Importing this module registers them under ``torch.ops.edgekern``:
 
 ``int8_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
+``int4_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
 ``f32_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
 
 - ``x``: [..., K] float32, bfloat16 or float16 on CPU, any strides
-- ``packed``: uint8, 1-D, from :func:`int8_pack`, or :func:`f32_pack`
+- ``packed``: uint8, 1-D, from :func:`int8_pack`, :func:`int4_pack` or :func:`f32_pack`
 - ``out_features``: N, which fake tensors cannot read from ``packed``
 - ``activation``: a code of :data:`ACTIVATIONS`
 - result: [..., N] of x's dtype, contiguous
@@ -22,13 +23,17 @@ import numpy as np
 import torch
 
 from edgekern._lib import core
-from edgekern.kernels import ACTIVATIONS, form_code
+from edgekern.kernels import ACTIVATIONS, form_code, int4_form_code
 
 __all__ = [
     "ACTIVATIONS",
     "f32_pack",
     "f32_packed_size",
     "f32_unpack",
+    "int4_pack",
+    "int4_packed_size",
+    "int4_quantize",
+    "int4_unpack",
     "int8_pack",
     "int8_packed_size",
     "int8_quantize",
@@ -80,7 +85,7 @@ def _fake_linear(op: str) -> Callable[[torch.Tensor, torch.Tensor, int, int], to
     return linear
 
 
-for _op in ("int8_linear", "f32_linear"):
+for _op in ("int8_linear", "int4_linear", "f32_linear"):
     # The ops have no backward, and their kernels say so themselves. Without this line torch's fallback for ops that
     # know no autograd runs before every call: it costs half a microsecond and would let a backward pass go through with
     # a warning.
@@ -143,6 +148,64 @@ def int8_unpack(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch
     """The exact inverse of :func:`int8_pack`."""
     q, scale, bias = core.int8_unpack(_array("packed", packed))
     return torch.from_numpy(q), torch.from_numpy(scale), None if bias is None else torch.from_numpy(bias)
+
+
+def int4_quantize(
+    weight: torch.Tensor, group_size: int = 128, *, symmetric: bool = True
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Quantises weights [N, K] to int4 by groups: ``w`` uint8 [N, ceil(K / 2)], ``scale`` float16 [N, groups] and
+    ``zero`` uint8 [N, groups], or None when symmetric.
+
+    See :func:`edgekern.kernels.int4_quantize`.
+    """
+    w, scale, zero = core.int4_quantize_rhs(_array("weight", weight), group_size, symmetric, _dtype(weight))
+    return torch.from_numpy(w), torch.from_numpy(scale), None if zero is None else torch.from_numpy(zero)
+
+
+def int4_packed_size(
+    w: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor | None = None,
+    *,
+    k: int,
+    group_size: int = 128,
+    form: str = "dense",
+) -> int:
+    """Bytes that :func:`int4_pack` makes of the same arguments."""
+    zero_array = None if zero is None else _array("zero", zero)
+    return core.int4_packed_size(_array("w", w), _array("scale", scale), zero_array, k, group_size, int4_form_code(form))
+
+
+def int4_pack(
+    w: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    *,
+    k: int,
+    group_size: int = 128,
+    form: str = "dense",
+) -> torch.Tensor:
+    """Packs canonical int4 weights, as :func:`int4_quantize` makes them, and ``bias`` float32 [N] or None: uint8, 1-D.
+
+    See :func:`edgekern.kernels.int4_pack`.
+    """
+    size = int4_packed_size(w, scale, zero, k=k, group_size=group_size, form=form)
+    packed = torch.empty(size, dtype=torch.uint8)
+    arrays = [None if t is None else _array(name, t) for name, t in (("zero", zero), ("bias", bias))]
+    core.int4_pack(
+        _array("w", w), _array("scale", scale), *arrays, k, group_size, packed.numpy(), int4_form_code(form)
+    )
+    return packed
+
+
+def int4_unpack(
+    packed: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """The exact inverse of :func:`int4_pack`: ``w``, ``scale``, ``zero`` and ``bias``."""
+    w, scale, zero, bias = core.int4_unpack(_array("packed", packed))
+    rest = [None if a is None else torch.from_numpy(a) for a in (zero, bias)]
+    return torch.from_numpy(w), torch.from_numpy(scale), rest[0], rest[1]
 
 
 def f32_packed_size(weight: torch.Tensor, channels: int = 1) -> int:

@@ -102,3 +102,40 @@ def to_bfloat16(x):
 
 def from_bfloat16(bits):
     return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def int4_quantize(weight, group_size, symmetric):
+    """Weights [N, K] to (integers [N, K], scale float16 [N, groups], zero int64 [N, groups])."""
+    weight = weight.astype(np.float32)
+    n, k = weight.shape
+    starts = np.arange(0, k, group_size)
+    low = np.minimum(np.minimum.reduceat(weight, starts, axis=1), np.float32(0))
+    high = np.maximum(np.maximum.reduceat(weight, starts, axis=1), np.float32(0))
+    if symmetric:
+        scale = np.maximum(high / np.float32(7), -low / np.float32(8)).astype(np.float16)
+    else:
+        scale = (high / np.float32(15) - low / np.float32(15)).astype(np.float16)
+    empty = scale == 0
+    used = np.where(empty, np.float32(np.inf), scale.astype(np.float32))
+    zero = np.full(scale.shape, 8) if symmetric else np.clip(np.rint(-low / used), 0, 15).astype(np.int64)
+    group = np.arange(k) // group_size
+    q = np.clip(np.rint(weight / used[:, group]).astype(np.int64) + zero[:, group], 0, 15)
+    return q, np.where(empty, np.float16(1), scale), zero
+
+
+def int4_bytes(q):
+    """Nibbles [N, K] two a byte, even k in the low half."""
+    padded = np.pad(q, ((0, 0), (0, q.shape[1] % 2))).astype(np.uint8)
+    return padded[:, ::2] | padded[:, 1::2] << 4
+
+
+def int4_linear(x, q, scale, zero, group_size, bias=None, activation="none"):
+    """The float formula over quantised x, in float64, and the error that edgekern.h allows before activation."""
+    a, lhs_scale, zero_point = quantize_lhs(x)
+    group = np.arange(q.shape[1]) // group_size
+    weight = scale.astype(np.float64)[:, group] * (q - zero[:, group])
+    bias = np.zeros(len(q)) if bias is None else bias.astype(np.float64)
+    lhs_scale = lhs_scale.astype(np.float64)[:, None]
+    y = lhs_scale * ((a.astype(np.float64) - zero_point[:, None]) @ weight.T) + bias
+    magnitude = lhs_scale * 255 * np.abs(weight).sum(axis=1) + np.abs(bias)
+    return activate(y, activation), (scale.shape[1] + 3) * 2.0**-23 * magnitude

@@ -61,17 +61,20 @@ EK_INLINE void accumulate_steps(const uint8_t* lhs, int64_t lhs_stride, int64_t 
   constexpr int kVectors = NV / NP, kSteps = PH > Source::kSteps ? PH : Source::kSteps;
   static_assert(kStepsOfUnit<Isa> % kSteps == 0);
   constexpr int64_t kLhsStep = Isa::kGroupRows * Isa::kStepDepth * Isa::kLhsBytes;
-  for (const uint8_t* end = lhs + depth / Isa::kStepDepth * kLhsStep; lhs < end; lhs += kSteps * kLhsStep)
+  for (const uint8_t* end = lhs + depth / Isa::kStepDepth * kLhsStep; lhs < end;)
     unroll<kSteps>([&](auto s) EK_LAMBDA_INLINE {
-      typename Isa::Expanded w[NP];
-      unroll<NP>([&](auto p) EK_LAMBDA_INLINE { w[p] = source[p].template step<s % Source::kSteps>(); });
-      unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
-        typename Isa::Lhs a = Isa::load_lhs(lhs + s * kLhsStep + g * Isa::kGroupRows * lhs_stride);
-        unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
-          typename Isa::Rhs rhs = Isa::template expanded_rhs<n % kVectors>(w[n / kVectors]);
-          acc[s % PH][g][n] = Isa::multiply(acc[s % PH][g][n], a, rhs);
+      unroll<NP>([&](auto p) EK_LAMBDA_INLINE {
+        typename Isa::Expanded w = source[p].template step<s % Source::kSteps>();
+        unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
+          typename Isa::Lhs a = Isa::load_lhs(lhs + g * Isa::kGroupRows * lhs_stride);
+          unroll<kVectors>([&](auto n) EK_LAMBDA_INLINE {
+            typename Isa::Rhs rhs = Isa::template expanded_rhs<n>(w);
+            constexpr int at = p * kVectors + n;
+            acc[s % PH][g][at] = Isa::multiply(acc[s % PH][g][at], a, rhs);
+          });
         });
       });
+      lhs += kLhsStep;
     });
 }
 
