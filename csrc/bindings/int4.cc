@@ -37,8 +37,8 @@ struct Weights {
 // Contiguous, as the library wants its numbers of groups.
 py::array group_numbers(py::array numbers, const char* name, int64_t n, int64_t groups) {
   if (numbers.shape(0) != n || numbers.shape(1) != groups) {
-    throw py::value_error(text(name, " must have shape (", n, ", ", groups, "), one a row of w and group; got ",
-                               describe(numbers)));
+    throw py::value_error(
+        text(name, " must have shape (", n, ", ", groups, "), one a row of w and group; got ", describe(numbers)));
   }
   return leading_dimension(numbers) == groups ? numbers : numbers.attr("copy")("C").cast<py::array>();
 }
@@ -137,7 +137,8 @@ py::tuple unpack(const py::object& packed_object) {
           return ek_int4_unpack(packed.data(), packed.nbytes(), w_data, row_bytes, scale_data, zero_data, bias_data, parallel);
         }),
         "int4_unpack");
-  return py::make_tuple(w, scale, shape.has_zero ? py::object(zero) : py::none(), shape.has_bias ? py::object(bias) : py::none());
+  return py::make_tuple(w, scale, shape.has_zero ? py::object(zero) : py::none(),
+                        shape.has_bias ? py::object(bias) : py::none());
 }
 
 py::array linear(const py::object& x, const py::object& packed_object, int activation, const py::object& isa_object,
@@ -164,8 +165,8 @@ void bind_int4(py::module_& core) {
   const py::none none;
   core.def("int4_quantize_rhs", quantize_rhs, py::arg("weight"), py::arg("group_size"), py::arg("symmetric") = true,
            py::arg("dtype") = none);
-  core.def("int4_packed_size", packed_size, py::arg("w"), py::arg("scale"), py::arg("zero"), py::arg("k"), py::arg("group_size"),
-           py::arg("form") = 0, py::arg("isa") = none);
+  core.def("int4_packed_size", packed_size, py::arg("w"), py::arg("scale"), py::arg("zero"), py::arg("k"),
+           py::arg("group_size"), py::arg("form") = 0, py::arg("isa") = none);
   core.def("int4_pack", pack, py::arg("w"), py::arg("scale"), py::arg("zero"), py::arg("bias"), py::arg("k"),
            py::arg("group_size"), py::arg("out"), py::arg("form") = 0, py::arg("isa") = none);
   core.def("int4_describe", describe_packed, py::arg("packed"));

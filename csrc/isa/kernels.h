@@ -145,8 +145,8 @@ struct RhsPanels {
   int64_t group_size, groups;
   const uint16_t* scale;    // f16, [panels][groups][16]
   const uint8_t* zero;      // the same; nullptr when all are 8
-  const uint8_t* lines;     // of the dense form; of the bitmap form the nibbles that are kept
-  const uint8_t* masks;     // of the bitmap form, as is the next
+  const uint8_t* lines;     // of the dense form; of a bitmap form what is kept
+  const uint8_t* masks;     // of a bitmap form, as is the next
   const uint64_t* starts;   // [panels]: where each one's nibbles start
   const float* weight_sum;  // [padded_n]
   const float* bias;        // [padded_n]
@@ -168,6 +168,7 @@ struct Kernels {
   // y[m0..m1) x panels [p0, p1).
   void (*gemm)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);
   void (*gemm_bitmap)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);
+  void (*gemm_bitmap_2)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);
 };
 
 }  // namespace int4

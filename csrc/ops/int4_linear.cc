@@ -7,6 +7,12 @@
 namespace edgekern::int4 {
 namespace {
 
+using Gemm = decltype(Kernels::gemm);
+
+Gemm gemm_of(const Kernels& kernels, ek_int4_form form) {
+  return form == EK_INT4_DENSE ? kernels.gemm : form == EK_INT4_BITMAP ? kernels.gemm_bitmap : kernels.gemm_bitmap_2;
+}
+
 RhsPanels panels_of(const void* packed, const Layout& layout) {
   RhsPanels rhs{.n = layout.n,
                 .padded_n = layout.padded_n(),
@@ -34,7 +40,7 @@ RhsPanels panels_of(const void* packed, const Layout& layout) {
 using namespace edgekern;
 
 extern "C" size_t ek_int4_workspace_size(const ek_isa* isa, int64_t m, int64_t k) {
-  const Kernels* kernels = nullptr;
+  const edgekern::Kernels* kernels = nullptr;
   if (m < 0 || !valid_shape(0, k) || resolve_isa(isa, &kernels) != EK_OK) return 0;
   return panels::Slab(kernels->int4.lhs, m, k).bytes();
 }
@@ -47,7 +53,7 @@ extern "C" ek_status ek_int4_linear(const ek_isa* isa, const void* packed, size_
   int4::Layout layout{};
   ek_status status = int4::open_packed(packed, packed_size, &layout);
   if (status != EK_OK) return status;
-  const Kernels* all = nullptr;
+  const edgekern::Kernels* all = nullptr;
   status = resolve_isa(isa, &all);
   if (status != EK_OK) return status;
   const int4::Kernels& kernels = all->int4;
@@ -60,8 +66,8 @@ extern "C" ek_status ek_int4_linear(const ek_isa* isa, const void* packed, size_
   if (workspace_size < slab.bytes()) return EK_ERROR_WORKSPACE;
 
   int4::GemmArgs args{slab.at(workspace), int4::panels_of(packed, layout), {y, ld_y, dtype, activation, false}};
-  panels::run_rows(kernels.lhs, slab, m, layout.k, args, layout.form == EK_INT4_DENSE ? kernels.gemm : kernels.gemm_bitmap,
-                   parallel, [&](int64_t start, int64_t m0, int64_t m1, const int8::LhsRows& rows) {
+  panels::run_rows(kernels.lhs, slab, m, layout.k, args, int4::gemm_of(kernels, layout.form), parallel,
+                   [&](int64_t start, int64_t m0, int64_t m1, const int8::LhsRows& rows) {
                      const char* from = static_cast<const char*>(lhs) + start * ld_lhs * bytes_of(dtype);
                      kernels.quantize(from, dtype, ld_lhs, layout.k, m0, m1, rows);
                    });

@@ -64,9 +64,13 @@ multiplies, only blocks of R output channels x 2 or 4 input features (by ISA) th
 input features; both are expanded on the way, so they save memory, and time where reading it takes the time.
 """
 
-INT4_FORMS: dict[str, int] = {"dense": 0, "bitmap": 16}
-"""How an int4 matrix is packed, by name. ``"dense"`` keeps all weights, ``"bitmap"`` those that are not zero and a bit for
-each place; both hold any matrix and give the same bits."""
+INT4_FORMS: dict[str, int] = {"dense": 0, "bitmap": 16, "bitmap_2": 17}
+"""How an int4 matrix is packed, by name.
+
+``"dense"`` keeps all weights, ``"bitmap"`` those that are not zero and a bit for each place, ``"bitmap_2"`` pairs of
+which one is not zero and a bit for each pair, which is expanded faster. Every form holds any matrix and gives the same
+bits.
+"""
 
 _ALIGNMENT = 64  # bytes: one packed line
 

@@ -173,7 +173,9 @@ def int4_packed_size(
 ) -> int:
     """Bytes that :func:`int4_pack` makes of the same arguments."""
     zero_array = None if zero is None else _array("zero", zero)
-    return core.int4_packed_size(_array("w", w), _array("scale", scale), zero_array, k, group_size, int4_form_code(form))
+    return core.int4_packed_size(
+        _array("w", w), _array("scale", scale), zero_array, k, group_size, int4_form_code(form)
+    )
 
 
 def int4_pack(
@@ -193,9 +195,7 @@ def int4_pack(
     size = int4_packed_size(w, scale, zero, k=k, group_size=group_size, form=form)
     packed = torch.empty(size, dtype=torch.uint8)
     arrays = [None if t is None else _array(name, t) for name, t in (("zero", zero), ("bias", bias))]
-    core.int4_pack(
-        _array("w", w), _array("scale", scale), *arrays, k, group_size, packed.numpy(), int4_form_code(form)
-    )
+    core.int4_pack(_array("w", w), _array("scale", scale), *arrays, k, group_size, packed.numpy(), int4_form_code(form))
     return packed
 
 

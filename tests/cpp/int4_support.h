@@ -9,7 +9,7 @@
 
 namespace edgekern::test {
 
-inline constexpr ek_int4_form kInt4Forms[] = {EK_INT4_DENSE, EK_INT4_BITMAP};
+inline constexpr ek_int4_form kInt4Forms[] = {EK_INT4_DENSE, EK_INT4_BITMAP, EK_INT4_BITMAP_2};
 
 // Random weights, of which about `density` are not zero.
 struct Int4Weights : int4::reference::Weights {

@@ -33,7 +33,8 @@ void check(const Int4Weights& rhs, int64_t m, ek_activation activation = EK_NONE
 
 // Rows of whole numbers that 0..255 holds with scale 1, of which `zero_point` is the zero, against scales of 1: no float is
 // rounded, so that every ISA has to give the integers.
-void check_exact(Int4Weights rhs, int64_t m, int zero_point, uint32_t seed) {
+void check_exact(Int4Weights rhs, int64_t m, int64_t zero, uint32_t seed) {
+  int zero_point = static_cast<int>(zero);
   std::vector<float> x;
   for (int v : Random(seed).integers<int>(m * rhs.k, -zero_point, 255 - zero_point)) x.push_back(static_cast<float>(v));
   for (int64_t i = 0; i < m; ++i) {
@@ -65,8 +66,7 @@ TEST_CASE("int4: sums of a group are exact") {
   for (bool symmetric : {true, false})
     for (int64_t m : {1, 2, 3, 4, 5, 13})
       for (int64_t group_size : {32, 64, 128})
-        for (int zero_point : {0, 128, 255})
-          check_exact(Int4Weights(37, 203, group_size, 0.8, symmetric), m, zero_point, static_cast<uint32_t>(m));
+        check_exact(Int4Weights(21, 203, group_size, 0.8, symmetric), m, m * 97 % 256, static_cast<uint32_t>(m));
 }
 
 TEST_CASE("int4: extreme nibbles do not saturate or wrap") {
@@ -91,30 +91,30 @@ TEST_CASE("int4: every column tail") {
 }
 
 TEST_CASE("int4: every depth tail, and groups that are not full") {
-  for (int64_t k = 0; k <= 140; ++k)
+  for (int64_t k = 0; k <= 140; k += k < 70 ? 1 : 7)
     check(Int4Weights(17, k, k % 3 == 0 ? 32 : k % 3 == 1 ? 64 : 128, 0.6, k % 2 == 0), k % 5 == 0 ? 6 : 2);
 }
 
 TEST_CASE("int4: no weights, few, most and all") {
   for (double density : {0.0, 0.01, 0.3, 1.0})
     for (bool symmetric : {true, false})
-      for (int64_t m : {1, 4, 100}) check(Int4Weights(70, 520, 128, density, symmetric), m);
+      for (int64_t m : {1, 4, 30}) check(Int4Weights(40, 300, 128, density, symmetric), m);
 }
 
 TEST_CASE("int4: channels and stretches of k without weights") {
-  Int4Weights rhs(50, 600, 64, 1.0, true);
+  Int4Weights rhs(50, 200, 64, 1.0, true);
   for (bool channels : {false, true}) {
     Int4Weights part = rhs;
     for (int64_t n = 0; n < rhs.n; ++n)
       for (int64_t k = 0; k < rhs.k; ++k)
         if (channels ? n % 7 != 3 : k / 4 % 2 == 0) part.put(n, k, 8);  // all low nibbles of some ISAs' lines, too
-    for (int64_t m : {1, 33}) check(part, m);
+    for (int64_t m : {1, 9}) check(part, m);
   }
 }
 
 TEST_CASE("int4: several groups of panels and several tiles") {
   for (int64_t m : {1, 2, 6, 7, 25})
-    for (int64_t n : {63, 65, 130, 200}) check(Int4Weights(n, 260, 64, 0.5, m % 2 == 0), m);
+    for (int64_t n : {63, 65, 130}) check(Int4Weights(n, 160, 64, 0.5, m % 2 == 0), m);
 }
 
 TEST_CASE("int4: activations, and no bias") {
@@ -125,7 +125,7 @@ TEST_CASE("int4: activations, and no bias") {
   check(rhs, 1);
 }
 
-TEST_CASE("int4: more rows than one slab holds, and a deep layer") { check(Int4Weights(2, 70000, 128, 0.5, true), 70); }
+TEST_CASE("int4: more rows than one slab holds, and a deep layer") { check(Int4Weights(1, 70000, 128, 0.5, true), 61); }
 
 TEST_CASE("int4: a zero row, and a channel without weights, give the bias exactly") {
   for (bool symmetric : {true, false}) {

@@ -107,7 +107,7 @@ def from_bfloat16(bits):
 def int4_quantize(weight, group_size, symmetric):
     """Weights [N, K] to (integers [N, K], scale float16 [N, groups], zero int64 [N, groups])."""
     weight = weight.astype(np.float32)
-    n, k = weight.shape
+    k = weight.shape[1]
     starts = np.arange(0, k, group_size)
     low = np.minimum(np.minimum.reduceat(weight, starts, axis=1), np.float32(0))
     high = np.maximum(np.maximum.reduceat(weight, starts, axis=1), np.float32(0))

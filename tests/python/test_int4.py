@@ -76,7 +76,9 @@ def test_activations_follow_the_formula(isa, rng, activation):
 
 
 @quick
-@given(m=st.integers(1, 7), n=sizes, k=st.integers(2, 300), symmetric=st.booleans(), zero=st.integers(0, 255), seed=seeds)
+@given(
+    m=st.integers(1, 7), n=sizes, k=st.integers(2, 300), symmetric=st.booleans(), zero=st.integers(0, 255), seed=seeds
+)
 def test_what_needs_no_rounding_is_exact(isa, m, n, k, symmetric, zero, seed):
     rng = np.random.default_rng(seed)
     q, scale, zeros = random_weights(rng, n, k, 64, 0.5, symmetric)
@@ -205,14 +207,26 @@ def packed():
         (lambda: kernels.int4_pack(W.astype(np.int8), SCALE, **OPTIONS), TypeError, "w must be .*uint8, got int8"),
         (lambda: kernels.int4_pack(W, SCALE, k=42, group_size=32), ValueError, "w must have 21 columns for k=42"),
         (lambda: kernels.int4_pack(W, SCALE, k=40, group_size=16), ValueError, "group_size must be .*got 16"),
-        (lambda: kernels.int4_pack(W, SCALE.astype("f4"), **OPTIONS), TypeError, "scale must be .*float16.*got float32"),
+        (
+            lambda: kernels.int4_pack(W, SCALE.astype("f4"), **OPTIONS),
+            TypeError,
+            "scale must be .*float16.*got float32",
+        ),
         (lambda: kernels.int4_pack(W, SCALE[:, :1], **OPTIONS), ValueError, r"scale must have shape \(3, 2\)"),
         (lambda: kernels.int4_pack(W, SCALE, ZERO[:2], **OPTIONS), ValueError, r"zero must have shape \(3, 2\)"),
         (lambda: kernels.int4_pack(W, SCALE, ZERO.astype("i4"), **OPTIONS), TypeError, "zero must be .*uint8"),
         (lambda: kernels.int4_pack(W, SCALE, ZERO + 13, **OPTIONS), ValueError, "zero at most 15"),
-        (lambda: kernels.int4_pack(W, SCALE * np.float16("inf"), **OPTIONS), ValueError, "scale and bias must be finite"),
+        (
+            lambda: kernels.int4_pack(W, SCALE * np.float16("inf"), **OPTIONS),
+            ValueError,
+            "scale and bias must be finite",
+        ),
         (lambda: kernels.int4_pack(W, SCALE, None, np.ones(4, "f4"), **OPTIONS), ValueError, "bias must have 3 values"),
-        (lambda: kernels.int4_pack(W, SCALE, form="blocks_4", **OPTIONS), ValueError, "form must be one of dense, bitmap"),
+        (
+            lambda: kernels.int4_pack(W, SCALE, form="blocks_4", **OPTIONS),
+            ValueError,
+            "form must be one of dense, bitmap, bitmap_2",
+        ),
         (lambda: kernels.int4_linear(X[:, :39], packed()), ValueError, "x must have 40 columns.*got 39"),
         (lambda: kernels.int4_linear(X.astype(np.float64), packed()), TypeError, "x must be .*float32"),
         (lambda: kernels.int4_linear(X, packed(), "tanh"), ValueError, "activation must be one of"),

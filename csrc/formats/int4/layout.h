@@ -25,6 +25,8 @@
 //   line         0:3 | 5:0 | 0:0 | 7:2 | ..     high:low
 //   masks        low 0b1001.., high 0b1010..    (from the low bit on)
 //   values       5:3 | 7:2 | ..
+//
+// EK_INT4_BITMAP_2 has a bit for each byte of a line, and keeps bytes of which a nibble is not zero, as they are.
 #pragma once
 
 #include <stddef.h>
@@ -41,7 +43,6 @@ namespace edgekern::int4 {
 
 inline constexpr int64_t kPanelColumns = int8::kPanelColumns, kDepthUnit = int8::kDepthUnit;
 inline constexpr int64_t kLineBytes = kPanelColumns * kDepthUnit / 2;
-inline constexpr int64_t kMaskBytes = kPanelColumns * kDepthUnit / 8;  // of a line
 inline constexpr int kSymmetricZero = 8;
 
 struct Header {
@@ -75,10 +76,13 @@ struct Layout {
   int64_t scale_offset() const { return bias_offset() + padded_n() * 4; }
   int64_t zero_offset() const { return scale_offset() + groups() * padded_n() * 2; }
   int64_t body_offset() const { return round_up(zero_offset() + (has_zero ? groups() * padded_n() : 0), 64); }
-  BitmapParts bitmap() const { return {body_offset(), panels(), lines() * kMaskBytes}; }
+  int64_t line_mask_bytes() const { return (form == EK_INT4_BITMAP ? 2 : 1) * kLineBytes / 8; }
+  BitmapParts bitmap() const { return {body_offset(), panels(), lines() * line_mask_bytes()}; }
 };
 
-inline bool valid_form(ek_int4_form form) { return form == EK_INT4_DENSE || form == EK_INT4_BITMAP; }
+inline bool valid_form(ek_int4_form form) {
+  return form == EK_INT4_DENSE || form == EK_INT4_BITMAP || form == EK_INT4_BITMAP_2;
+}
 inline bool valid_group_size(int64_t size) { return size == 32 || size == 64 || size == 128; }
 
 // EK_OK and the layout when `packed` is a whole, aligned matrix of this format. Cheap: it runs at every call.

@@ -64,6 +64,33 @@ struct BitmapRaw {
   static constexpr int panels_at(int) { return 1; }
 };
 
+// The dense form's bytes, of which those that hold a weight are kept.
+template <class Isa>
+struct PairRaw {
+  const uint8_t* masks;
+  const int8_t* values;
+  typename Isa::Line line;
+
+  PairRaw() = default;
+  PairRaw(const RhsPanels& rhs, int64_t panel)
+      : masks(rhs.masks + panel * (rhs.padded_k * int8::kPanelColumns / 16)),
+        values(reinterpret_cast<const int8_t*>(rhs.lines + rhs.starts[panel])) {}
+
+  template <int kHalf>
+  EK_INLINE typename Isa::Line half() {
+    if constexpr (kHalf == 0) {
+      if constexpr (Isa::kExpandAhead > 0) {
+        __builtin_prefetch(values + Isa::kExpandAhead);
+        __builtin_prefetch(masks + Isa::kMasksAhead);
+      }
+      line = Isa::expand_line(masks, values);
+      masks += 8;
+    }
+    return line;
+  }
+  static constexpr int panels_at(int) { return 1; }
+};
+
 // A source of steps (formats/int8/expand.h). kAround: with zero points, which change from group to group.
 template <class Isa, template <class> class Raw, bool kAround>
 struct LineSource {

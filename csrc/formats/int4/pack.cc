@@ -42,25 +42,25 @@ void read_line(const Layout& layout, const Canonical& from, int64_t panel, int64
   }
 }
 
-// Kept nibbles of a panel: of the low halves of its lines, and of the high ones.
-struct Kept {
-  int64_t half[2];
-  int64_t bytes() const { return max_of(half[0], half[1]); }
-};
-Kept count_panel(const Layout& layout, const Canonical& from, int64_t panel) {
-  Kept kept{};
+// Bytes that a bitmap form keeps of a panel.
+int64_t count_panel(const Layout& layout, const Canonical& from, int64_t panel) {
+  int64_t low = 0, high = 0, either = 0;
   for (int64_t line = 0; line < layout.lines(); ++line) {
     uint8_t nibbles[kLineWeights];
     read_line(layout, from, panel, line, nibbles);
-    for (int64_t i = 0; i < kLineWeights; ++i) kept.half[i / kLineBytes] += nibbles[i] != 0;
+    for (int64_t i = 0; i < kLineBytes; ++i) {
+      low += nibbles[i] != 0;
+      high += nibbles[i + kLineBytes] != 0;
+      either += (nibbles[i] | nibbles[i + kLineBytes]) != 0;
+    }
   }
-  return kept;
+  return layout.form == EK_INT4_BITMAP ? max_of(low, high) : either;
 }
 
 int64_t body_bytes(const Layout& layout, const Canonical& from, const ek_parallel* parallel) {
   if (layout.form == EK_INT4_DENSE) return layout.panels() * layout.panel_bytes();
   BitmapParts parts = layout.bitmap();
-  return parts.bytes(parts.count_all(parallel, [&](int64_t panel) { return count_panel(layout, from, panel).bytes(); }));
+  return parts.bytes(parts.count_all(parallel, [&](int64_t panel) { return count_panel(layout, from, panel); }));
 }
 
 void pack_dense(const Layout& layout, const Canonical& from, int64_t panel, void* packed) {
@@ -77,7 +77,7 @@ void pack_bitmap(const Layout& layout, const Canonical& from, int64_t panel, voi
   uint8_t *mask = parts.mask(packed, panel), *values = parts.values(packed, panel);
   memset(values, 0, static_cast<size_t>(parts.values(packed, panel + 1) - values));
   int64_t next[2] = {};
-  for (int64_t line = 0; line < layout.lines(); ++line, mask += kMaskBytes) {
+  for (int64_t line = 0; line < layout.lines(); ++line, mask += layout.line_mask_bytes()) {
     uint8_t nibbles[kLineWeights];
     read_line(layout, from, panel, line, nibbles);
     for (int64_t i = 0; i < kLineWeights; ++i) {
@@ -86,6 +86,21 @@ void pack_bitmap(const Layout& layout, const Canonical& from, int64_t panel, voi
       mask[i / 8] = static_cast<uint8_t>(mask[i / 8] | 1 << i % 8);
       uint8_t& value = values[next[half]++];
       value = static_cast<uint8_t>(value | nibbles[i] << 4 * half);
+    }
+  }
+}
+
+void pack_pairs(const Layout& layout, const Canonical& from, int64_t panel, void* packed) {
+  BitmapParts parts = layout.bitmap();
+  uint8_t *mask = parts.mask(packed, panel), *out = parts.values(packed, panel);
+  for (int64_t line = 0; line < layout.lines(); ++line, mask += layout.line_mask_bytes()) {
+    uint8_t nibbles[kLineWeights];
+    read_line(layout, from, panel, line, nibbles);
+    for (int64_t i = 0; i < kLineBytes; ++i) {
+      uint8_t pair = static_cast<uint8_t>(nibbles[i] | nibbles[i + kLineBytes] << 4);
+      if (pair == 0) continue;
+      mask[i / 8] = static_cast<uint8_t>(mask[i / 8] | 1 << i % 8);
+      *out++ = pair;
     }
   }
 }
@@ -146,27 +161,50 @@ void write_header(const Layout& layout, const float* bias, void* packed) {
   if (bias != nullptr && layout.n > 0) memcpy(out, bias, static_cast<size_t>(layout.n) * sizeof(float));
 }
 
-// The weight of each place of a panel's lines, in order, to visit(n, k, nibble).
+// The nibbles of a packed panel, line by line.
+class LineReader {
+ public:
+  LineReader(const Layout& layout, const void* packed, int64_t panel) : form_(layout.form) {
+    bool dense = form_ == EK_INT4_DENSE;
+    values_ = dense ? at<uint8_t>(packed, layout.body_offset() + panel * layout.panel_bytes())
+                    : layout.bitmap().values(packed, panel);
+    mask_ = dense ? nullptr : layout.bitmap().mask(packed, panel);
+  }
+  void next(uint8_t (&nibbles)[kLineWeights]) {
+    for (int64_t i = 0; i < kLineBytes; ++i) {
+      if (form_ == EK_INT4_BITMAP) {
+        nibbles[i] = bit(i) ? values_[low_++] & 15 : 0;
+        nibbles[i + kLineBytes] = bit(i + kLineBytes) ? values_[high_++] >> 4 : 0;
+      } else {
+        uint8_t pair = form_ == EK_INT4_DENSE || bit(i) ? values_[low_++] : 0;
+        nibbles[i] = pair & 15;
+        nibbles[i + kLineBytes] = pair >> 4;
+      }
+    }
+    if (mask_ != nullptr) mask_ += (form_ == EK_INT4_BITMAP ? 2 : 1) * kLineBytes / 8;
+  }
+
+ private:
+  bool bit(int64_t i) const { return (mask_[i / 8] >> i % 8 & 1) != 0; }
+
+  ek_int4_form form_;
+  const uint8_t *values_, *mask_;
+  int64_t low_ = 0, high_ = 0;  // bytes of values taken; for the high nibbles, where they are apart
+};
+
+// The weights of a panel, in the order they are packed in, to visit(n, k, nibble).
 template <class Visit>
 void for_each_nibble(const Layout& layout, const void* packed, int64_t panel, Visit&& visit) {
-  bool dense = layout.form == EK_INT4_DENSE;
-  const uint8_t* line = at<uint8_t>(packed, layout.body_offset() + panel * layout.panel_bytes());
-  const uint8_t* mask = dense ? nullptr : layout.bitmap().mask(packed, panel);
-  const uint8_t* values = dense ? nullptr : layout.bitmap().values(packed, panel);
-  int64_t next[2] = {};
-  for (int64_t l = 0; l < layout.lines(); ++l)
+  LineReader reader(layout, packed, panel);
+  for (int64_t line = 0; line < layout.lines(); ++line) {
+    uint8_t nibbles[kLineWeights];
+    reader.next(nibbles);
     for (int64_t i = 0; i < kLineWeights; ++i) {
-      int64_t half = i / kLineBytes, bit = l * kLineWeights + i;
-      int nibble = 0;
-      if (dense) {
-        nibble = line[l * kLineBytes + i % kLineBytes] >> 4 * half & 15;
-      } else if (mask[bit / 8] >> bit % 8 & 1) {
-        nibble = values[next[half]++] >> 4 * half & 15;
-      }
       Place place = place_in_line(i, layout.line_depth);
-      int64_t n = panel * kPanelColumns + place.column, k = l * kDepthUnit + place.k;
-      if (n < layout.n && k < layout.k) visit(n, k, nibble);
+      int64_t n = panel * kPanelColumns + place.column, k = line * kDepthUnit + place.k;
+      if (n < layout.n && k < layout.k) visit(n, k, nibbles[i]);
     }
+  }
 }
 
 }  // namespace
@@ -216,12 +254,13 @@ extern "C" ek_status ek_int4_pack(const ek_isa* isa, ek_int4_form form, int64_t 
   write_header(layout, bias, packed);
   int64_t numbers_end = layout.zero_offset() + (layout.has_zero ? layout.groups() * layout.padded_n() : 0);
   memset(at<char>(packed, numbers_end), 0, static_cast<size_t>(layout.body_offset() - numbers_end));
-  if (form == EK_INT4_BITMAP)
-    layout.bitmap().begin_packing(packed, parallel, [&](int64_t panel) { return count_panel(layout, from, panel).bytes(); });
+  if (form != EK_INT4_DENSE)
+    layout.bitmap().begin_packing(packed, parallel, [&](int64_t panel) { return count_panel(layout, from, panel); });
+  auto pack_panel = form == EK_INT4_DENSE ? pack_dense : form == EK_INT4_BITMAP ? pack_bitmap : pack_pairs;
   parallel_for(parallel, layout.panels(), [&](int64_t begin, int64_t end) {
     for (int64_t panel = begin; panel < end; ++panel) {
       pack_numbers(layout, from, panel, packed);
-      (form == EK_INT4_DENSE ? pack_dense : pack_bitmap)(layout, from, panel, packed);
+      pack_panel(layout, from, panel, packed);
     }
   });
   return EK_OK;

@@ -45,22 +45,26 @@ Weights quantize(int64_t n, int64_t k, int64_t group_size, const float* rhs, boo
 Linear linear(int64_t m, const int8::reference::Quantized& lhs, const Weights& rhs, const float* bias,
               ek_activation activation) {
   Linear out{std::vector<double>(m * rhs.n), std::vector<double>(m * rhs.n)};
-  for (int64_t i = 0; i < m; ++i)
-    for (int64_t j = 0; j < rhs.n; ++j) {
-      double total = 0, magnitude = 0, shift = bias == nullptr ? 0.0 : bias[j];
+  for (int64_t j = 0; j < rhs.n; ++j) {
+    std::vector<int32_t> w(rhs.k);
+    double magnitude = 0, shift = bias == nullptr ? 0.0 : bias[j];
+    for (int64_t l = 0; l < rhs.k; ++l) {
+      w[l] = rhs.integer(j, l);
+      magnitude += fabs(rhs.value(j, l));
+    }
+    for (int64_t i = 0; i < m; ++i) {
+      double total = 0;
       for (int64_t g = 0; g < rhs.groups(); ++g) {
-        int64_t sum = 0;
-        double scale = f16_to_f32(rhs.scale[j * rhs.groups() + g]);
-        for (int64_t l = g * rhs.group_size; l < std::min(rhs.k, (g + 1) * rhs.group_size); ++l) {
-          sum += int64_t{lhs.q[i * rhs.k + l] - lhs.zero_point[i]} * rhs.integer(j, l);
-          magnitude += fabs(scale * rhs.integer(j, l));
-        }
-        total += scale * static_cast<double>(sum);
+        int32_t sum = 0;  // of 128 products below 2^12
+        for (int64_t l = g * rhs.group_size; l < std::min(rhs.k, (g + 1) * rhs.group_size); ++l)
+          sum += (lhs.q[i * rhs.k + l] - lhs.zero_point[i]) * w[l];
+        total += double{f16_to_f32(rhs.scale[j * rhs.groups() + g])} * sum;
       }
       double rounding = static_cast<double>(rhs.groups() + 3) * ldexp(1, -23);
       out.y[i * rhs.n + j] = edgekern::reference::activate(total * lhs.scale[i] + shift, activation);
       out.error[i * rhs.n + j] = rounding * (lhs.scale[i] * 255.0 * magnitude + fabs(shift));
     }
+  }
   return out;
 }
 

@@ -191,10 +191,11 @@ EK_API ek_status ek_int8_matmul_s32(const ek_isa* isa, const void* packed, size_
 EK_API ek_status ek_int4_quantize_rhs(int64_t n, int64_t k, int64_t group_size, const void* rhs, ek_dtype dtype, int64_t ld_rhs,
                                       uint8_t* w, int64_t ld_w, uint16_t* scale, uint8_t* zero, const ek_parallel* parallel);
 
-// How a matrix is packed. Both forms hold any matrix and give the same bits.
+// How a matrix is packed. Every form holds any matrix and gives the same bits.
 typedef enum ek_int4_form EK_ENUM_TYPE {
-  EK_INT4_DENSE = 0,   // all weights, in panels of 16 output channels
-  EK_INT4_BITMAP = 16  // the weights that are not zero (w != zero), and a bit for each place. For few rows, and for memory.
+  EK_INT4_DENSE = 0,     // all weights, in panels of 16 output channels
+  EK_INT4_BITMAP = 16,   // the weights that are not zero (w != zero), and a bit for each place. For memory.
+  EK_INT4_BITMAP_2 = 17  // the same by twos, the weights of a byte of the dense form: expanded in half the time. For few rows.
 } ek_int4_form;
 
 // Bytes of a packed matrix; 0 for arguments that ek_int4_pack refuses. For EK_INT4_DENSE w may be NULL, and of zero only
