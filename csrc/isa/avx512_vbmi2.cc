@@ -14,7 +14,10 @@ struct Avx512Vbmi2 : Avx512Product {
     memcpy(&mask, p, 8);
     __m512i kept = load_kept(values);
     values += _mm_popcnt_u64(mask);
-    return _mm512_maskz_expand_epi8(mask, kept);
+    // Zen 4's vpexpandb waits for what its destination held, even to make zeros of it: a register just cleared does not wait.
+    __m512i line;
+    __asm__("vpxor %x0, %x0, %x0\n\tvpexpandb %2, %0%{%1%}" : "=&x"(line) : "Yk"(mask), "v"(kept));
+    return line;
   }
   static EK_INLINE Line expand_line(const uint8_t* mask, const int8_t*& values) { return expand<1>(mask, values); }
 };

@@ -15,7 +15,7 @@ int4_linear = torch.ops.edgekern.int4_linear.default
 
 
 def dequantized(w, scale, zero):
-    q = torch.stack((w & 15, w >> 4), -1).reshape(N, -1)[:, :K]
+    q = torch.stack((w & 15, w >> 4), -1).reshape(N, -1)[:, :K].int()
     group = torch.arange(K) // GROUP
     return scale.float()[:, group] * (q - (8 if zero is None else zero[:, group].int()))
 
@@ -28,7 +28,7 @@ def layer(request):
     weight, bias = torch.randn(N, K) * (torch.rand(N, K) < 0.4), torch.randn(N)
     canonical = ops.int4_quantize(weight, GROUP, symmetric=symmetric)
     packed = ops.int4_pack(*canonical, bias, k=K, group_size=GROUP, form=form)
-    assert torch.equal(dequantized(*canonical) == 0, weight == 0) or not symmetric
+    assert ((dequantized(*canonical) == 0) | (weight != 0)).all()
     return packed, dequantized(*canonical), bias
 
 
@@ -40,7 +40,7 @@ def test_it_is_the_dense_layer_but_for_rounding_of_activations(layer, shape, dty
     y = int4_linear(x, packed, N, ops.ACTIVATIONS["gelu"])
     assert (y.dtype, y.shape, y.is_contiguous()) == (dtype, (*shape[:-1], N), True)
     dense = torch.nn.functional.gelu(torch.nn.functional.linear(x.float(), weight, bias))
-    torch.testing.assert_close(y.float(), dense, rtol=2e-2, atol=8e-2)  # uint8 steps of 0.02, 70 of them
+    torch.testing.assert_close(y.float(), dense, rtol=2e-2, atol=0.2)  # 70 products, each off by up to half a step of 0.02
 
 
 def test_memory_layout_does_not_matter(layer):
