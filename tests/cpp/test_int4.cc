@@ -222,9 +222,9 @@ TEST_CASE("int4: guard pages around every buffer of linear") {
     for (bool front : {false, true})
       for (ek_int4_form form : kInt4Forms)
         for (bool symmetric : {true, false})
-          for (int64_t m : {1, 3, 7})
-            for (int64_t n : {1, 16, 31, 65})
-              for (int64_t k : {1, 33, 64, 127}) {
+          for (int64_t m : {1, 7})
+            for (int64_t n : {1, 31, 65})
+              for (int64_t k : {1, 33, 127}) {
                 Int4Weights rhs(n, k, 32, 0.5, symmetric);
                 Int4Packed made(isa, form, rhs);
                 Guarded first(made.size, true), last(made.data, made.size);  // 64-byte aligned, both

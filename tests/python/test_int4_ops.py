@@ -40,7 +40,9 @@ def test_it_is_the_dense_layer_but_for_rounding_of_activations(layer, shape, dty
     y = int4_linear(x, packed, N, ops.ACTIVATIONS["gelu"])
     assert (y.dtype, y.shape, y.is_contiguous()) == (dtype, (*shape[:-1], N), True)
     dense = torch.nn.functional.gelu(torch.nn.functional.linear(x.float(), weight, bias))
-    torch.testing.assert_close(y.float(), dense, rtol=2e-2, atol=0.2)  # 70 products, each off by up to half a step of 0.02
+    torch.testing.assert_close(
+        y.float(), dense, rtol=2e-2, atol=0.2
+    )  # 70 products, each off by up to half a step of 0.02
 
 
 def test_memory_layout_does_not_matter(layer):
