@@ -45,6 +45,8 @@ void accumulate_groups(const GemmArgs& args, int64_t m, int64_t panel, float* to
   unroll<NP>([&](auto p) EK_LAMBDA_INLINE { source[p] = Source(rhs, panel + p); });
   for (int64_t k = 0; k < padded_k; k += group_size, scale += kPanelColumns) {
     unroll<NP>([&](auto p) EK_LAMBDA_INLINE { source[p].start_group(); });
+    // Or the compiler carries these floats from group to group in registers, which the sums need.
+    __asm__("" : "+r"(total));
     int64_t depth = min_of(group_size, padded_k - k);
     typename Isa::template Acc<kGroupRows> acc[PH][kGroups][NV];
     int8::clear<Isa, kGroupRows>(acc);
