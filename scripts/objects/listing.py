@@ -13,6 +13,8 @@ INSTRUCTION = re.compile(r"^\s*(?P<address>[0-9a-f]+):\s+(?P<text>\S.*?)\s*$")
 # jne 1c, b.ne 0x1c, cbz x0, 1c, tbnz w0, #3, 0x1c: a jump that stays in its function
 JUMP = re.compile(r"^(j\w+|b(\.\w+)?|cbn?z|tbn?z)\s+(\w+, )?(#\w+, )?(0x)?(?P<target>[0-9a-f]+)( <|$)")
 
+RETURN = re.compile(r"^(repz? )?ret")
+
 
 @dataclass
 class Function:
@@ -52,11 +54,16 @@ def functions(listing: str) -> Iterator[Function]:
 
 
 def innermost_loops(function: Function) -> Iterator[list[tuple[int, str]]]:
-    """The bodies of backward jumps that hold no other backward jump."""
+    """The bodies of backward jumps that hold no other backward jump.
+
+    A jump back over a return closes no loop: it leads from code that was moved behind the function's end to its place.
+    """
     spans = []
+    returns = [address for address, text in function.code if RETURN.match(text)]
     for address, text in function.code:
         if (jump := JUMP.match(text)) and function.code[0][0] <= int(jump["target"], 16) <= address:
             spans.append((int(jump["target"], 16), address))
+    spans = [(begin, end) for begin, end in spans if not any(begin <= address <= end for address in returns)]
     for begin, end in spans:
         if not any((b, e) != (begin, end) and begin <= b and e <= end for b, e in spans):
             yield [(address, text) for address, text in function.code if begin <= address <= end]

@@ -56,6 +56,11 @@ def test_only_innermost_loops_within_the_function_count():
     assert [[address for address, _ in loop] for loop in innermost_loops(listed(*code))] == [[4, 8]]
 
 
+def test_a_jump_back_over_a_return_is_no_loop():
+    code = ["nop", "jl 0 <f>", "nop", "ret", "nop", "jmp 8 <f+0x8>"]
+    assert [[address for address, _ in loop] for loop in innermost_loops(listed(*code))] == [[0, 4]]
+
+
 @pytest.fixture
 def assembled(tmp_path):
     """Assembles aarch64 code to an object."""
