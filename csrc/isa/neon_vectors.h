@@ -86,26 +86,27 @@ struct NeonVectors {
   // 16 accumulators, or the 8 of one channel, which a wider tile would not make cheaper by much.
   static constexpr int f32_vectors(int channels) { return channels <= 2 ? 8 : 16 / channels; }
 
-  // Four channels a vector, to multiply by lane; one or two fill a part of it.
-  template <int kChannels>
+  // Four weights a vector, to multiply by lane; one or two fill a part of it.
+  template <int kWeights>
   struct F32Weights {
-    float32x4_t four[(kChannels + 3) / 4];
+    float32x4_t four[(kWeights + 3) / 4];
   };
-  template <int kChannels>
-  static EK_INLINE F32Weights<kChannels> load_f32_weights(const float* p) {
-    F32Weights<kChannels> w;
-    if constexpr (kChannels == 1) {
+  template <int R, int B>
+  static EK_INLINE F32Weights<R * B> load_f32_weights(const float* p) {
+    constexpr int kWeights = R * B;
+    F32Weights<kWeights> w;
+    if constexpr (kWeights == 1) {
       w.four[0] = vld1q_dup_f32(p);
-    } else if constexpr (kChannels == 2) {
+    } else if constexpr (kWeights == 2) {
       w.four[0] = vreinterpretq_f32_f64(vld1q_dup_f64(reinterpret_cast<const double*>(p)));
     } else {
-      unroll<kChannels / 4>([&](auto i) EK_LAMBDA_INLINE { w.four[i] = vld1q_f32(p + 4 * i); });
+      unroll<kWeights / 4>([&](auto i) EK_LAMBDA_INLINE { w.four[i] = vld1q_f32(p + 4 * i); });
     }
     return w;
   }
-  template <int kChannel, int kChannels>
-  static EK_INLINE F32 multiply_f32(F32 acc, F32 a, const F32Weights<kChannels>& w) {
-    return vfmaq_laneq_f32(acc, a, w.four[kChannel / 4], kChannel % 4);
+  template <int kWeight, int kWeights>
+  static EK_INLINE F32 multiply_f32(F32 acc, F32 a, const F32Weights<kWeights>& w) {
+    return vfmaq_laneq_f32(acc, a, w.four[kWeight / 4], kWeight % 4);
   }
 
   // ------------------------------------------------------------------------------- activations to u8, 16 a step

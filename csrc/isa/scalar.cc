@@ -242,10 +242,10 @@ struct Scalar : Dot4<ScalarVectors> {
   static constexpr int f32_vectors(int) { return 1; }
   static constexpr int block_phases(int, int) { return 1; }
   static EK_INLINE I32 spread_blocks(const uint8_t* q, int32_t) { return load_i32(reinterpret_cast<const int32_t*>(q)); }
-  template <int kChannel>
+  template <int kWeight>
   static EK_INLINE I32 multiply_block(I32 acc, const I32& a, const int32_t* weights) {
     int8_t w[4];
-    memcpy(w, weights + kChannel, 4);
+    memcpy(w, weights + kWeight, 4);
     for (int i = 0; i < kLanes; ++i) {
       uint8_t q[4];
       memcpy(q, a.lane + i, 4);

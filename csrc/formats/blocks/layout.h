@@ -31,15 +31,19 @@ struct Layout {
   int64_t depth;       // D
   int64_t begin;       // bytes into the packed matrix
 
-  // Groups of one and two channels load a vector of activations for each product or two: their panel has to stay in L1, 32 KB
-  // with the widest tiles. Larger groups load fewer, and are better off with fewer and longer runs of blocks, from L2.
-  int64_t panel_blocks() const { return group_rows <= 2 ? 128 : 1024; }
+  // Groups of one and two channels load a vector of activations for each product or two: their panel has to stay in L1, 26 KB
+  // with tiles of 128 bytes a block. Larger groups load fewer, and are better off with fewer and longer runs of blocks, from
+  // L2. Panels are about equal, so that none has short runs.
+  int64_t panel_blocks() const {
+    int64_t most = group_rows <= 2 ? 208 : 1024;
+    return ceil_div(k_blocks(), max_of(1, ceil_div(k_blocks(), most)));
+  }
   int64_t place_bytes() const { return group_rows <= 2 ? 1 : 2; }
   int64_t panels() const { return ceil_div(n, kPanelChannels); }
   int64_t padded_n() const { return panels() * kPanelChannels; }
   int64_t groups() const { return padded_n() / group_rows; }
   int64_t k_blocks() const { return ceil_div(k, depth); }
-  int64_t k_panels() const { return ceil_div(k_blocks(), panel_blocks()); }
+  int64_t k_panels() const { return k_blocks() == 0 ? 0 : ceil_div(k_blocks(), panel_blocks()); }
 
   int64_t starts_offset() const { return begin + (panels() + 1) * 4; }
   int64_t starts() const { return k_panels() * groups() + 1; }

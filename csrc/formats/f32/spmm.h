@@ -35,13 +35,13 @@ struct Product {
   static EK_INLINE Acc zero() { return Isa::set(0.0f); }
   static EK_INLINE Acc merge(Acc a, Acc b) { return Isa::add(a, b); }
   static EK_INLINE Vector sum(Acc acc) { return acc; }
-  template <int R>
+  template <int R, int B>
   static EK_INLINE auto load_weights(const Word* p) {
-    return Isa::template load_f32_weights<R>(p);
+    return Isa::template load_f32_weights<R, B>(p);
   }
-  template <int kChannel, class Weights>
+  template <int kWeight, class Weights>
   static EK_INLINE Acc multiply(Acc acc, Vector a, const Weights& weights) {
-    return Isa::template multiply_f32<kChannel>(acc, a, weights);
+    return Isa::template multiply_f32<kWeight>(acc, a, weights);
   }
   static constexpr int vectors(int channels) { return Isa::f32_vectors(channels); }
   // Eight chains hide the latency of two fused multiply-adds a cycle; with fewer the remainder costs more than it saves.

@@ -24,13 +24,13 @@ struct BlockProduct {
   static EK_INLINE Acc zero() { return Isa::block_zero(); }
   static EK_INLINE Acc merge(Acc a, Acc b) { return Isa::merge_blocks(a, b); }
   static EK_INLINE Vector sum(Acc acc) { return Isa::block_sum(acc); }
-  template <int R>
+  template <int R, int B>
   static EK_INLINE auto load_weights(const Word* p) {
-    return Isa::template load_weights<R>(p);
+    return Isa::template load_weights<R, B>(p);
   }
-  template <int kChannel, class Weights>
+  template <int kWeight, class Weights>
   static EK_INLINE Acc multiply(Acc acc, Vector a, const Weights& weights) {
-    return Isa::template multiply_block<kChannel>(acc, a, weights);
+    return Isa::template multiply_block<kWeight>(acc, a, weights);
   }
   static constexpr int vectors(int channels) { return Isa::block_vectors(channels); }
   static constexpr int phases(int channels, int vectors) { return Isa::block_phases(channels, vectors); }
