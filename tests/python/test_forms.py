@@ -39,9 +39,9 @@ def measured(monkeypatch):
     """Times as given, in place of measured ones: {form: seconds at each of the rows}."""
 
     def pretend(times):
-        def measure(packed, shape, rows):
+        def measure(calls, features, dtype, rows):
             return tuple(
-                Timing(form, m, times.get(form, [9] * len(rows))[i]) for i, m in enumerate(rows) for form in packed
+                Timing(form, m, times.get(form, [9] * len(rows))[i]) for i, m in enumerate(rows) for form in calls
             )
 
         monkeypatch.setattr(forms, "_measure", measure)
