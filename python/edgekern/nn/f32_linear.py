@@ -60,11 +60,14 @@ class F32Linear(NativeLinear):
                 "F32Linear has no backward, and its input requires grad: wrap the call in torch.inference_mode() or "
                 "torch.no_grad() for inference, or call edgekern.dense_(model) to train"
             )
-        if not x.dtype == weight.dtype == (weight if bias is None else bias).dtype:  # as packed: in float32
-            y = nn.functional.linear(x.float(), weight.float(), None if bias is None else bias.float())
-        else:
+        alike = x.dtype == weight.dtype == (weight if bias is None else bias).dtype
+        if alike:
             y = nn.functional.linear(x, weight, bias)
-        return (y if self.activation == "none" else _ACTIVATIONS[self.activation](y)).to(x.dtype)
+        else:  # in float32, as packed
+            y = nn.functional.linear(x.float(), weight.float(), None if bias is None else bias.float())
+        if self.activation != "none":
+            y = _ACTIVATIONS[self.activation](y)
+        return y if alike else y.to(x.dtype)
 
     @property
     def kernels(self) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ class NativeLinear(nn.Module, ABC):
     format: ClassVar[str]
     scheme_class: ClassVar[type[Scheme]]
     exact: ClassVar[tuple[str, ...]] = ()
-    """Canonical tensors that mean nothing in another dtype. The others are cast on loading, as torch does."""
+    """Canonical tensors that mean nothing in another dtype. Other floats are cast on loading, as torch does."""
     _chosen_here: ClassVar[tuple[str, ...]] = ("packed", "choice")
     """Attributes that pickles leave out: another machine may choose otherwise."""
 
@@ -230,12 +230,12 @@ class NativeLinear(nn.Module, ABC):
 
     def _load(self, tensors: dict[str, Tensor], prefix: str, error_msgs: list[str]) -> None:
         like = self.canonical_like()
-        for name in self.exact:
-            if tensors[name].dtype != like[name].dtype:
-                error_msgs.append(
-                    f"dtype mismatch for {prefix}{name}: expected {like[name].dtype}, got {tensors[name].dtype}; "
-                    "float weights load into the dense model, before convert_"
-                )
+        for name, tensor in tensors.items():
+            if tensor.dtype != like[name].dtype and (name in self.exact or not tensor.is_floating_point()):
+                floats = "float weights load into the dense model, before convert_"
+                hint = floats if tensor.is_floating_point() else "integers load into the kind of layer that saved them"
+                got = f"expected {like[name].dtype}, got {tensor.dtype}"
+                error_msgs.append(f"dtype mismatch for {prefix}{name}: {got}; {hint}")
                 return
         try:
             self._pack({name: tensor.to(like[name].dtype) for name, tensor in tensors.items()})
