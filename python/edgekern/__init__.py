@@ -1,4 +1,4 @@
-"""edgekern: PyTorch models made smaller and faster on ordinary CPUs, with native int8 kernels.
+"""edgekern: PyTorch models made smaller and faster on ordinary CPUs, with native int8 and sparse kernels.
 
 ``edgekern.kernels`` needs NumPy alone. Everything else needs torch, and says so when it is missing.
 """
