@@ -129,17 +129,21 @@ def int8_packed_size(q: torch.Tensor, form: str = "dense") -> int:
 
 
 def int8_pack(
-    q: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None, form: str = "dense"
+    q: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    form: str = "dense",
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Packs ``q`` int8 [N, K], ``scale`` float32 [N] and ``bias`` float32 [N] or None for the op: uint8, 1-D.
 
-    ``form`` is a key of :data:`edgekern.kernels.FORMS`.
+    ``form`` is a key of :data:`edgekern.kernels.FORMS`. ``out`` may bring the :func:`int8_packed_size` bytes for it.
     """
     array = _array("q", q)
     if array.ndim != 2:
         raise ValueError(f"q must have 2 dimensions, got shape {tuple(q.shape)}")
     code = form_code(form)
-    packed = _empty_bytes(core.int8_packed_size(array, code))
+    packed = _empty_bytes(core.int8_packed_size(array, code)) if out is None else out
     core.int8_pack(array, _array("scale", scale), None if bias is None else _array("bias", bias), packed.numpy(), code)
     return packed
 

@@ -73,7 +73,7 @@ INT8_CHOSEN = {"packed", "packed_few", "choice", "_few_elements"}
 F32_CHOSEN = {"packed", "choice", "_plain"}
 
 
-@pytest.mark.parametrize(("kind", "chosen"), zip(KINDS, [INT8_CHOSEN, F32_CHOSEN, F32_CHOSEN], strict=True))
+@pytest.mark.parametrize(("kind", "chosen"), list(zip(KINDS, [INT8_CHOSEN, F32_CHOSEN, F32_CHOSEN], strict=True)))
 def test_a_pickle_names_nothing_that_was_chosen_here(kind, chosen):
     layer = make_layer(kind=kind)[1]
     state = layer.__getstate__()

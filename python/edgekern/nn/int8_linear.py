@@ -12,8 +12,8 @@ from torch import Tensor
 
 from edgekern import ops
 from edgekern._lib import core
-from edgekern.config import Int8
-from edgekern.kernels import FORMS, default_isa, form_code
+from edgekern.config import MEASURED, Int8
+from edgekern.kernels import FORMS, default_isa
 from edgekern.nn.forms import DENSE, Call, choose
 from edgekern.nn.native_linear import NativeLinear, empty_bytes
 
@@ -56,8 +56,14 @@ class Int8Linear(NativeLinear):
         return core.int8_dense_packed_size(self.out_features, self.in_features)
 
     def reserve(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, str]:
-        """Memory for all of the weights, which no form that is chosen by measuring exceeds."""
-        return empty_bytes(self.dense_packed_size), ""
+        """Memory for the form asked for, or for all of the weights, which no form chosen by measuring exceeds.
+
+        Raises:
+            ValueError: the scheme names a form that cannot hold these weights.
+        """
+        if self.scheme.form in (MEASURED, DENSE):
+            return empty_bytes(self.dense_packed_size), ""
+        return empty_bytes(ops.int8_packed_size(ops.int8_quantize(weight.detach())[0], self.scheme.form)), ""
 
     def take_(self, weight: Tensor, bias: Tensor | None, packed: Tensor | None = None) -> None:
         """Quantises finite dense weights ``[out_features, in_features]`` and packs them, into what ``reserve`` gave.
@@ -86,15 +92,12 @@ class Int8Linear(NativeLinear):
 
     def _pack_into(self, q: Tensor, scale: Tensor, bias: Tensor | None, packed: Tensor | None = None) -> None:
         choice = choose(_Forms(q), self.scheme.form, self.scheme.rows, self.scheme.packings)
-        bias = None if bias is None else bias.detach().float()
-        if choice.form == DENSE:
-            packed = empty_bytes(self.dense_packed_size) if packed is None else packed
-            bias_array = None if bias is None else bias.numpy()
-            core.int8_pack(q.numpy(), scale.flatten().numpy(), bias_array, packed.numpy(), form_code(DENSE))
-        else:
-            packed = ops.int8_pack(q, scale.flatten(), bias, choice.form)
-        self.packed_few = ops.int8_pack(q, scale.flatten(), bias, choice.few) if choice.few else None
-        self.packed, self.choice, self._few_elements = packed, choice, choice.few_rows * self.in_features
+        scale, bias = scale.flatten(), None if bias is None else bias.detach().float()
+        if choice.form not in (DENSE, self.scheme.form):
+            packed = None  # a smaller form was chosen
+        self.packed = ops.int8_pack(q, scale, bias, choice.form, packed)
+        self.packed_few = ops.int8_pack(q, scale, bias, choice.few) if choice.few else None
+        self.choice, self._few_elements = choice, choice.few_rows * self.in_features
 
     def _empty(self) -> None:
         super()._empty()

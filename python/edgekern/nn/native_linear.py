@@ -87,14 +87,17 @@ class NativeLinear(nn.Module, ABC):
 
     @abstractmethod
     def reserve(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, str]:
-        """Memory for what :meth:`take_` will make of these, and why nn.Linear does better with them, when it does."""
+        """Memory for what :meth:`take_` will make of these, and why nn.Linear does better with them, when it does.
+
+        Raises:
+            ValueError: the scheme names a form that cannot hold these weights.
+        """
 
     @abstractmethod
     def take_(self, weight: Tensor, bias: Tensor | None, packed: Tensor | None = None) -> None:
         """Takes finite dense weights ``[out_features, in_features]`` and packs a copy, into what ``reserve`` gave.
 
-        Raises:
-            ValueError: the scheme names a form that cannot hold these weights.
+        Without that it raises as ``reserve`` does; with it, it cannot fail.
         """
 
     @property
