@@ -94,8 +94,8 @@ def explain(model: nn.Module) -> Report:
     def reason(layer: Layer) -> LeftAlone:
         if layer.native:
             return LeftAlone("")
-        known = obstacle(layer) or objection(layer, ties) or "not converted"
-        return remembered.get(layer.name) or LeftAlone(known)
+        known = remembered.get(layer.name)
+        return known or LeftAlone(obstacle(layer) or objection(layer, ties) or "not converted")
 
     return Report(tuple(row for layer in find_layers(model) for row in _rows(layer, reason(layer))))
 
