@@ -20,6 +20,7 @@ from edgekern._lib import core, get_num_threads, set_num_threads
 
 __all__ = [
     "ACTIVATIONS",
+    "F32_CHANNELS",
     "FORMS",
     "F32Packed",
     "Int8Packed",
@@ -57,6 +58,9 @@ multiplies, only blocks of R output channels x 2 or 4 input features (by ISA) th
 ``"bitmap"`` keeps the weights that are not zero and a bit for each place, ``"bitmap_4"`` does so by 4 neighbouring
 input features; both are expanded on the way, so they save memory, and time where reading it takes the time.
 """
+
+F32_CHANNELS = (1, 2, 4, 8)
+"""Output features that a block of :func:`f32_pack` may span."""
 
 _ALIGNMENT = 64  # bytes: one packed line
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -18,13 +18,12 @@ from edgekern.checkpoint.errors import (
 from edgekern.checkpoint.fit import fill, find_places, fit
 from edgekern.checkpoint.manifest import MANIFEST_FILE, TENSORS_FILE, LayerRecord, Manifest, dtype_name
 from edgekern.checkpoint.write import sha256_of
-from edgekern.config import Int8
-from edgekern.nn import NATIVE_LINEARS, Int8Linear
+from edgekern.nn import NATIVE_LINEARS, NativeLinear
 from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths, uninterrupted
 
 M = TypeVar("M", bound=nn.Module)
 
-_DTYPES = {dtype_name(dtype): dtype for dtype in Int8Linear.DTYPES}
+_DTYPES = {dtype_name(dtype): dtype for dtype in NativeLinear.DTYPES}
 
 
 def load(model: M, directory: str | os.PathLike[str]) -> M:
@@ -103,7 +102,7 @@ def _open_tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
     return tensors
 
 
-def _make_native(record: LayerRecord, tensors: dict[str, Tensor], sparse: tuple[str, ...]) -> Int8Linear:
+def _make_native(record: LayerRecord, tensors: dict[str, Tensor], sparse: tuple[str, ...]) -> NativeLinear:
     """The packed layer of one record."""
     name = record.names[0]
     if record.dtype not in _DTYPES or (record.bias_dtype or record.dtype) not in _DTYPES:
@@ -117,7 +116,7 @@ def _make_native(record: LayerRecord, tensors: dict[str, Tensor], sparse: tuple[
             record.activation,
             dtype=_DTYPES[record.dtype],
             bias_dtype=bias_dtype,
-            scheme=cast(Int8, record.scheme),
+            scheme=record.scheme,
         )
     except ValueError as error:
         raise CheckpointFormatError(f"{MANIFEST_FILE}: layer {name!r}: {error}") from None
