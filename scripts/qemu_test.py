@@ -46,7 +46,7 @@ CPUS = {
 }
 
 
-# The C++ tests that do not go through all the ISAs by themselves; of an ISA that another CPU chooses, that CPU runs them.
+# The C++ tests that do not go through all the ISAs by themselves. Of an ISA that another CPU chooses, that one runs them.
 LEAVE_THE_ISA_OPEN = "EDGEKERN_ISA*,abi:*,pack:*,*threads*"
 
 
@@ -73,7 +73,7 @@ def expect(what: str, expected: object, got: object, output: str) -> None:
 
 
 def test_cpp(name: str, options: argparse.Namespace) -> str:
-    """All tests; then EDGEKERN_ISA names the other ISAs, which are taken where the CPU has them and refused where not."""
+    """All tests; then EDGEKERN_ISA names the other ISAs: those the CPU has must be taken, those it lacks be refused."""
     cpu = CPUS[name]
     command = [cpu.emulator, "-cpu", name, options.binary]
     output = run(command, EDGEKERN_TEST_ISAS=",".join(cpu.tested))
