@@ -46,7 +46,7 @@ CPUS = {
 }
 
 
-# The C++ tests that do not go through all the ISAs by themselves. Of an ISA that another CPU chooses, that one runs them.
+# The C++ tests that do not go through all the ISAs by themselves: they run on the CPU that chooses the ISA.
 LEAVE_THE_ISA_OPEN = "EDGEKERN_ISA*,abi:*,pack:*,*threads*"
 
 
