@@ -84,6 +84,7 @@ struct Neon : NeonPairs {
   static constexpr const char* kInt8SpmmName = "int8_spmm_neon";
   static constexpr int block_vectors(int channels) { return channels <= 2 ? 4 : 8 / channels; }
   static constexpr int block_phases(int, int) { return 1; }
+  static constexpr int kCsrUnroll = 2;
 
   using BlockAcc = NeonSums<2>;  // two partial sums a row: rows 0 and 1, rows 2 and 3
   static EK_INLINE BlockAcc block_zero() { return {}; }

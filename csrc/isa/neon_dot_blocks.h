@@ -13,6 +13,7 @@ struct NeonDotBlocks : NeonPairs {
   // 16 accumulators, or the 8 of one channel, which a wider tile would not make cheaper by much.
   static constexpr int block_vectors(int channels) { return channels <= 2 ? 8 : 16 / channels; }
   static constexpr int block_phases(int, int) { return 1; }
+  static constexpr int kCsrUnroll = 2;
 
   using BlockAcc = int32x4_t;
   static EK_INLINE I32 block_zero() { return vdupq_n_s32(0); }

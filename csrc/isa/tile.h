@@ -27,6 +27,8 @@
 //   spread_blocks(p, zero_point)            kLanes blocks of one row, from u8
 //   load_weights<R, B>(p)                   the weights of B neighbouring blocks of R channels
 //   multiply_block<i>(acc, lhs, weights)    their weight i, of one channel, against kLanes rows
+//   kCsrUnroll          vectors of a plane in a tile of formats/int8/csr.h
+//   split_words(v), join_planes(v)    line_depth I32 of words to as many of planes, and back (also there)
 //
 //   Bytes, kParts, to_bytes, store_lhs, load_bytes, store_bytes     kParts F32 vectors quantised to kParts * kLanes u8
 //   Range<D>            set, load_as, min, max, fma, reduce_* of the vectors that find the range of a row of D

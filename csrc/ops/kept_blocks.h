@@ -20,8 +20,8 @@ struct Slab {
   Slab(const FormatKernels& kernels, int64_t group_rows, int64_t m, int64_t depth) {
     int64_t tile_rows = kernels.tile_rows[log2_of_group_rows(group_rows)];
     int64_t rows = min_of(m, max_of(1, kSlabBytes / (max_of(depth, 1) * 4 * tile_rows)) * tile_rows);
-    tiles = {depth, rows, tile_rows};
-    padded_rows = round_up(rows, kernels.lanes);
+    tiles = {depth, rows, tile_rows, kernels.narrowest};
+    padded_rows = round_up(rows, kernels.narrowest);
   }
   size_t bytes() const { return static_cast<size_t>(64 + padded_rows * tiles.depth * 4); }
 
@@ -44,9 +44,9 @@ Rhs<Word> rhs_of(const Layout& layout, const void* packed) {
 }
 
 template <class Visit>
-void for_each_tile(const Tiles& tiles, int64_t lanes, Visit&& visit) {
+void for_each_tile(const Tiles& tiles, Visit&& visit) {
   for (RowTile tile{0, 0}; tile.start < tiles.rows; tile.start += tile.width) {
-    tile = tile_of(tiles, lanes, tile.start);
+    tile = tile_of(tiles, tile.start);
     visit(tile);
   }
 }
@@ -78,14 +78,14 @@ void run_slab(const FormatKernels& kernels, const Layout& layout, const void* pa
   // Tickets: tile t % count of run t / count, so that threads share the run's weights while they are in cache, and tiles do.
   int64_t full = 0, count = 0;
   RowTile last[8];
-  for_each_tile(tiles, kernels.lanes, [&](RowTile tile) {
+  for_each_tile(tiles, [&](RowTile tile) {
     tile.width == tiles.tile_rows ? void(++full) : void(last[count - full] = tile);
     ++count;
   });
   int64_t shares = threads == 1 ? 1 : kTicketsPerThread * threads;
   int64_t run_bytes = work[panels] * (layout.group_rows * 4 + layout.place_bytes());
   int64_t runs = std::clamp(max_of(ceil_div(shares, count), ceil_div(run_bytes, kRunBytes)), int64_t{1}, panels);
-  int64_t ticket_rows = threads == 1 ? rows : rows_per_ticket(rows, layout.k, kernels.lanes, threads);
+  int64_t ticket_rows = threads == 1 ? rows : rows_per_ticket(rows, layout.k, kernels.narrowest, threads);
   auto read_ticket = [&](int64_t t) { read(t * ticket_rows, min_of(rows, (t + 1) * ticket_rows)); };
   auto multiply_ticket = [&](int64_t t) {
     int64_t i = t % count, run = t / count;

@@ -48,6 +48,7 @@ FORMS: dict[str, int] = {
     "blocks_2": 2,
     "blocks_4": 4,
     "blocks_8": 8,
+    "csr": 32,
     "bitmap": 16,
     "bitmap_4": 17,
 }
@@ -55,6 +56,7 @@ FORMS: dict[str, int] = {
 
 Every form holds any matrix and gives the same results. ``"dense"`` keeps all weights. ``"blocks_R"`` keeps, and
 multiplies, only blocks of R output channels x 2 or 4 input features (by ISA) that hold a weight which is not zero.
+``"csr"`` keeps, and multiplies, only the weights that are not zero, each with its input feature.
 ``"bitmap"`` keeps the weights that are not zero and a bit for each place, ``"bitmap_4"`` does so by 4 neighbouring
 input features; both are expanded on the way, so they save memory, and time where reading it takes the time.
 """

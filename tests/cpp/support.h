@@ -33,7 +33,7 @@ inline std::vector<const ek_isa*> tested_isas() {
 }
 
 inline constexpr ek_int8_form kForms[] = {EK_INT8_DENSE,    EK_INT8_BLOCKS_1, EK_INT8_BLOCKS_2, EK_INT8_BLOCKS_4,
-                                          EK_INT8_BLOCKS_8, EK_INT8_BITMAP,   EK_INT8_BITMAP_4};
+                                          EK_INT8_BLOCKS_8, EK_INT8_BITMAP,   EK_INT8_BITMAP_4, EK_INT8_CSR};
 
 struct IsaAndForm {
   const ek_isa* isa;

@@ -52,6 +52,24 @@ TEST_CASE("pack: a block form takes the bytes of the blocks it keeps") {
   }
 }
 
+TEST_CASE("pack: CSR takes a byte and two for the place of each weight, or twice the byte, and fills up words") {
+  constexpr int64_t n = 32, k = 512;  // one panel of k on every ISA
+  for (const ek_isa* isa : tested_isas()) {
+    Matrix empty(n, k, std::vector<int8_t>(n * k)), sparse = Matrix::sparse(n, k, 0.2, 5);
+    int64_t taken = static_cast<int64_t>(sparse.size(isa, EK_INT8_CSR)) - static_cast<int64_t>(empty.size(isa, EK_INT8_CSR));
+    auto expected = [&](int64_t depth) {
+      int64_t words = 0;
+      for (int64_t row = 0; row < n; ++row) {
+        const int8_t* w = sparse.w.data() + row * k;
+        words += (k - std::count(w, w + k, int8_t{0}) + depth - 1) / depth;
+      }
+      return words * (4 + 2 * depth);
+    };
+    bool pairs = std::abs(taken - expected(2)) <= 64, fours = std::abs(taken - expected(4)) <= 64;
+    CHECK(pairs != fours);
+  }
+}
+
 TEST_CASE("pack: a bitmap form takes the bytes it keeps, and its bits") {
   constexpr int64_t n = 40, k = 1030, places = 48 * 1032;  // with the padding
   for (const ek_isa* isa : tested_isas()) {

@@ -108,14 +108,13 @@ Accumulate<typename Product::Word> choose_accumulate(int64_t vectors) {
 }
 
 // Sums of a tile of w rows x panels [p0, p1), to visit(sums [channels][w], n0, channels) for up to 64 channels at a time.
-template <class Product, int R, class Visit>
-EK_INLINE void multiply(const Rhs<typename Product::Word>& rhs, const typename Product::Word* tile, int64_t w, int64_t p0,
+template <int R, int kTileWords, class Word, class Visit>
+EK_INLINE void multiply(const Rhs<Word>& rhs, Accumulate<Word> accumulate_panel, const Word* tile, int64_t w, int64_t p0,
                         int64_t p1, Visit&& visit) {
   // A panel of activations that is the only one need not be used by many channels before the next takes its place. Then the
   // fewest channels: what they send to y is about what a CPU's store queue holds, and leaves while the next are multiplied.
   int64_t chunk = rhs.k_panels <= 1 ? 1 : kTileColumns / kPanelChannels;
-  alignas(64) typename Product::Word sums[kTileColumns * Product::vectors(R) * Product::kLanes];
-  auto accumulate_panel = choose_accumulate<Product, R>(w / Product::kLanes);
+  alignas(64) Word sums[kTileColumns * kTileWords];
   int64_t groups = rhs.padded_n / R;
   for (int64_t p = p0; p < p1; p += chunk) {
     int64_t n0 = p * kPanelChannels, channels = min_of(min_of(chunk, p1 - p) * kPanelChannels, rhs.padded_n - n0);
@@ -123,7 +122,7 @@ EK_INLINE void multiply(const Rhs<typename Product::Word>& rhs, const typename P
       accumulate_panel({tile + panel * rhs.panel_blocks * w, rhs.starts + panel * groups + n0 / R, channels / R, rhs.weights,
                         rhs.places, sums, panel == 0});
     if (rhs.k_panels == 0) memset(sums, 0, sizeof(sums));
-    visit(static_cast<const typename Product::Word*>(sums), n0, min_of(channels, rhs.n - n0));
+    visit(static_cast<const Word*>(sums), n0, min_of(channels, rhs.n - n0));
   }
 }
 

@@ -47,7 +47,7 @@ class Int8Linear(NativeLinear):
     @property
     def kernels(self) -> tuple[str, ...]:
         """The kernels that may run it: for many rows of input, for few."""
-        names = ("spmm",) if self.choice.form.startswith("blocks") else ("gemm", "gemv")
+        names = ("spmm",) if self.choice.form.startswith(("blocks", "csr")) else ("gemm", "gemv")
         return tuple(f"{self.format}_{name}_{default_isa()}" for name in names)
 
     @property
