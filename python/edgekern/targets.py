@@ -44,8 +44,8 @@ _MANY_MEASURED_ON_AVX2 = {1: 0.33, 2: 0.25, 4: 0.25}
 # the weights of four blocks in a register, and reaches 0.8 with single rows.
 _MANY_AGAINST_SMMLA = {1: 0.53, 2: 0.51, 4: 0.45}
 # Single weights have the activations of any k put side by side first, which takes the time of two or three products.
-# Measured with the kernels on Zen 4, 64 and 128 rows of 768 x 3072: 0.93 to 0.95 times dense at 50 %, 1.07 at 60 % and 1.5
-# at 70 % with AVX-512, 0.9, 1.2 and 1.6 with AVX2. ARM's sets are estimated from the instructions.
+# Measured with the kernels on Zen 4, 64 and 128 rows of 768 x 3072: 0.94 times as fast as dense at 50 %, 1.07 times at
+# 60 % and 1.5 times at 70 % with AVX-512, 0.9, 1.2 and 1.6 with AVX2. ARM's sets are estimated from the instructions.
 _SINGLE, _SINGLE_ON_SDOT, _SINGLE_AGAINST_SMMLA = 0.6, 0.7, 0.85
 # For few rows the bytes decide: 1/8 + d of the dense ones for a density d, or 1/32 + d with a bit for each four
 # weights. They pay below 90 %: with half the weights, AVX-512 with VBMI2 gave 90 % of what the bytes promise.

@@ -223,7 +223,7 @@ def test_explain_shows_the_choice(measured):
 def test_options_are_checked_and_survive_a_checkpoint(tmp_path, measured):
     measured({"dense": [1, 1], "blocks_1": [2, 0.5]})
     with pytest.raises(ValueError, match="form"):
-        ek.Int8(form="csr")
+        ek.Int8(form="coo")
     with pytest.raises(ValueError, match="rows"):
         ek.Int8(rows=(0, 4))
     with pytest.raises(TypeError, match="rows"):
