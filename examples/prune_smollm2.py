@@ -39,7 +39,8 @@ def prune(dense: nn.Module, pattern: str, method: str, data: list[dict[str, obje
     """A pruned copy. The output head is left alone by default: the embedding has the same weight and would lose it."""
     model = copy.deepcopy(dense)
     config = ek.Prune(pattern=pattern, method=method) if ":" in pattern else ek.Prune(0.5, pattern, method)
-    print(ek.prune_(model, config, data))
+    report = ek.prune_(model, config, data)
+    print(f"{pattern}, {method}: {len(report.pruned)} layers pruned, {100 * report.sparsity:.2f} % zeros", flush=True)
     return model
 
 
