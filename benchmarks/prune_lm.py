@@ -1,12 +1,13 @@
 """What a language model loses by being pruned, and what it gains in speed: SmolLM2-135M at 50 % zeros.
 
-    python benchmarks/prune_lm.py quality             an hour or so: prunes, measures perplexity, keeps the models
-    python benchmarks/prune_lm.py quality --pattern 2:4 --method wanda     one of them; "dense" for the model as it was
-    python benchmarks/prune_lm.py speed --threads 1   a minute: tokens a second of those models, all in turns
+    python benchmarks/prune_lm.py prune               half an hour; keeps the models in build/pruned/smollm2
+    python benchmarks/prune_lm.py score               half an hour: perplexity of them
+    python benchmarks/prune_lm.py score --pattern 2:4 --method wanda     of one; "--pattern dense": the model as it was
+    python benchmarks/prune_lm.py speed --threads 1   a minute: tokens a second of them, all in turns
     python benchmarks/prune_lm.py speed --threads 2
 
 Each writes its part of benchmarks/results/prune-smollm2.json; `python scripts/render_prune.py` renders docs/pruning.md.
-A busy machine does no harm to the first. Needs what examples/prune_smollm2.py does, whose settings these are.
+A busy machine does no harm to the first two. Needs what examples/prune_smollm2.py does, whose settings these are.
 """
 
 from __future__ import annotations
@@ -47,28 +48,44 @@ def file_of(pattern: str, method: str) -> Path:
     return MODELS / f"{pattern.replace(':', '-')}-{method}.pt"
 
 
-def measure_quality(cases: list[tuple[str, str]]) -> None:
-    """Prunes a copy for each case; perplexity in floats and in int8, and what it writes."""
+def measure_pruning(cases: list[tuple[str, str]]) -> None:
+    """Prunes a copy for each case and keeps its weights."""
     lm = load_smollm2()
-    ids = lm.ids(wikipedia_prose())
-    text, data = windows(ids, example.TOKENS, WINDOWS), example.calibration(ids)
-    about = {"text": [WINDOWS, example.TOKENS], "calibration": list(example.CALIBRATION), "prompt": example.PROMPT}
+    data = example.calibration(lm.ids(wikipedia_prose()))
     MODELS.mkdir(parents=True, exist_ok=True)
     for pattern, method in cases:
         machine, start = describe_machine(), time.perf_counter()
         model = lm.model if pattern == DENSE else example.prune(lm.model, pattern, method, data)
-        row: dict[str, Any] = {"pattern": pattern, "method": method, "seconds": round(time.perf_counter() - start, 1)}
+        facts = {"seconds": round(time.perf_counter() - start, 1), "load": machine["load"]}
         torch.save(model.state_dict(), file_of(pattern, method))
-        converted = example.int8(model, "dense")  # any form computes the same
-        row["zeros"] = share_of_zeros(model)
-        row["perplexity"] = {"float32": perplexity(model, text), "int8": perplexity(converted, text)}
-        row["answer"] = LanguageModel(converted, lm.tokenizer).generate(example.PROMPT)
-        print(json.dumps(row), flush=True)
-        result = read()
-        rows = {(known["pattern"], known["method"]): known for known in result.get("quality", {}).get("rows", [])}
-        rows[pattern, method] = row
-        result["quality"] = {"machine": machine, **about, "rows": [rows[case] for case in CASES if case in rows]}
-        write(result)
+        keep_quality(machine, pattern, method, facts)
+
+
+def measure_perplexity(cases: list[tuple[str, str]], dtypes: list[str]) -> None:
+    """Perplexity of each of those, in floats and in int8; and what it writes in int8."""
+    lm = load_smollm2()
+    text = windows(lm.ids(wikipedia_prose()), example.TOKENS, WINDOWS)
+    for pattern, method in cases:
+        machine = describe_machine()
+        lm.model.load_state_dict(torch.load(file_of(pattern, method)))
+        keep_quality(machine, pattern, method, {"zeros": share_of_zeros(lm.model)})
+        if "int8" in dtypes:
+            model = example.int8(lm.model, "dense")  # any form computes the same
+            answer = LanguageModel(model, lm.tokenizer).generate(example.PROMPT)
+            keep_quality(machine, pattern, method, {"int8": perplexity(model, text), "answer": answer})
+        if "float32" in dtypes:
+            keep_quality(machine, pattern, method, {"float32": perplexity(lm.model, text)})
+
+
+def keep_quality(machine: dict[str, Any], pattern: str, method: str, facts: dict[str, Any]) -> None:
+    """Adds facts to the row of a case."""
+    print(pattern, method, json.dumps(facts), flush=True)
+    result = read()
+    rows = {(row["pattern"], row["method"]): row for row in result.get("quality", {}).get("rows", [])}
+    rows[pattern, method] = {"pattern": pattern, "method": method, **rows.get((pattern, method), {}), **facts}
+    about = {"text": [WINDOWS, example.TOKENS], "calibration": list(example.CALIBRATION), "prompt": example.PROMPT}
+    result["quality"] = {"machine": machine, **about, "rows": [rows[case] for case in CASES if case in rows]}
+    write(result)
 
 
 def share_of_zeros(model: nn.Module) -> float:
@@ -80,7 +97,6 @@ def share_of_zeros(model: nn.Module) -> float:
 def measure_speed(threads: int) -> None:
     """Tokens a second of every form, all models in one process."""
     machine = describe_machine()
-    torch.set_num_threads(threads)  # before converting: forms are chosen for it
     lm = load_smollm2()
     models = {
         "float32": lm.model,
@@ -124,16 +140,20 @@ def write(result: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=["quality", "speed"])
-    parser.add_argument("--pattern", choices=[DENSE, *PATTERNS], help="quality: of this one alone")
-    parser.add_argument("--method", choices=METHODS, help="quality: of this one alone")
-    parser.add_argument("--threads", type=int, default=1, help="speed: torch's threads")
+    parser.add_argument("part", choices=["prune", "score", "speed"])
+    parser.add_argument("--pattern", choices=[DENSE, *PATTERNS], help="prune and score this one alone")
+    parser.add_argument("--method", choices=METHODS, help="prune and score this one alone")
+    parser.add_argument("--dtypes", nargs="+", default=["int8", "float32"], help="score in these")
+    parser.add_argument("--threads", type=int, help="torch's threads; 1 on a busy machine is fastest")
     options = parser.parse_args()
-    if options.part == "quality":
-        chosen = [case for case in CASES if options.pattern in (None, case[0]) and options.method in (None, case[1])]
-        measure_quality(chosen)
+    torch.set_num_threads(options.threads or torch.get_num_threads())  # before converting: forms are chosen for it
+    chosen = [case for case in CASES if options.pattern in (None, case[0]) and options.method in (None, case[1])]
+    if options.part == "prune":
+        measure_pruning(chosen)
+    elif options.part == "score":
+        measure_perplexity(chosen, options.dtypes)
     else:
-        measure_speed(options.threads)
+        measure_speed(torch.get_num_threads())
 
 
 if __name__ == "__main__":

@@ -96,17 +96,18 @@ def perplexities(quality: dict[str, Any], model: str) -> str:
     machine, (count, tokens), (texts, length) = quality["machine"], quality["text"], quality["calibration"]
     about = (
         f"{model}: perplexity on {count} windows of {tokens} tokens. Pruned once, calibrated on {texts} windows of "
-        f"{length} tokens, no training after it. Seconds are those of pruning on {machine['threads']} "
-        f"thread{'s' * (machine['threads'] != 1)} of a busy machine (a load of {machine['load']}). "
-        f"torch {machine['versions']['torch']}, {machine['cpu']}, commit {machine['commit']}."
+        f"{length} tokens, no training after it. torch {machine['versions']['torch']}, {machine['cpu']}, commit "
+        f"{machine['commit']}."
     )
-    lines = [about, "", "| pattern | method | zero | perplexity, float32 | int8 | pruned in, s |"]
-    lines.append("| --- | --- | ---: | ---: | ---: | ---: |")
+    lines = [
+        about,
+        "",
+        "| pattern | method | zero | perplexity, float32 | int8 |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
     for row in quality["rows"]:
-        scores, pruned = row["perplexity"], bool(row["method"])
-        cells = [row["pattern"], row["method"], f"{row['zeros']:.1%}", f"{scores['float32']:.2f}"]
-        cells += [f"{scores['int8']:.2f}", f"{row['seconds']:.0f}" if pruned else ""]
-        lines.append("| " + " | ".join(cells) + " |")
+        scores = [f"{row[dtype]:.2f}" if dtype in row else "not measured" for dtype in ("float32", "int8")]
+        lines.append("| " + " | ".join([row["pattern"], row["method"], f"{row['zeros']:.1%}", *scores]) + " |")
     lines += ["", f'What they answer in int8 to "{quality["prompt"]}", cut off after a number of tokens:', ""]
     for row in quality["rows"]:
         name = f"{row['pattern']}, {row['method']}" if row["method"] else row["pattern"]
