@@ -15,6 +15,7 @@ from edgekern.config import Config, Int8, Scheme, check_config
 from edgekern.nn import NATIVE_LINEARS, Int8Linear
 from edgekern.nn.forms import LEAST_ZEROS
 from edgekern.nn.layers import Layer, find_layers, objection, obstacle, tied_weights
+from edgekern.nn.memory import part_of_a_model
 from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths, uninterrupted
 from edgekern.plan import ConvertError, FilterFn, plan
 from edgekern.summary import DENSE, LayerRow, Report
@@ -124,7 +125,7 @@ def _commit(model: nn.Module, steps: list[_Step]) -> None:
     """Quantises, packs and swaps layer by layer. ``steps`` is used up, so that nothing here keeps an original alive."""
     largest = max((step.layer.dense_bytes for step in steps), default=0)
     scratch = torch.empty(largest, dtype=torch.uint8, device="cpu")  # proves that one layer's temporaries have room
-    with uninterrupted():
+    with uninterrupted(), part_of_a_model(sum(step.packed.nbytes for step in steps)):
         del scratch
         freed = 0
         while steps:

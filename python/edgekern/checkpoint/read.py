@@ -20,6 +20,7 @@ from edgekern.checkpoint.manifest import MANIFEST_FILE, TENSORS_FILE, LayerRecor
 from edgekern.checkpoint.write import sha256_of
 from edgekern.config import Int8
 from edgekern.nn import NATIVE_LINEARS, Int8Linear
+from edgekern.nn.memory import part_of_a_model
 from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths, uninterrupted
 
 M = TypeVar("M", bound=nn.Module)
@@ -50,7 +51,8 @@ def load(model: M, directory: str | os.PathLike[str]) -> M:
     folder = Path(directory)
     manifest = _read_manifest(folder)
     tensors = _open_tensors(folder, manifest)
-    natives = [_make_native(record, tensors, manifest.sparse) for record in manifest.layers]
+    with part_of_a_model(sum(record.in_features * record.out_features for record in manifest.layers)):
+        natives = [_make_native(record, tensors, manifest.sparse) for record in manifest.layers]
     layers = find_places(model, manifest)
     native_parts = tuple(f"{name}." for record in manifest.layers for name in record.names)
     others = {name: tensor for name, tensor in tensors.items() if not name.startswith(native_parts)}

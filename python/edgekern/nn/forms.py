@@ -1,8 +1,9 @@
 """Choosing how a layer's int8 weights are packed: by measuring, on this CPU, with its threads.
 
 Pruned weights make a layer smaller, and faster where a sparse form beats the dense one. Whether it does depends on the
-mask, the shape, the rows of a call and the CPU, so the forms are tried. A sparse form is taken only when it was never
-slower than the dense one; see :class:`edgekern.Int8` for what a user can ask for.
+mask, the shape, the rows of a call, the CPU, and on whether weights come from its cache (``memory.py``), so the forms
+are tried. A sparse form is taken only when it was never slower than the dense one; see :class:`edgekern.Int8` for what a
+user can ask for.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import cast
 
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 from edgekern import ops
 from edgekern.config import Int8
 from edgekern.kernels import FORMS, default_isa
+from edgekern.nn.memory import copies_to_measure
 
 DENSE = "dense"
 LEAST_ZEROS = 0.3  # share below which no mask pays: the best case, whole blocks, breaks even near it
@@ -86,11 +89,12 @@ def choose(q: Tensor, scheme: Int8) -> Choice:
     sizes = {form: _size(q, form) for form in FORMS}
     candidates = [form for form, size in sizes.items() if size <= sizes[DENSE]]  # never larger than dense
     # Layers of a model come in a few shapes; those whose masks leave the same bytes run alike.
-    key = (tuple(q.shape), default_isa(), torch.get_num_threads(), rows, scheme.packings)
+    copies = copies_to_measure(sum(int(sizes[form]) for form in candidates))
+    key = (tuple(q.shape), default_isa(), torch.get_num_threads(), rows, scheme.packings, copies > 1)
     like = tuple(round(math.log(sizes[form]) / 0.02) for form in candidates)
     if (key, like) not in _measured:
         packed = {form: ops.int8_pack(q, torch.ones(len(q)), None, form) for form in candidates}
-        _measured[key, like] = _pick(_measure(packed, q.shape, rows), scheme.packings)
+        _measured[key, like] = _pick(_measure(packed, q.shape, rows, copies), scheme.packings)
     known = _measured[key, like]
     return Choice(known.form, known.few, known.few_rows, zeros, known.timings)
 
@@ -105,20 +109,24 @@ def _size(q: Tensor, form: str) -> float:
         return math.inf
 
 
-def _measure(packed: dict[str, Tensor], shape: Sequence[int], rows: Sequence[int]) -> tuple[Timing, ...]:
-    """The fastest of several calls of each form at each number of rows, the forms in turn."""
+def _measure(
+    packed: dict[str, Tensor], shape: Sequence[int], rows: Sequence[int], copies: int = 1
+) -> tuple[Timing, ...]:
+    """The fastest of several calls of each form at each number of rows, the forms in turn, each call the next copy."""
+    more = [{form: weights.clone() for form, weights in packed.items()} for _ in range(copies - 1)]
+    turns = cycle([packed, *more])  # the first has waited longest
     timings = []
     with torch.inference_mode():
         for m in rows:
             x = torch.randn(m, shape[1], generator=torch.Generator().manual_seed(0))
             best = dict.fromkeys(packed, math.inf)
-            for weights in packed.values():
-                _call(x, weights, shape[0])  # brings code and weights into the cache
+            for weights in next(turns).values():
+                _call(x, weights, shape[0])  # brings code into the cache, and weights where there is one copy
             start = time.perf_counter()
             for done in range(ROUNDS):
                 if done >= 3 and time.perf_counter() - start > SECONDS * len(packed):
                     break
-                for form, weights in packed.items():
+                for form, weights in next(turns).items():
                     best[form] = min(best[form], _call(x, weights, shape[0]))
             timings += [Timing(form, m, seconds) for form, seconds in best.items()]
     return tuple(timings)
