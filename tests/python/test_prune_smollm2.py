@@ -151,7 +151,6 @@ def test_bad_arguments_of_decoding(change, model):
 
 def test_the_model_is_read_once_and_kept_whole(tmp_path, monkeypatch, model):
     """`load_smollm2` on a tiny model in the place of what is read from GGUF."""
-    pytest.importorskip("gguf")
     source = tmp_path / "wheel/SmolLM2.gguf"
     reads = []
 
@@ -174,6 +173,10 @@ def test_the_model_is_read_once_and_kept_whole(tmp_path, monkeypatch, model):
             Path(folder, "tokenizer.json").write_text("{}")
 
     monkeypatch.setattr(language_model, "package_path", lambda *_: source)
+    monkeypatch.setattr(language_model, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"needs gguf and accelerate; run: pip install 'edgekern\[lm\]'"):
+        language_model.load_smollm2(tmp_path / "cache")
+    monkeypatch.setattr(language_model, "find_spec", lambda name: name)
     monkeypatch.setattr(language_model, "AutoModelForCausalLM", Reader)
     monkeypatch.setattr(language_model, "AutoTokenizer", Words)
     for _ in range(2):

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -81,6 +82,9 @@ def load_smollm2(cache: Path | None = None) -> LanguageModel:
 
 def _convert(source: Path, folder: Path) -> None:
     """Writes the model as plain float32; the folder is there as a whole or not at all."""
+    missing = [package for package in ("gguf", "accelerate") if find_spec(package) is None]
+    if missing:
+        raise ImportError(f"reading {source.name} needs {' and '.join(missing)}; run: pip install 'edgekern[lm]'")
     options = {"gguf_file": source.name, "local_files_only": True}
     read = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **options)
     tokenizer = AutoTokenizer.from_pretrained(source.parent, **options)
