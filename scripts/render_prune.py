@@ -105,11 +105,12 @@ def perplexities(quality: dict[str, Any], model: str) -> str:
         "| pattern | method | zero | perplexity, float32 | int8 |",
         "| --- | --- | ---: | ---: | ---: |",
     ]
-    for row in quality["rows"]:
+    rows = [row for row in quality["rows"] if "int8" in row]  # others are not scored yet
+    for row in rows:
         scores = [f"{row[dtype]:.2f}" if dtype in row else "not measured" for dtype in ("float32", "int8")]
         lines.append("| " + " | ".join([row["pattern"], row["method"], f"{row['zeros']:.1%}", *scores]) + " |")
     lines += ["", f'What they answer in int8 to "{quality["prompt"]}", cut off after a number of tokens:', ""]
-    for row in quality["rows"]:
+    for row in rows:
         name = f"{row['pattern']}, {row['method']}" if row["method"] else row["pattern"]
         lines.append(f"- {name}: {' '.join(row['answer'].split())}")
     return "\n".join(lines)
@@ -123,9 +124,10 @@ def decoding(speed: dict[str, Any], model: str) -> str:
     loads = " and ".join(f"{part['machine']['load']}" for part in speed.values())
     about = (
         f"{model}: tokens a second, one at a time after a prompt of {first['prompt']}, the median of {first['rounds']} "
-        f"turns of {first['tokens']} tokens, all models in turns; and how far ahead of dense int8. Pruned to 50 % by "
-        f"{first['pruned_by']}. MB are those of the linear layers' weights. torch {machine['versions']['torch']}, "
-        f"{machine['cpu']}, {machine['isa']}, commit {machine['commit']}; a load of {loads} at the start."
+        f"turns of {first['tokens']} tokens, all models in turns; and how far ahead of dense int8. Half of the decoder "
+        f"pruned by {first['pruned_by']}. MB are those of the linear layers' weights. "
+        f"torch {machine['versions']['torch']}, {machine['cpu']}, {machine['isa']}, commit {machine['commit']}; a load "
+        f"of {loads} at the start."
     )
     heads = [f"{threads} thread{'s' * (threads != '1')}" for threads in rows]
     lines = [about, "", "| model | MB | " + " | ".join(heads) + " | layers packed as |"]
