@@ -14,6 +14,7 @@ from edgekern.config import Config, Scheme, check_config
 from edgekern.nn import NATIVE_LINEARS, NativeLinear
 from edgekern.nn.forms import LEAST_ZEROS, Choice
 from edgekern.nn.layers import Layer, find_layers, objection, obstacle, tied_weights
+from edgekern.nn.memory import part_of_a_model
 from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths, uninterrupted
 from edgekern.plan import ConvertError, Decision, FilterFn, plan
 from edgekern.summary import DENSE, LayerRow, Report
@@ -50,8 +51,11 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
     check_config(config)
     if filter_fn is not None and not callable(filter_fn):
         raise TypeError(f"filter_fn: expected a function (module, name) -> bool, got {type(filter_fn).__name__}")
-    steps, left_alone = _prepare(plan(model, config, filter_fn))
-    _commit(model, steps)
+    decisions = plan(model, config, filter_fn)
+    with part_of_a_model(sum(map(_bytes_of, decisions))):
+        steps, left_alone = _prepare(decisions)
+        del decisions  # it holds the originals, which are to be freed one by one
+        _commit(model, steps)
     layers = find_layers(model)
     setattr(model, _LEFT_ALONE, {layer.name: left_alone[layer.name] for layer in layers if not layer.native})
     return Report(tuple(row for layer in layers for row in _rows(layer, left_alone.get(layer.name, LeftAlone("")))))
@@ -119,6 +123,14 @@ class _Step:
     layer: Layer
     native: NativeLinear
     packed: Tensor
+
+
+def _bytes_of(decision: Decision) -> int:
+    """What a layer's weights would take if none were left out; nothing where it is left alone."""
+    if decision.scheme is None:
+        return 0
+    weight = decision.layer.linear.weight
+    return NATIVE_LINEARS[decision.scheme.format].weight_bytes(*weight.shape, weight.dtype)
 
 
 def _prepare(decisions: list[Decision]) -> tuple[list[_Step], dict[str, LeftAlone]]:

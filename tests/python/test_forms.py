@@ -17,7 +17,7 @@ from torch import nn
 
 import edgekern as ek
 from edgekern import kernels
-from edgekern.nn import Int8Linear, forms
+from edgekern.nn import Int8Linear, forms, memory
 from edgekern.nn.forms import Choice
 
 SPARSE = [form for form in kernels.FORMS if form != "dense"]
@@ -238,3 +238,56 @@ def test_options_are_checked_and_survive_a_checkpoint(tmp_path, measured):
     loaded = ek.load(nn.Sequential(nn.Linear(96, 64)), tmp_path)
     assert loaded[0].scheme == scheme
     assert loaded[0].choice == model[0].choice
+
+
+# ------------------------------------------------------------------------------------------------ cache or memory
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """The packed tensors that are measured, call by call, as (address, bytes); with a cache of 64 KiB."""
+    calls = []
+    inner = forms._time
+
+    def call(one, x):
+        weights = one.keywords["packed"]
+        calls.append((weights.data_ptr(), weights.nbytes))
+        return inner(one, x)
+
+    monkeypatch.setattr(forms, "_time", call)
+    monkeypatch.setattr(forms, "_measured", {})
+    monkeypatch.setattr(memory, "last_level_cache", lambda: 64 << 10)
+    return calls
+
+
+def test_a_model_larger_than_the_cache_is_measured_from_memory(called):
+    model = nn.Sequential(*(pruned(shape=(96, 128)) for _ in range(8)))
+    ek.convert_(model, ek.Int8(rows=1))
+    assert len({address for address, _ in called}) > 2 * len(model[0].choice.timings)
+    for i, (address, _) in enumerate(called):
+        later = [other for other, _ in called[i + 1 :]]
+        if address in later:  # by the time its turn comes again, more than the cache holds has been read
+            assert sum(nbytes for _, nbytes in called[i : i + 1 + later.index(address)]) > 64 << 10
+
+
+def test_a_model_that_fits_is_measured_from_the_cache(called):
+    model = nn.Sequential(pruned(shape=(96, 128)))
+    ek.convert_(model, ek.Int8(rows=1))
+    assert len({address for address, _ in called}) == len(model[0].choice.timings) < len(called)
+
+
+def test_a_loaded_model_is_measured_as_a_converted_one(called, tmp_path):
+    model = nn.Sequential(*(pruned(shape=(96, 128)) for _ in range(8)))
+    fresh = copy.deepcopy(model)
+    ek.convert_(model, ek.Int8(rows=1))
+    ek.save(model, tmp_path / "saved")
+    converted = len(called)
+    ek.load(fresh, tmp_path / "saved")
+    assert len(called) == converted  # known already, under the same key
+    assert [layer.choice for layer in fresh] == [layer.choice for layer in model]
+
+
+def test_the_cache_of_this_cpu():
+    memory.last_level_cache.cache_clear()
+    assert 1 << 14 <= memory.last_level_cache() <= 1 << 32
+    assert [memory._bytes(size) for size in ("512K", "32M", "1G", "64")] == [1 << 19, 1 << 25, 1 << 30, 64]

@@ -64,7 +64,10 @@ def test_patterns_pay_from_their_break_even_on(target, pattern, share, expected)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("pattern", ["unstructured", "1x4", "4x4", "2x3"])
 def test_more_zeros_never_pay_less(target, pattern):
-    gains = [{"": 0, "M <= 4": 1, "M >= 16": 1, "M >= 32": 1, "any M": 2}[pays_at(target, pattern, s / 50)] for s in range(51)]
+    gains = [
+        {"": 0, "M <= 4": 1, "M >= 16": 1, "M >= 32": 1, "any M": 2}[pays_at(target, pattern, s / 50)]
+        for s in range(51)
+    ]
     assert gains == sorted(gains)
     assert gains[-1] == (0 if target == "scalar" else 2)
 

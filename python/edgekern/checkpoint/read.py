@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from edgekern.checkpoint.fit import fill, find_places, fit
 from edgekern.checkpoint.manifest import MANIFEST_FILE, TENSORS_FILE, LayerRecord, Manifest, dtype_name
 from edgekern.checkpoint.write import sha256_of
 from edgekern.nn import NATIVE_LINEARS, NativeLinear
+from edgekern.nn.memory import part_of_a_model
 from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths, uninterrupted
 
 M = TypeVar("M", bound=nn.Module)
@@ -49,7 +51,8 @@ def load(model: M, directory: str | os.PathLike[str]) -> M:
     folder = Path(directory)
     manifest = _read_manifest(folder)
     tensors = _open_tensors(folder, manifest)
-    natives = [_make_native(record, tensors, manifest.sparse) for record in manifest.layers]
+    with part_of_a_model(sum(map(_bytes_of, manifest.layers))):
+        natives = [_make_native(record, tensors, manifest.sparse) for record in manifest.layers]
     layers = find_places(model, manifest)
     native_parts = tuple(f"{name}." for record in manifest.layers for name in record.names)
     others = {name: tensor for name, tensor in tensors.items() if not name.startswith(native_parts)}
@@ -100,6 +103,11 @@ def _open_tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
         there, said = found.get(name, "missing"), listed.get(name, "nothing")
         raise CheckpointCorruptError(f"{path}: tensor {name!r} is {there}, {MANIFEST_FILE} says {said}")
     return tensors
+
+
+def _bytes_of(record: LayerRecord) -> int:
+    native = NATIVE_LINEARS[record.scheme.format]
+    return native.weight_bytes(record.in_features, record.out_features, _DTYPES.get(record.dtype, torch.float32))
 
 
 def _make_native(record: LayerRecord, tensors: dict[str, Tensor], sparse: tuple[str, ...]) -> NativeLinear:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -13,6 +13,7 @@ from edgekern import ops
 from edgekern.config import MEASURED, Float32
 from edgekern.kernels import F32_CHANNELS, default_isa
 from edgekern.nn.forms import DENSE, LEAST_ZEROS, Call, Choice, choose
+from edgekern.nn.memory import copies_of
 from edgekern.nn.native_linear import NativeLinear, empty_bytes
 from edgekern.summary import size_text
 
@@ -73,6 +74,11 @@ class F32Linear(NativeLinear):
     def kernels(self) -> tuple[str, ...]:
         """The kernel that runs it; none where that is PyTorch's."""
         return () if self._plain is not None else (f"{self.format}_spmm_{default_isa()}",)
+
+    @classmethod
+    def weight_bytes(cls, in_features: int, out_features: int, dtype: torch.dtype) -> int:
+        """Those of nn.Linear."""
+        return in_features * out_features * dtype.itemsize
 
     def reserve(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, str]:
         """Chooses the form; then memory for it, and why nn.Linear does better with these weights, when it does."""
@@ -153,12 +159,12 @@ class _Forms:
             self._sizes = {DENSE: self._weight.nbytes, **sizes}
         return self._sizes
 
-    def ready(self, form: str) -> Call:
+    def ready(self, form: str, copies: int) -> Sequence[Call]:
         # Without the bias, which costs PyTorch some time and the packed forms none.
         if form == DENSE:
-            return partial(nn.functional.linear, weight=self._weight)
-        packed = ops.f32_pack(self._weight, None, _CHANNELS[form])
-        return partial(_f32_linear, packed=packed, out_features=len(self._weight), activation=0)
+            return [partial(nn.functional.linear, weight=copy) for copy in copies_of(self._weight, copies)]
+        packed, n = ops.f32_pack(self._weight, None, _CHANNELS[form]), len(self._weight)
+        return [partial(_f32_linear, packed=copy, out_features=n, activation=0) for copy in copies_of(packed, copies)]
 
 
 def _why_dense(choice: Choice, sizes: Mapping[str, float]) -> str:

@@ -1,8 +1,9 @@
 """Choosing how a layer's weights are packed: by measuring, on this CPU, with its threads.
 
 Pruned weights make a layer smaller, and faster where a sparse form beats the dense one. Whether it does depends on the
-mask, the shape, the rows of a call and the CPU, so the forms are tried. A sparse form is taken only when it was never
-slower than the dense one; see :class:`edgekern.Int8` and :class:`edgekern.Float32` for what a user can ask for.
+mask, the shape, the rows of a call, the CPU, and on whether weights come from its cache (``memory.py``), so the forms
+are tried. A sparse form is taken only when it was never slower than the dense one; see :class:`edgekern.Int8` and
+:class:`edgekern.Float32` for what a user can ask for.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Protocol
 
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from edgekern.config import MEASURED
 from edgekern.kernels import default_isa
+from edgekern.nn.memory import copies_to_measure
 
 DENSE = "dense"
 LEAST_ZEROS = 0.3  # share below which no mask pays: the best case, whole blocks, breaks even near it
@@ -93,8 +96,8 @@ class Weights(Protocol):
     def sizes(self) -> Mapping[str, float]:
         """Bytes of every form, the dense one among them; infinite where a form cannot hold these weights."""
 
-    def ready(self, form: str) -> Call:
-        """Packs, and gives what computes the layer."""
+    def ready(self, form: str, copies: int) -> Sequence[Call]:
+        """Packs, and gives what computes the layer, as often as asked and each from a copy of its own."""
 
 
 def choose(weights: Weights, form: str, rows: tuple[int, ...] | int, packings: int = 1) -> Choice:
@@ -109,10 +112,11 @@ def choose(weights: Weights, form: str, rows: tuple[int, ...] | int, packings: i
     if candidates == [DENSE]:
         return Choice(zeros=zeros)
     # Layers of a model come in a few shapes; those whose masks leave the same bytes run alike.
-    key = (weights.kind, default_isa(), torch.get_num_threads(), rows, packings)
+    copies = copies_to_measure(sum(int(sizes[form]) for form in candidates))
+    key = (weights.kind, default_isa(), torch.get_num_threads(), rows, packings, copies > 1)
     like = tuple((form, round(math.log(sizes[form]) / 0.02)) for form in candidates)
     if (key, like) not in _measured:
-        calls = {form: weights.ready(form) for form in candidates}
+        calls = {form: weights.ready(form, copies) for form in candidates}
         _measured[key, like] = _pick(_measure(calls, weights.features, weights.dtype, rows), packings)
     known = _measured[key, like]
     return Choice(known.form, known.few, known.few_rows, zeros, known.timings)
@@ -121,21 +125,24 @@ def choose(weights: Weights, form: str, rows: tuple[int, ...] | int, packings: i
 _measured: dict[Hashable, Choice] = {}
 
 
-def _measure(calls: Mapping[str, Call], features: int, dtype: torch.dtype, rows: Sequence[int]) -> tuple[Timing, ...]:
-    """The fastest of several calls of each form at each number of rows, the forms in turn."""
+def _measure(
+    calls: Mapping[str, Sequence[Call]], features: int, dtype: torch.dtype, rows: Sequence[int]
+) -> tuple[Timing, ...]:
+    """The fastest of several calls of each form at each number of rows, the forms in turn, each call the next copy."""
+    turns = {form: cycle(copies) for form, copies in calls.items()}  # the next copy has waited longest
     timings = []
     with torch.inference_mode():
         for m in rows:
             x = torch.randn(m, features, generator=torch.Generator().manual_seed(0), device="cpu").to(dtype)
             best = dict.fromkeys(calls, math.inf)
-            for call in calls.values():
-                _time(call, x)  # brings code and weights into the cache
+            for copies in turns.values():
+                _time(next(copies), x)  # brings code into the cache, and weights where there is one copy
             start = time.perf_counter()
             for done in range(ROUNDS):
                 if done >= 3 and time.perf_counter() - start > SECONDS * len(calls):
                     break
-                for form, call in calls.items():
-                    best[form] = min(best[form], _time(call, x))
+                for form, copies in turns.items():
+                    best[form] = min(best[form], _time(next(copies), x))
             timings += [Timing(form, m, seconds) for form, seconds in best.items()]
     return tuple(timings)
 

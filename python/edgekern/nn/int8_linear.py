@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -15,6 +15,7 @@ from edgekern._lib import core
 from edgekern.config import MEASURED, Int8
 from edgekern.kernels import FORMS, default_isa
 from edgekern.nn.forms import DENSE, Call, choose
+from edgekern.nn.memory import copies_of
 from edgekern.nn.native_linear import NativeLinear, empty_bytes
 
 # Looked up once: going through torch.ops at every call would cost as much as a small layer.
@@ -54,6 +55,11 @@ class Int8Linear(NativeLinear):
     def dense_packed_size(self) -> int:
         """Bytes of the packed buffer when all weights are kept."""
         return core.int8_dense_packed_size(self.out_features, self.in_features)
+
+    @classmethod
+    def weight_bytes(cls, in_features: int, out_features: int, dtype: torch.dtype) -> int:
+        """One byte each."""
+        return in_features * out_features
 
     def reserve(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, str]:
         """Memory for the form asked for, or for all of the weights, which no form chosen by measuring exceeds.
@@ -128,7 +134,7 @@ class _Forms:
         except ValueError:  # more weights in a channel than the form can sum
             return math.inf
 
-    def ready(self, form: str) -> Call:
+    def ready(self, form: str, copies: int) -> Sequence[Call]:
         n = len(self._q)
         packed = ops.int8_pack(self._q, torch.ones(n, device="cpu"), None, form)
-        return partial(_int8_linear, packed=packed, out_features=n, activation=0)
+        return [partial(_int8_linear, packed=copy, out_features=n, activation=0) for copy in copies_of(packed, copies)]

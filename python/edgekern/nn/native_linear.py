@@ -85,6 +85,11 @@ class NativeLinear(nn.Module, ABC):
 
     # ------------------------------------------------------------------------------ what a kind of layer provides
 
+    @classmethod
+    @abstractmethod
+    def weight_bytes(cls, in_features: int, out_features: int, dtype: torch.dtype) -> int:
+        """Bytes of the weights of a layer from which none is left out."""
+
     @abstractmethod
     def reserve(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, str]:
         """Memory for what :meth:`take_` will make of these, and why nn.Linear does better with them, when it does.
