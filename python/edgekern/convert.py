@@ -130,7 +130,8 @@ def _bytes_of(decision: Decision) -> int:
     if decision.scheme is None:
         return 0
     weight = decision.layer.linear.weight
-    return NATIVE_LINEARS[decision.scheme.format].weight_bytes(*weight.shape, weight.dtype)
+    out_features, in_features = weight.shape
+    return NATIVE_LINEARS[decision.scheme.format].weight_bytes(in_features, out_features, weight.dtype)
 
 
 def _prepare(decisions: list[Decision]) -> tuple[list[_Step], dict[str, LeftAlone]]:
