@@ -91,14 +91,14 @@ wheel-aarch64: $(CROSS)/.wheel ## the wheel for 64-bit ARM Linux, in dist/
 
 cross-test: cross-test-cpp cross-test-python cross-test-torch cross-example ## all tests on emulated ARM CPUs; with make -j2 in a third less time
 
-build-cross: $(CROSS)/.trees $(VENV)/.tools
-	$(CMAKE) -B $(CROSS)/tests -DCMAKE_TOOLCHAIN_FILE=cmake/toolchain-aarch64.cmake -DEDGEKERN_STATIC_TESTS=ON \
-	  -DEDGEKERN_BENCHMARKS=ON
-	$(BIN)/cmake --build $(CROSS)/tests
+# In the wheel's build folder, with the wheel's settings: what is tested and counted are the objects that ship.
+build-cross: $(CROSS)/.wheel
+	$(CMAKE) -B $(CROSS)/wheel -DEDGEKERN_STATIC_TESTS=ON -DEDGEKERN_BENCHMARKS=ON
+	$(BIN)/cmake --build $(CROSS)/wheel
 
 cross-test-cpp: build-cross
 	@$(NEED) "testing for ARM" qemu-aarch64=qemu-user
-	$(BIN)/python scripts/qemu_test.py cpp $(ARM_CPUS) $(CROSS)/tests/tests/cpp/edgekern_tests
+	$(BIN)/python scripts/qemu_test.py cpp $(ARM_CPUS) $(CROSS)/wheel/tests/cpp/edgekern_tests
 
 cross-test-python: $(CROSS)/.site $(CROSS)/.package
 	@$(NEED) "testing for ARM" qemu-aarch64=qemu-user
@@ -106,25 +106,26 @@ cross-test-python: $(CROSS)/.site $(CROSS)/.package
 
 cross-test-torch: cross-test-torch-2.9.1 cross-test-torch-2.10.0
 
-cross-test-torch-%: $(CROSS)/.site $(CROSS)/.torch-% $(CROSS)/.package
+cross-test-torch-%: $(CROSS)/.site $(CROSS)/.torch-% $(CROSS)/.torch-needs $(CROSS)/.package
 	@$(NEED) "testing for ARM" qemu-aarch64=qemu-user
-	$(BIN)/python scripts/qemu_test.py python --cpu $(ARM_CPU) $(ARM_PYTHON) --path $(CROSS)/torch-$* -- $(TORCH_TESTS)
+	$(BIN)/python scripts/qemu_test.py python --cpu $(ARM_CPU) $(ARM_PYTHON) \
+	  --path $(CROSS)/torch-needs --path $(CROSS)/torch-$* -- $(TORCH_TESTS)
 
 cross-example: build-cross $(VENV)/.installed ## test-example for ARM, on emulated CPUs
 	@$(NEED) "testing for ARM" qemu-aarch64=qemu-user
-	$(BIN)/python -m pytest tests/example --library-build $(CROSS)/tests --toolchain cmake/toolchain-aarch64.cmake \
+	$(BIN)/python -m pytest tests/example --library-build $(CROSS)/wheel --toolchain cmake/toolchain-aarch64.cmake \
 	  --qemu-root $(CROSS)/sysroot --qemu-cpu cortex-a53 --qemu-cpu max,sve=off
 
 cross-trees: $(CROSS)/.trees ## what builds and tests for ARM need, in build/cross
 
 arm-cost: build-cross ## count instructions a multiply-add of the ARM kernels takes; renders docs/arm-cost.md
 	@$(NEED) "counting ARM instructions" c++=g++ qemu-aarch64=qemu-user llvm-mca-19=llvm-19
-	$(BIN)/python scripts/arm_cost.py $(CROSS)/tests/benchmarks/native/kernel_cost
+	$(BIN)/python scripts/arm_cost.py $(CROSS)/wheel/benchmarks/native/kernel_cost
 
 arm-cost-check: build-cross ## no ARM kernel costs more instructions than committed, and none is too new for its CPUs
 	@$(NEED) "counting ARM instructions" c++=g++ qemu-aarch64=qemu-user llvm-mca-19=llvm-19
-	$(BIN)/python scripts/check_isa.py $(CROSS)/tests
-	$(BIN)/python scripts/arm_cost.py --check $(CROSS)/tests/benchmarks/native/kernel_cost
+	$(BIN)/python scripts/check_isa.py $(CROSS)/wheel
+	$(BIN)/python scripts/arm_cost.py --check $(CROSS)/wheel/benchmarks/native/kernel_cost
 
 bench: $(VENV)/.installed ## one linear layer against torch, on this machine
 	$(BIN)/edgekern bench
@@ -170,9 +171,15 @@ $(CROSS)/.site: constraints.txt $(VENV)/.wheel-tools $(CROSS)/.trees
 	$(BIN)/python -m compileall -q -j 0 $(CROSS)/root/usr/lib/python3.11 $(CROSS)/site # slow when emulated
 	@touch $@
 
-$(CROSS)/.torch-%: constraints.txt $(VENV)/.wheel-tools $(CROSS)/.trees
+$(CROSS)/.torch-needs: constraints.txt $(VENV)/.wheel-tools
+	rm -rf $(CROSS)/torch-needs
+	$(UV_ARM) -c constraints.txt --target $(CROSS)/torch-needs filelock typing-extensions sympy networkx jinja2 fsspec safetensors \
+	  typer rich
+	$(BIN)/python -m compileall -q -j 0 $(CROSS)/torch-needs
+	@touch $@
+
+$(CROSS)/.torch-%: constraints.txt $(VENV)/.wheel-tools
 	rm -rf $(CROSS)/torch-$*
-	$(UV_ARM) -c constraints.txt --target $(CROSS)/torch-$* filelock typing-extensions sympy networkx jinja2 fsspec safetensors typer rich
 	$(UV_ARM) --target $(CROSS)/torch-$* --no-deps torch==$*
 	$(BIN)/python -m compileall -q -j 0 $(CROSS)/torch-$*
 	@touch $@

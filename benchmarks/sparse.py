@@ -48,9 +48,9 @@ MASKS = (
 # The forms that can be the fastest at a mask. A form of other blocks takes it as the union of its own.
 FORMS_OF = {
     "4x4": ("dense", "blocks_1", "blocks_2", "blocks_4", "blocks_8", "bitmap_4"),
-    "1x4": ("dense", "blocks_1", "blocks_2", "bitmap_4"),
-    "unstructured": ("dense", "blocks_1", "blocks_2", "bitmap"),
-    "2:4": ("dense", "blocks_1", "bitmap"),
+    "1x4": ("dense", "blocks_1", "blocks_2", "csr", "bitmap_4"),
+    "unstructured": ("dense", "blocks_1", "csr", "bitmap"),
+    "2:4": ("dense", "blocks_1", "csr", "bitmap"),
 }
 QUICK_CELLS = ("128x768x3072-*-80", "1x2048x8192-unstructured-80*")
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Counts what one int8 multiply-add costs in each ARM kernel, in instructions; needs no ARM machine, and times nothing.
+"""Counts what one int8 multiply-add costs in the ARM kernels, in instructions; needs no ARM machine, and times nothing.
 
     python scripts/arm_cost.py KERNEL_COST            write benchmarks/results/arm-cost.json and docs/arm-cost.md
     python scripts/arm_cost.py KERNEL_COST --check    write nothing; compare with what is committed
@@ -13,18 +13,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from cost.bars import over_the_bars, worse_than_committed
-from cost.emulated import build_plugin, count_call
+from cost.emulated import Call, build_plugin, count_call
 from cost.estimate import macs_per_cycle
 from cost.loop import hottest_loop
 from cost.page import exact_table, page_of
 from objects import aarch64
-from objects.listing import find_tool, functions, run
+from objects.listing import Function, find_tool, functions, run
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "benchmarks/results/arm-cost.json", ROOT / "docs/arm-cost.md"
@@ -32,31 +34,45 @@ SCHEMA = 1
 
 # The oldest core that has each ISA, of those that qemu knows; "max" without SVE is a phone's core.
 CPUS = {"neon": "cortex-a53", "neon_dotprod": "cortex-a76", "neon_i8mm": "max,sve=off"}
-# (m, n, k): a multiple of every tile, so that the widest does all the work; and one row.
-SHAPES = {"gemm": (48, 3072, 768), "gemv": (1, 3072, 768)}
+# The format, and (m, n, k): a multiple of every tile, so that the widest does all the work; or one row.
+KERNELS = {
+    "gemm": ("int8", (48, 3072, 768)),
+    "gemv": ("int8", (1, 3072, 768)),
+    "spmm 1x4": ("int8_blocks_1x4", (64, 768, 768)),
+    "spmm 4x4": ("int8_blocks_4x4", (64, 768, 768)),
+    "bitmap gemv": ("int8_bitmap", (1, 768, 768)),
+}
+
+
+def figures_of(isa: str, kernel: str, code: list[Function], call: Call) -> dict[str, Any]:
+    """The figures of one kernel."""
+    m, n, k = KERNELS[kernel][1]
+    loop = hottest_loop(code, call)
+    figures: dict[str, Any] = {"isa": isa, "kernel": kernel, "m": m, "n": n, "k": k, "emulated_cpu": CPUS[isa]}
+    figures |= loop.figures()
+    if kernel == "gemv":
+        figures["loads_per_16_weights"] = round(16 * loop.loads / loop.macs, 4)
+    figures["call_instructions_per_mac"] = round(call.instructions / call.macs, 5)
+    body = [text for _, text in loop.body]
+    figures["estimated_macs_per_cycle"] = macs_per_cycle(isa, body, loop.macs / loop.passes)
+    return figures
 
 
 def measure(program: Path) -> dict[str, Any]:
     """All figures, as arm-cost.json holds them."""
     listing = run(find_tool(*aarch64.OBJDUMP), "-d", "-C", "--no-show-raw-insn", "--mattr=+all", str(program))
     code = list(functions(listing))
-    loops = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         plugin = build_plugin(Path(folder))
-        for isa, cpu in CPUS.items():
-            for kernel, (m, n, k) in SHAPES.items():
-                call = count_call(plugin, program, cpu, isa, "int8", str(m), str(n), str(k))
-                loop = hottest_loop(code, call, m * n * k)
-                figures: dict[str, Any] = {"isa": isa, "kernel": kernel, "m": m, "n": n, "k": k, "emulated_cpu": cpu}
-                figures |= loop.figures()
-                if m == 1:
-                    figures["loads_per_16_weights"] = round(16 * loop.loads / loop.macs, 4)
-                figures["call_instructions_per_mac"] = round(call.instructions / (m * n * k), 5)
-                body = [text for _, text in loop.body]
-                figures["estimated_macs_per_cycle"] = macs_per_cycle(isa, body, loop.macs / loop.passes)
-                loops.append(figures)
+        calls = {
+            (isa, kernel): pool.submit(count_call, plugin, program, cpu, isa, form, *map(str, shape))
+            for isa, cpu in CPUS.items()
+            for kernel, (form, shape) in KERNELS.items()
+        }
+        loops = [figures_of(isa, kernel, code, call.result()) for (isa, kernel), call in calls.items()]
+        compiler = next(iter(calls.values())).result().compiler
     commit = run("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*").strip()
-    return {"kind": "arm-cost", "schema": SCHEMA, "commit": commit, "compiler": call.compiler, "loops": loops}
+    return {"kind": "arm-cost", "schema": SCHEMA, "commit": commit, "compiler": compiler, "loops": loops}
 
 
 def check(result: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Renders what benchmarks/prune.py and prune_frontier.py measured into docs/pruning.md: no number is typed by hand.
+"""Renders what benchmarks/prune*.py measured into docs/pruning.md: no number is typed by hand.
 
 python scripts/render_prune.py           rewrite docs/pruning.md and the chart in it
 python scripts/render_prune.py --check   exit with 1 when docs/pruning.md is not what the results say
@@ -91,6 +91,57 @@ def _verdict(rows: dict[str, Any]) -> str:
     return " ".join(text)
 
 
+def perplexities(quality: dict[str, Any], model: str) -> str:
+    """What pruning costs a language model, as a Markdown table, and what the models write."""
+    machine, (count, tokens), (texts, length) = quality["machine"], quality["text"], quality["calibration"]
+    about = (
+        f"{model}: perplexity on {count} windows of {tokens} tokens. Pruned once, calibrated on {texts} windows of "
+        f"{length} tokens, no training after it. torch {machine['versions']['torch']}, {machine['cpu']}, commit "
+        f"{machine['commit']}."
+    )
+    lines = [
+        about,
+        "",
+        "| pattern | method | zero | perplexity, float32 | int8 |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    rows = [row for row in quality["rows"] if "int8" in row]  # others are not scored yet
+    for row in rows:
+        scores = [f"{row[dtype]:.2f}" if dtype in row else "not measured" for dtype in ("float32", "int8")]
+        lines.append("| " + " | ".join([row["pattern"], row["method"], f"{row['zeros']:.1%}", *scores]) + " |")
+    lines += ["", f'What they answer in int8 to "{quality["prompt"]}", cut off after a number of tokens:', ""]
+    for row in rows:
+        name = f"{row['pattern']}, {row['method']}" if row["method"] else row["pattern"]
+        lines.append(f"- {name}: {' '.join(row['answer'].split())}")
+    return "\n".join(lines)
+
+
+def decoding(speed: dict[str, Any], model: str) -> str:
+    """How fast a language model writes in each form, as a Markdown table."""
+    first = next(iter(speed.values()))
+    machine, names = first["machine"], [row["name"] for row in first["rows"]]
+    rows = {threads: {row["name"]: row for row in part["rows"]} for threads, part in speed.items()}
+    loads = " and ".join(f"{part['machine']['load']}" for part in speed.values())
+    about = (
+        f"{model}: tokens a second, one at a time after a prompt of {first['prompt']}, the median of {first['rounds']} "
+        f"turns of {first['tokens']} tokens, all models in turns; and how far ahead of dense int8. Half of the decoder "
+        f"pruned by {first['pruned_by']}. MB are those of the linear layers' weights. "
+        f"torch {machine['versions']['torch']}, {machine['cpu']}, {machine['isa']}, commit {machine['commit']}; a load "
+        f"of {loads} at the start."
+    )
+    heads = [f"{threads} thread{'s' * (threads != '1')}" for threads in rows]
+    lines = [about, "", "| model | MB | " + " | ".join(heads) + " | layers packed as |"]
+    lines.append("| --- | ---: |" + " ---: |" * len(rows) + " --- |")
+    for name in names:
+        cells = [name, f"{next(iter(rows.values()))[name]['bytes'] / 1e6:.1f}"]
+        for part in rows.values():
+            rate = part[name]["tokens_per_second"]
+            cells.append(f"{rate:.1f} ({rate / part['int8']['tokens_per_second']:.2f}x)")
+        chosen = [", ".join(f"{n} {form}" for form, n in part[name]["forms"].items()) for part in rows.values()]
+        lines.append("| " + " | ".join([*cells, "; ".join(dict.fromkeys(chosen))]) + " |")
+    return "\n".join(lines)
+
+
 def replace(page: str, name: str, text: str) -> str:
     """The page with this text between the markers of that name."""
     start, end = f"<!-- results:{name}:start -->\n", f"<!-- results:{name}:end -->"
@@ -105,6 +156,9 @@ def main() -> int:
     minilm = json.loads((results / "prune-minilm-80.json").read_text())
     rendered = replace(page, "prune", table(json.loads((results / "prune-minilm.json").read_text())))
     rendered = replace(rendered, "prune-minilm", frontier(minilm))
+    smollm2 = json.loads((results / "prune-smollm2.json").read_text())
+    rendered = replace(rendered, "prune-smollm2", perplexities(smollm2["quality"], smollm2["model"]))
+    rendered = replace(rendered, "prune-smollm2-speed", decoding(smollm2["speed"], smollm2["model"]))
     if "--check" in sys.argv[1:]:
         if rendered != page:
             print("docs/pruning.md does not show the committed results; run scripts/render_prune.py", file=sys.stderr)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 # What edgekern packs an int8 weight into.
-FORMS = ("dense", "blocks_1", "blocks_2", "blocks_4", "blocks_8", "bitmap", "bitmap_4")
+FORMS = ("dense", "blocks_1", "blocks_2", "blocks_4", "blocks_8", "csr", "bitmap", "bitmap_4")
 # And a float32 weight: kept blocks of so many output features.
 F32_CHANNELS = (1, 4)
 

@@ -2,12 +2,14 @@
 //
 //   kernel_cost ISA FORMAT M N K CALLS        kernel_cost neon_dotprod int8 48 3072 768 1
 //
-// Two runs that differ by one call differ by exactly the instructions of that call. Prints the compiler, and an address
-// on the stack: what lies below it belongs to the functions that main calls.
+// Two runs that differ by one call differ by exactly the instructions of that call. Prints the compiler; an address on the
+// stack, below which lies what belongs to the functions that main calls; and the multiply-adds that a call needs.
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include <algorithm>
 #include <memory>
 #include <random>
 #include <vector>
@@ -26,29 +28,62 @@ struct Free {
   void operator()(void* p) const { free(p); }
 };
 
-void run_int8(const ek_isa* isa, int64_t m, int64_t n, int64_t k, int calls) {
-  std::mt19937 random(1);
+// A form of the int8 matrix, and of which blocks of weights one in `one_in` is kept whole: what the form is for.
+struct Format {
+  const char* name;
+  ek_int8_form form;
+  int64_t block_rows, block_columns;
+  uint32_t one_in;
+};
+constexpr Format kFormats[] = {{"int8", EK_INT8_DENSE, 1, 1, 1},
+                               {"int8_blocks_1x4", EK_INT8_BLOCKS_1, 1, 4, 10},
+                               {"int8_blocks_4x4", EK_INT8_BLOCKS_4, 4, 4, 10},
+                               {"int8_bitmap", EK_INT8_BITMAP, 1, 1, 2}};
+
+const Format* find_format(const char* name) {
+  for (const Format& format : kFormats)
+    if (strcmp(format.name, name) == 0) return &format;
+  return nullptr;
+}
+
+std::vector<int8_t> weights_of(const Format& format, int64_t n, int64_t k, std::mt19937& random) {
   std::vector<int8_t> weights(n * k);
-  for (int8_t& w : weights) w = static_cast<int8_t>(random());
+  for (int64_t row = 0; row < n; row += format.block_rows)
+    for (int64_t column = 0; column < k; column += format.block_columns) {
+      if (random() % format.one_in != 0) continue;
+      for (int64_t i = row; i < std::min(row + format.block_rows, n); ++i)
+        for (int64_t j = column; j < std::min(column + format.block_columns, k); ++j)
+          weights[i * k + j] = static_cast<int8_t>(random() % 127 + 1);
+    }
+  return weights;
+}
+
+void run(const ek_isa* isa, const Format& format, int64_t m, int64_t n, int64_t k, int calls) {
+  std::mt19937 random(1);
+  std::vector<int8_t> weights = weights_of(format, n, k, random);
   std::vector<float> scale(n, 0.01f), lhs(m * k), y(m * n);
   for (float& x : lhs) x = static_cast<float>(random() % 2001) / 1000 - 1;
 
-  size_t size = ek_int8_packed_size(isa, EK_INT8_DENSE, n, k, nullptr, 0, nullptr);
+  size_t size = ek_int8_packed_size(isa, format.form, n, k, weights.data(), k, nullptr);
   std::unique_ptr<void, Free> packed(aligned_alloc(64, (size + 63) / 64 * 64));
-  require(ek_int8_pack(isa, EK_INT8_DENSE, n, k, weights.data(), k, scale.data(), nullptr, packed.get(), size, nullptr),
-          "pack");
-  std::vector<char> workspace(ek_int8_workspace_size(isa, EK_INT8_DENSE, m, k));
+  require(ek_int8_pack(isa, format.form, n, k, weights.data(), k, scale.data(), nullptr, packed.get(), size, nullptr), "pack");
+  std::vector<char> workspace(ek_int8_workspace_size(isa, format.form, m, k));
   for (int i = 0; i < calls; ++i)
     require(ek_int8_linear(isa, packed.get(), size, m, lhs.data(), EK_F32, k, y.data(), n, EK_NONE, workspace.data(),
                            workspace.size(), nullptr),
             "linear");
+  int64_t kept = n * k - std::count(weights.begin(), weights.end(), 0);
+  printf("macs %" PRId64 "\n", m * kept);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 7 || strcmp(argv[2], "int8") != 0) {
-    fprintf(stderr, "usage: kernel_cost ISA int8 M N K CALLS\n");
+  const Format* format = argc == 7 ? find_format(argv[2]) : nullptr;
+  if (format == nullptr) {
+    fprintf(stderr, "usage: kernel_cost ISA FORMAT M N K CALLS, FORMAT being one of:");
+    for (const Format& known : kFormats) fprintf(stderr, " %s", known.name);
+    fprintf(stderr, "\n");
     return 2;
   }
   const ek_isa* isa = ek_isa_find(argv[1]);
@@ -64,6 +99,6 @@ int main(int argc, char** argv) {
     return 2;
   }
   printf("compiler %s\nstack %p\n", __VERSION__, __builtin_frame_address(0));
-  run_int8(isa, sizes[0], sizes[1], sizes[2], static_cast<int>(sizes[3]));
+  run(isa, *format, sizes[0], sizes[1], sizes[2], static_cast<int>(sizes[3]));
   return 0;
 }

@@ -22,12 +22,12 @@ struct TileOut {
 // y = activation of row(m)(n) for every row of the tile and each kLanes columns from n on.
 template <class Isa, ek_dtype D, ek_activation A, class Row>
 EK_INLINE void store_tile(const TileOut to, Row&& row) {
+  const int64_t whole = to.columns / Isa::kLanes * Isa::kLanes, left = to.columns - whole;
   for (int64_t m = 0; m < to.rows; ++m) {
     auto value = row(m);
-    int64_t out = to.start + m * to.ld_y, n = 0;
-    for (; n + Isa::kLanes <= to.columns; n += Isa::kLanes)
-      Isa::template store_as<D>(to.y, out + n, activate<Isa, A>(value(n)));
-    if (n < to.columns) Isa::template store_as<D>(to.y, out + n, activate<Isa, A>(value(n)), to.columns - n);
+    int64_t out = to.start + m * to.ld_y;
+    for (int64_t n = 0; n < whole; n += Isa::kLanes) Isa::template store_as<D>(to.y, out + n, activate<Isa, A>(value(n)));
+    if (left > 0) Isa::template store_as<D>(to.y, out + whole, activate<Isa, A>(value(whole)), left);
   }
 }
 

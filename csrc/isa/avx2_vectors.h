@@ -107,6 +107,37 @@ struct Avx2Vectors {
     });
   }
 
+  // Four bytes, or two s16, of a word each to its plane, in rows of 4 of each vector for every 16 bytes; and back.
+  static EK_INLINE void split_words(I32 (&v)[4]) {
+    const __m256i by_byte = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    unroll<4>([&](auto i) EK_LAMBDA_INLINE { v[i] = _mm256_shuffle_epi8(v[i], by_byte); });
+    I32 low01 = _mm256_unpacklo_epi32(v[0], v[1]), high01 = _mm256_unpackhi_epi32(v[0], v[1]);
+    I32 low23 = _mm256_unpacklo_epi32(v[2], v[3]), high23 = _mm256_unpackhi_epi32(v[2], v[3]);
+    v[0] = _mm256_unpacklo_epi64(low01, low23);
+    v[1] = _mm256_unpackhi_epi64(low01, low23);
+    v[2] = _mm256_unpacklo_epi64(high01, high23);
+    v[3] = _mm256_unpackhi_epi64(high01, high23);
+  }
+  static EK_INLINE void join_planes(I32 (&v)[4]) {
+    I32 low01 = _mm256_unpacklo_epi8(v[0], v[1]), high01 = _mm256_unpackhi_epi8(v[0], v[1]);
+    I32 low23 = _mm256_unpacklo_epi8(v[2], v[3]), high23 = _mm256_unpackhi_epi8(v[2], v[3]);
+    v[0] = _mm256_unpacklo_epi16(low01, low23);
+    v[1] = _mm256_unpackhi_epi16(low01, low23);
+    v[2] = _mm256_unpacklo_epi16(high01, high23);
+    v[3] = _mm256_unpackhi_epi16(high01, high23);
+  }
+  static EK_INLINE void split_words(I32 (&v)[2]) {
+    const __m256i by_half = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+    I32 a = _mm256_shuffle_epi8(v[0], by_half), b = _mm256_shuffle_epi8(v[1], by_half);
+    v[0] = _mm256_unpacklo_epi64(a, b);
+    v[1] = _mm256_unpackhi_epi64(a, b);
+  }
+  static EK_INLINE void join_planes(I32 (&v)[2]) {
+    I32 a = v[0];
+    v[0] = _mm256_unpacklo_epi16(a, v[1]);
+    v[1] = _mm256_unpackhi_epi16(a, v[1]);
+  }
+
   // ------------------------------------------------------------------------------- activations to u8, 32 a step
   using Bytes = __m256i;
   static constexpr int kParts = 4;

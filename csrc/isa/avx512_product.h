@@ -101,13 +101,48 @@ struct Avx512Product : Dot4<Avx512Vectors> {
   static constexpr int8::Order kBlockOrder{.line_depth = 4, .odd_sums = 0};
   static constexpr const char* kInt8SpmmName = "int8_spmm_avx512_vnni";
   static constexpr int32_t kBlockZeroOffset = 0;
-  static constexpr int block_vectors(int channels) { return channels <= 2 ? 4 : 2; }
-  static constexpr int f32_vectors(int channels) { return block_vectors(channels); }
-  static constexpr int block_phases(int channels, int vectors) { return channels * vectors <= 8 ? 2 : 1; }
+  static constexpr int block_vectors(int) { return 2; }
+  static constexpr int f32_vectors(int) { return 2; }
+  static constexpr int block_phases(int channels, int vectors) { return channels == 1 ? 4 : channels * vectors <= 4 ? 2 : 1; }
+  static constexpr int kCsrUnroll = 1;
   static EK_INLINE I32 spread_blocks(const uint8_t* q, int32_t) { return load_i32(reinterpret_cast<const int32_t*>(q)); }
-  template <int kChannel>
+  // Spreading a weight takes a load, and so does a vector of activations, which serves but one product where a block is one
+  // channel: there four blocks' weights come with one load and are spread in registers. 13 to 20 % on Zen 4.
+  struct FourWeights {
+    __m512i four;
+  };
+  template <int R, int B>
+  static constexpr bool kSpreadInRegisters = R == 1 && B == 4;
+  template <int R, int B>
+  static EK_INLINE auto load_weights(const int32_t* p) {
+    if constexpr (kSpreadInRegisters<R, B>)
+      return FourWeights{_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+    else
+      return p;
+  }
+  template <int R, int B>
+  static EK_INLINE auto load_f32_weights(const float* p) {
+    if constexpr (kSpreadInRegisters<R, B>)
+      return load_weights<R, B>(reinterpret_cast<const int32_t*>(p));
+    else
+      return p;
+  }
+  template <int kWeight>
+  static EK_INLINE I32 spread(const FourWeights& weights) {
+    return _mm512_shuffle_epi32(weights.four, static_cast<_MM_PERM_ENUM>(kWeight * 0x55));
+  }
+  template <int kWeight>
   static EK_INLINE I32 multiply_block(I32 acc, I32 a, const int32_t* weights) {
-    return multiply(acc, a, set_i32(weights[kChannel]));
+    return multiply(acc, a, set_i32(weights[kWeight]));
+  }
+  template <int kWeight>
+  static EK_INLINE I32 multiply_block(I32 acc, I32 a, const FourWeights& weights) {
+    return multiply(acc, a, spread<kWeight>(weights));
+  }
+  using Dot4<Avx512Vectors>::multiply_f32;
+  template <int kWeight>
+  static EK_INLINE F32 multiply_f32(F32 acc, F32 a, const FourWeights& weights) {
+    return fma(a, as_f32(spread<kWeight>(weights)), acc);
   }
 };
 

@@ -88,6 +88,26 @@ struct Avx512Vectors {
     });
   }
 
+  // Four bytes of a word each to its plane, in rows of 4 of each vector for every 16 bytes; and back.
+  static EK_INLINE void split_words(I32 (&v)[4]) {
+    const __m512i by_byte = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    unroll<4>([&](auto i) EK_LAMBDA_INLINE { v[i] = _mm512_shuffle_epi8(v[i], by_byte); });
+    I32 low01 = _mm512_unpacklo_epi32(v[0], v[1]), high01 = _mm512_unpackhi_epi32(v[0], v[1]);
+    I32 low23 = _mm512_unpacklo_epi32(v[2], v[3]), high23 = _mm512_unpackhi_epi32(v[2], v[3]);
+    v[0] = _mm512_unpacklo_epi64(low01, low23);
+    v[1] = _mm512_unpackhi_epi64(low01, low23);
+    v[2] = _mm512_unpacklo_epi64(high01, high23);
+    v[3] = _mm512_unpackhi_epi64(high01, high23);
+  }
+  static EK_INLINE void join_planes(I32 (&v)[4]) {
+    I32 low01 = _mm512_unpacklo_epi8(v[0], v[1]), high01 = _mm512_unpackhi_epi8(v[0], v[1]);
+    I32 low23 = _mm512_unpacklo_epi8(v[2], v[3]), high23 = _mm512_unpackhi_epi8(v[2], v[3]);
+    v[0] = _mm512_unpacklo_epi16(low01, low23);
+    v[1] = _mm512_unpackhi_epi16(low01, low23);
+    v[2] = _mm512_unpacklo_epi16(high01, high23);
+    v[3] = _mm512_unpackhi_epi16(high01, high23);
+  }
+
   // ------------------------------------------------------------------------------- activations to u8, 16 a part
   struct Bytes {
     __m128i part[4];

@@ -65,10 +65,11 @@ struct AvxVnni : Dot4<Avx2Vectors>, Avx2Expand {
   static constexpr int block_vectors(int channels) { return 8 / channels; }
   static constexpr int f32_vectors(int channels) { return 8 / channels; }
   static constexpr int block_phases(int channels, int vectors) { return channels * vectors <= 4 ? 2 : 1; }
+  static constexpr int kCsrUnroll = 2;
   static EK_INLINE I32 spread_blocks(const uint8_t* q, int32_t) { return load_i32(reinterpret_cast<const int32_t*>(q)); }
-  template <int kChannel>
+  template <int kWeight>
   static EK_INLINE I32 multiply_block(I32 acc, I32 a, const int32_t* weights) {
-    return multiply(acc, a, set_i32(weights[kChannel]));
+    return multiply(acc, a, set_i32(weights[kWeight]));
   }
 };
 

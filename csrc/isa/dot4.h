@@ -38,17 +38,17 @@ struct Dot4 : Vectors {
   static EK_INLINE I32 merge_blocks(I32 a, I32 b) { return Vectors::add_i32(a, b); }
   static EK_INLINE I32 block_sum(I32 acc) { return acc; }
   // Weights are spread where they are used: on x86 that is part of the load.
-  template <int>
+  template <int, int>
   static EK_INLINE const int32_t* load_weights(const int32_t* p) {
     return p;
   }
-  template <int>
+  template <int, int>
   static EK_INLINE const float* load_f32_weights(const float* p) {
     return p;
   }
-  template <int kChannel>
+  template <int kWeight>
   static EK_INLINE F32 multiply_f32(F32 acc, F32 a, const float* weights) {
-    return Vectors::fma(a, Vectors::set(weights[kChannel]), acc);
+    return Vectors::fma(a, Vectors::set(weights[kWeight]), acc);
   }
 };
 

@@ -23,11 +23,11 @@ namespace blocks {
 //
 //   tile of w rows:   block 0: r0 r1 .. r(w-1) | block 1: r0 r1 .. | ...       r: 4 bytes, a block's values of k of one row
 //
-// Each tile has tile_rows rows; what is left at the end is cut into tiles of half, a quarter, ... down to one vector.
+// Each tile has tile_rows rows; what is left at the end is cut into tiles of half, a quarter, ... down to the narrowest.
 struct Tiles {
   int64_t depth;  // blocks of K in a tile; the tile of rows m0.. starts at word m0 * depth
   int64_t rows;   // that hold activations
-  int64_t tile_rows;
+  int64_t tile_rows, narrowest;
 };
 
 // A packed matrix of kept blocks (formats/blocks/layout.h explains it); a word is an int32_t or a float.
@@ -38,7 +38,7 @@ struct Rhs {
   int64_t panel_blocks;    // blocks of K in each k panel
   const uint32_t* starts;  // [k_panels * groups + 1]
   const Word* weights;     // [blocks][R]
-  const void* places;      // [blocks] u8, or u16 for groups of 4 and 8
+  const void* places;      // [blocks] u8, or u16 for groups of 4 and 8; [blocks][D] u16 of scattered blocks
 };
 
 }  // namespace blocks
@@ -124,9 +124,9 @@ struct SpmmArgs {
 struct BlockKernels {
   const char* name;
   Order order;           // line_depth: values of k in a block, 4 as s8 or 2 as s16
-  int64_t lanes;         // rows of a vector: tiles are a power of two times this
+  int64_t narrowest;     // rows of the narrowest tile; wider ones are a power of two times this
   int64_t tile_rows[4];  // for blocks of 1, 2, 4, 8 output channels
-  // Rows [m0, m1) of lhs, m0 a multiple of lanes.
+  // Rows [m0, m1) of lhs, m0 a multiple of narrowest.
   void (*quantize)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsTiles& out);
   void (*load_u8)(const uint8_t* q, int64_t ld_q, const int32_t* zero_point, int64_t k, int64_t m0, int64_t m1,
                   const LhsTiles& out);
@@ -189,9 +189,9 @@ struct SpmmArgs {
 
 struct Kernels {
   const char* name;
-  int64_t lanes;         // rows of a vector: tiles are a power of two times this
+  int64_t narrowest;     // rows of the narrowest tile, one vector; wider ones are a power of two times this
   int64_t tile_rows[4];  // for groups of 1, 2, 4, 8 output channels
-  // Rows [m0, m1) of lhs as f32, m0 a multiple of lanes.
+  // Rows [m0, m1) of lhs as f32, m0 a multiple of narrowest.
   void (*load)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsTiles& out);
   // y of the tile of w rows that starts at m0 x panels [p0, p1) of 16 output channels; by log2(R).
   void (*spmm[4])(const SpmmArgs& args, int64_t m0, int64_t w, int64_t p0, int64_t p1);
@@ -202,6 +202,7 @@ struct Kernels {
 struct Kernels {
   int8::DenseKernels int8;
   int8::BlockKernels int8_blocks;
+  int8::BlockKernels int8_csr;  // groups of one channel alone
   int4::Kernels int4;
   f32::Kernels f32;
   int64_t (*peak_int8_macs)(int64_t steps);

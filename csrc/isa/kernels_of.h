@@ -3,6 +3,7 @@
 
 #include "formats/f32/spmm.h"
 #include "formats/int4/gemm.h"
+#include "formats/int8/csr.h"
 #include "formats/int8/expand.h"
 #include "formats/int8/gemm.h"
 #include "formats/int8/quantize.h"
@@ -31,12 +32,19 @@ constexpr Kernels kernels_of() {
                .gemm_bitmap_4 = int8::gemm_bitmap<Isa, 4>},
       .int8_blocks = {.name = Isa::kInt8SpmmName,
                       .order = Isa::kBlockOrder,
-                      .lanes = Isa::kLanes,
+                      .narrowest = Isa::kLanes,
                       .tile_rows = {Isa::block_vectors(1) * Isa::kLanes, Isa::block_vectors(2) * Isa::kLanes,
                                     Isa::block_vectors(4) * Isa::kLanes, Isa::block_vectors(8) * Isa::kLanes},
                       .quantize = int8::quantize_tiles<Isa>,
                       .load_u8 = int8::load_tiles_u8<Isa>,
                       .spmm = {int8::spmm<Isa, 1>, int8::spmm<Isa, 2>, int8::spmm<Isa, 4>, int8::spmm<Isa, 8>}},
+      .int8_csr = {.name = Isa::kInt8SpmmName,
+                   .order = Isa::kBlockOrder,
+                   .narrowest = int8::kCsrRows<Isa>,
+                   .tile_rows = {int8::kCsrRows<Isa>},
+                   .quantize = int8::quantize_planes<Isa>,
+                   .load_u8 = int8::load_planes_u8<Isa>,
+                   .spmm = {int8::spmm_csr<Isa>}},
       .int4 = {.gemm_name = Int4::kInt4GemmName,
                .gemv_name = Int4::kInt4GemvName,
                .line_depth = Int4::kOrder.line_depth,
@@ -46,7 +54,7 @@ constexpr Kernels kernels_of() {
                .gemm_bitmap = int4::gemm<Int4, int4::BitmapRaw>,
                .gemm_bitmap_2 = int4::gemm<Int4, int4::PairRaw>},
       .f32 = {.name = Isa::kF32SpmmName,
-              .lanes = Isa::kLanes,
+              .narrowest = Isa::kLanes,
               .tile_rows = {Isa::f32_vectors(1) * Isa::kLanes, Isa::f32_vectors(2) * Isa::kLanes,
                             Isa::f32_vectors(4) * Isa::kLanes, Isa::f32_vectors(8) * Isa::kLanes},
               .load = f32::load_tiles<Isa>,

@@ -84,6 +84,7 @@ struct Neon : NeonPairs {
   static constexpr const char* kInt8SpmmName = "int8_spmm_neon";
   static constexpr int block_vectors(int channels) { return channels <= 2 ? 4 : 8 / channels; }
   static constexpr int block_phases(int, int) { return 1; }
+  static constexpr int kCsrUnroll = 2;
 
   using BlockAcc = NeonSums<2>;  // two partial sums a row: rows 0 and 1, rows 2 and 3
   static EK_INLINE BlockAcc block_zero() { return {}; }
@@ -93,13 +94,13 @@ struct Neon : NeonPairs {
     int16x8_t wide = vreinterpretq_s16_u16(vmovl_u8(vld1_u8(q)));
     return vreinterpretq_s32_s16(vsubq_s16(wide, vdupq_n_s16(static_cast<int16_t>(zero_point))));
   }
-  template <int>
+  template <int, int>
   static EK_INLINE const int32_t* load_weights(const int32_t* p) {
     return p;
   }
-  template <int kChannel>
+  template <int kWeight>
   static EK_INLINE BlockAcc multiply_block(BlockAcc acc, I32 a, const int32_t* weights) {
-    int16x8_t lhs = vreinterpretq_s16_s32(a), w = vreinterpretq_s16_s32(vld1q_dup_s32(weights + kChannel));
+    int16x8_t lhs = vreinterpretq_s16_s32(a), w = vreinterpretq_s16_s32(vld1q_dup_s32(weights + kWeight));
     acc.v[0] = vmlal_s16(acc.v[0], vget_low_s16(lhs), vget_low_s16(w));
     acc.v[1] = vmlal_high_s16(acc.v[1], lhs, w);
     return acc;

@@ -13,6 +13,7 @@ struct NeonDotBlocks : NeonPairs {
   // 16 accumulators, or the 8 of one channel, which a wider tile would not make cheaper by much.
   static constexpr int block_vectors(int channels) { return channels <= 2 ? 8 : 16 / channels; }
   static constexpr int block_phases(int, int) { return 1; }
+  static constexpr int kCsrUnroll = 2;
 
   using BlockAcc = int32x4_t;
   static EK_INLINE I32 block_zero() { return vdupq_n_s32(0); }
@@ -22,26 +23,27 @@ struct NeonDotBlocks : NeonPairs {
     return vreinterpretq_s32_u8(veorq_u8(vld1q_u8(q), vdupq_n_u8(0x80)));
   }
 
-  // Four channels a vector; one or two fill a part of it.
-  template <int kChannels>
+  // Four channels' weights a vector; one or two fill a part of it.
+  template <int kWeights>
   struct Weights {
-    int8x16_t four[(kChannels + 3) / 4];
+    int8x16_t four[(kWeights + 3) / 4];
   };
-  template <int kChannels>
-  static EK_INLINE Weights<kChannels> load_weights(const int32_t* p) {
-    Weights<kChannels> w;
-    if constexpr (kChannels == 1) {
+  template <int R, int B>
+  static EK_INLINE Weights<R * B> load_weights(const int32_t* p) {
+    constexpr int kWeights = R * B;
+    Weights<kWeights> w;
+    if constexpr (kWeights == 1) {
       w.four[0] = vreinterpretq_s8_s32(vld1q_dup_s32(p));
-    } else if constexpr (kChannels == 2) {
+    } else if constexpr (kWeights == 2) {
       w.four[0] = vreinterpretq_s8_s64(vld1q_dup_s64(reinterpret_cast<const int64_t*>(p)));
     } else {
-      unroll<kChannels / 4>([&](auto i) EK_LAMBDA_INLINE { w.four[i] = vreinterpretq_s8_s32(vld1q_s32(p + 4 * i)); });
+      unroll<kWeights / 4>([&](auto i) EK_LAMBDA_INLINE { w.four[i] = vreinterpretq_s8_s32(vld1q_s32(p + 4 * i)); });
     }
     return w;
   }
-  template <int kChannel, int kChannels>
-  static EK_INLINE I32 multiply_block(I32 acc, I32 a, const Weights<kChannels>& w) {
-    return vdotq_laneq_s32(acc, vreinterpretq_s8_s32(a), w.four[kChannel / 4], kChannel % 4);
+  template <int kWeight, int kWeights>
+  static EK_INLINE I32 multiply_block(I32 acc, I32 a, const Weights<kWeights>& w) {
+    return vdotq_laneq_s32(acc, vreinterpretq_s8_s32(a), w.four[kWeight / 4], kWeight % 4);
   }
 };
 

@@ -86,26 +86,59 @@ struct NeonVectors {
   // 16 accumulators, or the 8 of one channel, which a wider tile would not make cheaper by much.
   static constexpr int f32_vectors(int channels) { return channels <= 2 ? 8 : 16 / channels; }
 
-  // Four channels a vector, to multiply by lane; one or two fill a part of it.
-  template <int kChannels>
+  // Four weights a vector, to multiply by lane; one or two fill a part of it.
+  template <int kWeights>
   struct F32Weights {
-    float32x4_t four[(kChannels + 3) / 4];
+    float32x4_t four[(kWeights + 3) / 4];
   };
-  template <int kChannels>
-  static EK_INLINE F32Weights<kChannels> load_f32_weights(const float* p) {
-    F32Weights<kChannels> w;
-    if constexpr (kChannels == 1) {
+  template <int R, int B>
+  static EK_INLINE F32Weights<R * B> load_f32_weights(const float* p) {
+    constexpr int kWeights = R * B;
+    F32Weights<kWeights> w;
+    if constexpr (kWeights == 1) {
       w.four[0] = vld1q_dup_f32(p);
-    } else if constexpr (kChannels == 2) {
+    } else if constexpr (kWeights == 2) {
       w.four[0] = vreinterpretq_f32_f64(vld1q_dup_f64(reinterpret_cast<const double*>(p)));
     } else {
-      unroll<kChannels / 4>([&](auto i) EK_LAMBDA_INLINE { w.four[i] = vld1q_f32(p + 4 * i); });
+      unroll<kWeights / 4>([&](auto i) EK_LAMBDA_INLINE { w.four[i] = vld1q_f32(p + 4 * i); });
     }
     return w;
   }
-  template <int kChannel, int kChannels>
-  static EK_INLINE F32 multiply_f32(F32 acc, F32 a, const F32Weights<kChannels>& w) {
-    return vfmaq_laneq_f32(acc, a, w.four[kChannel / 4], kChannel % 4);
+  template <int kWeight, int kWeights>
+  static EK_INLINE F32 multiply_f32(F32 acc, F32 a, const F32Weights<kWeights>& w) {
+    return vfmaq_laneq_f32(acc, a, w.four[kWeight / 4], kWeight % 4);
+  }
+
+  // ------------------------------------------------------------------------- planes of activations (formats/int8/csr.h)
+  static EK_INLINE void split_words(I32 (&v)[4]) {
+    uint8x16_t w[4];
+    unroll<4>([&](auto i) EK_LAMBDA_INLINE { w[i] = vreinterpretq_u8_s32(v[i]); });
+    uint8x16_t even01 = vuzp1q_u8(w[0], w[1]), even23 = vuzp1q_u8(w[2], w[3]);
+    uint8x16_t odd01 = vuzp2q_u8(w[0], w[1]), odd23 = vuzp2q_u8(w[2], w[3]);
+    v[0] = vreinterpretq_s32_u8(vuzp1q_u8(even01, even23));
+    v[1] = vreinterpretq_s32_u8(vuzp1q_u8(odd01, odd23));
+    v[2] = vreinterpretq_s32_u8(vuzp2q_u8(even01, even23));
+    v[3] = vreinterpretq_s32_u8(vuzp2q_u8(odd01, odd23));
+  }
+  static EK_INLINE void join_planes(I32 (&v)[4]) {
+    uint8x16_t p[4];
+    unroll<4>([&](auto i) EK_LAMBDA_INLINE { p[i] = vreinterpretq_u8_s32(v[i]); });
+    uint16x8_t low01 = vreinterpretq_u16_u8(vzip1q_u8(p[0], p[1])), high01 = vreinterpretq_u16_u8(vzip2q_u8(p[0], p[1]));
+    uint16x8_t low23 = vreinterpretq_u16_u8(vzip1q_u8(p[2], p[3])), high23 = vreinterpretq_u16_u8(vzip2q_u8(p[2], p[3]));
+    v[0] = vreinterpretq_s32_u16(vzip1q_u16(low01, low23));
+    v[1] = vreinterpretq_s32_u16(vzip2q_u16(low01, low23));
+    v[2] = vreinterpretq_s32_u16(vzip1q_u16(high01, high23));
+    v[3] = vreinterpretq_s32_u16(vzip2q_u16(high01, high23));
+  }
+  static EK_INLINE void split_words(I32 (&v)[2]) {
+    int16x8_t a = vreinterpretq_s16_s32(v[0]), b = vreinterpretq_s16_s32(v[1]);
+    v[0] = vreinterpretq_s32_s16(vuzp1q_s16(a, b));
+    v[1] = vreinterpretq_s32_s16(vuzp2q_s16(a, b));
+  }
+  static EK_INLINE void join_planes(I32 (&v)[2]) {
+    int16x8_t a = vreinterpretq_s16_s32(v[0]), b = vreinterpretq_s16_s32(v[1]);
+    v[0] = vreinterpretq_s32_s16(vzip1q_s16(a, b));
+    v[1] = vreinterpretq_s32_s16(vzip2q_s16(a, b));
   }
 
   // ------------------------------------------------------------------------------- activations to u8, 16 a step

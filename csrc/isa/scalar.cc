@@ -155,6 +155,22 @@ struct ScalarVectors {
       }
   }
 
+  // Byte k of every word to plane k, and back: a turned square of bytes, rows by k.
+  static EK_INLINE void split_words(I32 (&v)[4]) {
+    uint8_t words[4 * kLanes][4], planes[4][4 * kLanes];
+    memcpy(words, v, sizeof(v));
+    for (int k = 0; k < 4; ++k)
+      for (int r = 0; r < 4 * kLanes; ++r) planes[k][r] = words[r][k];
+    memcpy(v, planes, sizeof(v));
+  }
+  static EK_INLINE void join_planes(I32 (&v)[4]) {
+    uint8_t words[4 * kLanes][4], planes[4][4 * kLanes];
+    memcpy(planes, v, sizeof(v));
+    for (int k = 0; k < 4; ++k)
+      for (int r = 0; r < 4 * kLanes; ++r) words[r][k] = planes[k][r];
+    memcpy(v, words, sizeof(v));
+  }
+
   // ------------------------------------------------------------------------------- activations to u8, 32 a step
   static constexpr int kParts = 4;
   struct Bytes {
@@ -284,11 +300,12 @@ struct Scalar : Dot4<ScalarVectors> {
   static constexpr int block_vectors(int) { return 1; }
   static constexpr int f32_vectors(int) { return 1; }
   static constexpr int block_phases(int, int) { return 1; }
+  static constexpr int kCsrUnroll = 1;
   static EK_INLINE I32 spread_blocks(const uint8_t* q, int32_t) { return load_i32(reinterpret_cast<const int32_t*>(q)); }
-  template <int kChannel>
+  template <int kWeight>
   static EK_INLINE I32 multiply_block(I32 acc, const I32& a, const int32_t* weights) {
     int8_t w[4];
-    memcpy(w, weights + kChannel, 4);
+    memcpy(w, weights + kWeight, 4);
     for (int i = 0; i < kLanes; ++i) {
       uint8_t q[4];
       memcpy(q, a.lane + i, 4);

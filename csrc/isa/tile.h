@@ -25,7 +25,10 @@
 //   block_vectors(R), block_phases(R, V)    width of a tile in vectors; how many blocks are summed separately
 //   BlockAcc            the sums of one output channel for kLanes rows; block_zero(), merge_blocks(a, b), block_sum(acc)
 //   spread_blocks(p, zero_point)            kLanes blocks of one row, from u8
-//   load_weights<R>(p), multiply_block<r>(acc, lhs, weights)     channel r of a block against kLanes rows
+//   load_weights<R, B>(p)                   the weights of B neighbouring blocks of R channels
+//   multiply_block<i>(acc, lhs, weights)    their weight i, of one channel, against kLanes rows
+//   kCsrUnroll          vectors of a plane in a tile of formats/int8/csr.h
+//   split_words(v), join_planes(v)    line_depth I32 of words to as many of planes, and back (also there)
 //
 //   Bytes, kParts, to_bytes, store_lhs, load_bytes, store_bytes     kParts F32 vectors quantised to kParts * kLanes u8
 //   Range<D>            set, load_as, min, max, fma, reduce_* of the vectors that find the range of a row of D
@@ -38,7 +41,7 @@
 //
 //   and for f32 weights with zeros (formats/f32):
 //   f32_vectors(R)      width of a tile in vectors, for blocks of R output channels
-//   load_f32_weights<R>(p), multiply_f32<r>(acc, lhs, weights)    acc + lhs times the weight of channel r of a block
+//   load_f32_weights<R, B>(p), multiply_f32<i>(acc, lhs, weights)    likewise: acc + lhs times weight i
 //
 // min and max must hand on a NaN in their second operand.
 //

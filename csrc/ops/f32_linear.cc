@@ -10,7 +10,7 @@ namespace edgekern::f32 {
 namespace {
 
 blocks::Slab slab_of(const Kernels& kernels, int64_t channels, int64_t m, int64_t k) {
-  return {kernels, channels, m, round_up(k, kernels.lanes)};
+  return {kernels, channels, m, round_up(k, kernels.narrowest)};
 }
 
 }  // namespace

@@ -9,7 +9,7 @@ namespace {
 // Where a slab's tiles and their numbers sit in the caller's workspace.
 struct Slab : blocks::Slab {
   Slab(const BlockKernels& kernels, ek_int8_form form, int64_t m, int64_t k)
-      : blocks::Slab(kernels, static_cast<int64_t>(form), m, round_up(k, 64) / kernels.order.line_depth) {}
+      : blocks::Slab(kernels, group_rows_of(form), m, round_up(k, 64) / kernels.order.line_depth) {}
   size_t bytes() const { return blocks::Slab::bytes() + static_cast<size_t>(padded_rows * 8); }
 
   LhsTiles at(void* workspace) const {
@@ -19,15 +19,19 @@ struct Slab : blocks::Slab {
   }
 };
 
+const BlockKernels& kernels_of(const edgekern::Kernels& kernels, ek_int8_form form) {
+  return form == EK_INT8_CSR ? kernels.int8_csr : kernels.int8_blocks;
+}
+
 }  // namespace
 
 size_t blocks_workspace(const edgekern::Kernels& kernels, ek_int8_form form, int64_t m, int64_t k) {
-  return Slab(kernels.int8_blocks, form, m, k).bytes();
+  return Slab(kernels_of(kernels, form), form, m, k).bytes();
 }
 
 void run_blocks(const edgekern::Kernels& kernels, const Layout& layout, const void* packed, int64_t m, const Input& input,
                 const Output& output, void* workspace, const ek_parallel* parallel) {
-  const BlockKernels& form = kernels.int8_blocks;
+  const BlockKernels& form = kernels_of(kernels, layout.form);
   Slab slab(form, layout.form, m, layout.k);
   blocks::Layout kept = kept_blocks(layout);
   SpmmArgs args{slab.at(workspace),

@@ -20,8 +20,8 @@ struct Slab {
   Slab(const FormatKernels& kernels, int64_t group_rows, int64_t m, int64_t depth) {
     int64_t tile_rows = kernels.tile_rows[log2_of_group_rows(group_rows)];
     int64_t rows = min_of(m, max_of(1, kSlabBytes / (max_of(depth, 1) * 4 * tile_rows)) * tile_rows);
-    tiles = {depth, rows, tile_rows};
-    padded_rows = round_up(rows, kernels.lanes);
+    tiles = {depth, rows, tile_rows, kernels.narrowest};
+    padded_rows = round_up(rows, kernels.narrowest);
   }
   size_t bytes() const { return static_cast<size_t>(64 + padded_rows * tiles.depth * 4); }
 
@@ -44,9 +44,9 @@ Rhs<Word> rhs_of(const Layout& layout, const void* packed) {
 }
 
 template <class Visit>
-void for_each_tile(const Tiles& tiles, int64_t lanes, Visit&& visit) {
+void for_each_tile(const Tiles& tiles, Visit&& visit) {
   for (RowTile tile{0, 0}; tile.start < tiles.rows; tile.start += tile.width) {
-    tile = tile_of(tiles, lanes, tile.start);
+    tile = tile_of(tiles, tile.start);
     visit(tile);
   }
 }
@@ -63,6 +63,9 @@ inline int64_t run_start(const uint32_t* work, int64_t panels, int64_t runs, int
   return low;
 }
 
+// Bytes of the weights that tile after tile reads: they stay in L2 beside activations.
+inline constexpr int64_t kRunBytes = 256 * 1024;
+
 // read(m0, m1) brings rows of lhs into their tiles; args are the kernel's.
 template <class FormatKernels, class Read, class Args>
 void run_slab(const FormatKernels& kernels, const Layout& layout, const void* packed, const Tiles& tiles,
@@ -72,27 +75,29 @@ void run_slab(const FormatKernels& kernels, const Layout& layout, const void* pa
   auto spmm = kernels.spmm[log2_of_group_rows(layout.group_rows)];
   int64_t macs = rows * (work[panels] * layout.group_rows * layout.depth + layout.n);
   int threads = macs < kSerialMacs ? 1 : thread_count(parallel);
-  if (threads == 1) {
-    read(0, rows);
-    return for_each_tile(tiles, kernels.lanes, [&](RowTile tile) { spmm(args, tile.start, tile.width, 0, panels); });
-  }
-  // Tickets: tile t % count of run t / count, so that threads share the run's weights while they are in cache.
+  // Tickets: tile t % count of run t / count, so that threads share the run's weights while they are in cache, and tiles do.
   int64_t full = 0, count = 0;
   RowTile last[8];
-  for_each_tile(tiles, kernels.lanes, [&](RowTile tile) {
+  for_each_tile(tiles, [&](RowTile tile) {
     tile.width == tiles.tile_rows ? void(++full) : void(last[count - full] = tile);
     ++count;
   });
-  int64_t runs = std::clamp(ceil_div(kTicketsPerThread * threads, count), ceil_div(panels, 16), panels);
-  int64_t ticket_rows = rows_per_ticket(rows, layout.k, kernels.lanes, threads);
-  run_tickets(
-      parallel, ceil_div(rows, ticket_rows), count * runs,
-      [&](int64_t t) { read(t * ticket_rows, min_of(rows, (t + 1) * ticket_rows)); },
-      [&](int64_t t) {
-        int64_t i = t % count, run = t / count;
-        RowTile tile = i < full ? RowTile{i * tiles.tile_rows, tiles.tile_rows} : last[i - full];
-        spmm(args, tile.start, tile.width, run_start(work, panels, runs, run), run_start(work, panels, runs, run + 1));
-      });
+  int64_t shares = threads == 1 ? 1 : kTicketsPerThread * threads;
+  int64_t run_bytes = work[panels] * (layout.group_rows * 4 + layout.place_bytes());
+  int64_t runs = std::clamp(max_of(ceil_div(shares, count), ceil_div(run_bytes, kRunBytes)), int64_t{1}, panels);
+  int64_t ticket_rows = threads == 1 ? rows : rows_per_ticket(rows, layout.k, kernels.narrowest, threads);
+  auto read_ticket = [&](int64_t t) { read(t * ticket_rows, min_of(rows, (t + 1) * ticket_rows)); };
+  auto multiply_ticket = [&](int64_t t) {
+    int64_t i = t % count, run = t / count;
+    RowTile tile = i < full ? RowTile{i * tiles.tile_rows, tiles.tile_rows} : last[i - full];
+    spmm(args, tile.start, tile.width, run_start(work, panels, runs, run), run_start(work, panels, runs, run + 1));
+  };
+  if (threads == 1) {
+    read_ticket(0);
+    for (int64_t t = 0; t < count * runs; ++t) multiply_ticket(t);
+    return;
+  }
+  run_tickets(parallel, ceil_div(rows, ticket_rows), count * runs, read_ticket, multiply_ticket);
 }
 
 }  // namespace edgekern::blocks

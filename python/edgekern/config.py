@@ -13,8 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
-from edgekern.kernels import FORMS
+from edgekern.kernels import F32_CHANNELS, FORMS
 from edgekern.targets import THIS_CPU, resolve
+
+MEASURED = "measured"
+"""In place of a form: the one that measures best on this CPU."""
 
 
 class Scheme:
@@ -23,6 +26,8 @@ class Scheme:
     format: ClassVar[str]
     carried_out_by: ClassVar[str] = "convert_"
     """The function that takes it."""
+    rounds: ClassVar[bool] = False
+    """Whether weights come out with other values."""
 
     def to_dict(self) -> dict[str, Any]:
         """This scheme as JSON-ready data: its format, and the options that are not their defaults."""
@@ -33,6 +38,12 @@ class Scheme:
                 options[field.name] = _plain(value)
         return {"format": self.format, **options}
 
+    def __repr__(self) -> str:
+        """As it would be written: options that have their default are left out."""
+        options = [(field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        written = ", ".join(f"{name}={value!r}" for name, value, default in options if value != default)
+        return f"{type(self).__name__}({written})"
+
 
 def _plain(value: object) -> object:
     if isinstance(value, Scheme):
@@ -40,7 +51,7 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Int8(Scheme):
     """Eight-bit weights and activations (W8A8), nothing to calibrate.
 
@@ -58,21 +69,44 @@ class Int8(Scheme):
     """
 
     format: ClassVar[str] = "int8"
+    rounds: ClassVar[bool] = True
 
-    form: str = "measured"
+    form: str = MEASURED
     rows: tuple[int, ...] | int = (1, 16, 128)
     packings: int = 1
 
     def __post_init__(self) -> None:
-        _check_choice("form", self.form, ("measured", *FORMS), "Int8")
-        rows = (self.rows,) if isinstance(self.rows, int) else self.rows
-        if not isinstance(rows, Sequence) or isinstance(rows, str) or not rows:
-            raise TypeError(f"Int8: rows must be numbers of rows, as (1, 128), or one of them; got {self.rows!r}")
-        for count in rows:
-            _check_count("rows", count, 1, "Int8")
-        object.__setattr__(self, "rows", tuple(sorted(set(rows))))
+        _check_choice("form", self.form, (MEASURED, *FORMS), "Int8")
+        object.__setattr__(self, "rows", _settled_rows(self.rows, "Int8"))
         if self.packings not in (1, 2) or isinstance(self.packings, bool):
             raise ValueError(f"Int8: packings must be 1 or 2, got {self.packings!r}")
+
+
+@dataclass(frozen=True, repr=False)
+class Float32(Scheme):
+    """Pruned weights that stay floats, packed without their zeros.
+
+    For models that are not to be quantised: no weight and no activation is rounded, and sums are float32. A layer is
+    packed when that is faster on the whole, at none of ``rows`` slower than PyTorch's own dense layer, and not larger;
+    any other stays the nn.Linear it is, and the report says why. Float16 and bfloat16 weights are packed as float32.
+
+    Attributes:
+        channels: ``"measured"``, or 1, 2, 4 or 8: output channels of a block, which is kept when any of its weights is
+            not zero. 1 keeps the fewest weights; more are faster where the zeros come in blocks of that height. A
+            number is taken without measuring, where it is not larger than the dense layer.
+        rows: numbers of rows (tokens) of a call to measure at: what the model will be called with.
+    """
+
+    format: ClassVar[str] = "f32"
+
+    channels: int | str = MEASURED
+    rows: tuple[int, ...] | int = (1, 16, 128)
+
+    def __post_init__(self) -> None:
+        if self.channels != MEASURED and (type(self.channels) is not int or self.channels not in F32_CHANNELS):
+            known = ", ".join(map(str, F32_CHANNELS))
+            raise ValueError(f"Float32: channels must be {MEASURED!r} or one of {known}; got {self.channels!r}")
+        object.__setattr__(self, "rows", _settled_rows(self.rows, "Float32"))
 
 
 @dataclass(frozen=True, repr=False)
@@ -140,11 +174,6 @@ class Prune(Scheme):
         _check_joint(self.joint, self.method)
         _check_target(self.target)
         self._check_together(kind, second)
-
-    def __repr__(self) -> str:
-        """As it would be written: options that have their default are left out."""
-        options = [(field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self)]
-        return f"Prune({', '.join(f'{name}={value!r}' for name, value, default in options if value != default)})"
 
     @property
     def share(self) -> float:
@@ -302,7 +331,7 @@ class PerLayer:
 Config: TypeAlias = Scheme | PerLayer
 
 _PER_LAYER = "per_layer"
-_SCHEMES: dict[str, type[Scheme]] = {scheme.format: scheme for scheme in (Int8, Prune, Shrink)}
+_SCHEMES: dict[str, type[Scheme]] = {scheme.format: scheme for scheme in (Int8, Float32, Prune, Shrink)}
 
 
 def config_from_dict(data: Mapping[str, Any]) -> Config:
@@ -368,6 +397,16 @@ def _check_rule(name: object, scheme: object) -> None:
     if scheme is not None and not isinstance(scheme, Scheme):
         hint = f"; write {scheme.__name__}()" if isinstance(scheme, type) and issubclass(scheme, Scheme) else ""
         raise TypeError(f"PerLayer: the rule for {name!r} must be a scheme, as Int8(), or None, got {scheme!r}{hint}")
+
+
+def _settled_rows(given: object, scheme: str) -> tuple[int, ...]:
+    """Numbers of rows, rising, from one or several."""
+    rows = (given,) if isinstance(given, int) else given
+    if not isinstance(rows, Sequence) or isinstance(rows, str) or not rows:
+        raise TypeError(f"{scheme}: rows must be numbers of rows, as (1, 128), or one of them; got {given!r}")
+    for count in rows:
+        _check_count("rows", count, 1, scheme)
+    return tuple(sorted(set(rows)))
 
 
 def _settled_sparsity(given: object, kept: int, of: int, pattern: str) -> object:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from edgekern import kernels
-from edgekern.config import Config, Int8, Scheme, check_config
-from edgekern.nn import NATIVE_LINEARS, Int8Linear
-from edgekern.nn.forms import LEAST_ZEROS
+from edgekern.config import Config, Scheme, check_config
+from edgekern.nn import NATIVE_LINEARS, NativeLinear
+from edgekern.nn.forms import LEAST_ZEROS, Choice
 from edgekern.nn.layers import Layer, find_layers, objection, obstacle, tied_weights
+from edgekern.nn.memory import part_of_a_model
 from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths, uninterrupted
-from edgekern.plan import ConvertError, FilterFn, plan
+from edgekern.plan import ConvertError, Decision, FilterFn, plan
 from edgekern.summary import DENSE, LayerRow, Report
 
 _LEFT_ALONE = "_edgekern_left_alone"
@@ -30,8 +30,9 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
 
     Left alone, each with its reason in the report: layers without a rule or with the rule None, those ``filter_fn``
     declines, subclasses with a forward of their own, parametrised, pruned, lazy, meta, sparse or quantised layers,
-    other devices and dtypes, and, unless a rule names or matches them, the output head ``lm_head`` and layers whose
-    weight another module shares.
+    other devices and dtypes, and, unless a rule names or matches them, layers whose weight another module shares and,
+    where weights would be rounded, the output head ``lm_head``. ``Float32()`` also leaves alone every layer that it
+    would not make faster and smaller, with the measured times in the report.
 
     Args:
         model: any module that holds layers; a single nn.Linear has no place to be replaced in.
@@ -51,13 +52,13 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
     if filter_fn is not None and not callable(filter_fn):
         raise TypeError(f"filter_fn: expected a function (module, name) -> bool, got {type(filter_fn).__name__}")
     decisions = plan(model, config, filter_fn)
-    steps = [_reserve(decision.layer, decision.scheme) for decision in decisions if decision.scheme]
-    left_alone = {decision.layer.name: decision.reason for decision in decisions if not decision.scheme}
-    del decisions  # it holds the originals, which are to be freed one by one
-    _commit(model, steps)
+    with part_of_a_model(sum(map(_bytes_of, decisions))):
+        steps, left_alone = _prepare(decisions)
+        del decisions  # it holds the originals, which are to be freed one by one
+        _commit(model, steps)
     layers = find_layers(model)
     setattr(model, _LEFT_ALONE, {layer.name: left_alone[layer.name] for layer in layers if not layer.native})
-    return Report(tuple(row for layer in layers for row in _rows(layer, left_alone.get(layer.name, ""))))
+    return Report(tuple(row for layer in layers for row in _rows(layer, left_alone.get(layer.name, LeftAlone("")))))
 
 
 def dense_(model: nn.Module) -> Report:
@@ -94,12 +95,22 @@ def explain(model: nn.Module) -> Report:
     remembered = vars(model).get(_LEFT_ALONE, {})
     ties = tied_weights(model)
 
-    def reason(layer: Layer) -> str:
+    def reason(layer: Layer) -> LeftAlone:
         if layer.native:
-            return ""
-        return remembered.get(layer.name) or obstacle(layer) or objection(layer, ties) or "not converted"
+            return LeftAlone("")
+        known = remembered.get(layer.name)
+        return known or LeftAlone(obstacle(layer) or objection(layer, ties) or "not converted")
 
     return Report(tuple(row for layer in find_layers(model) for row in _rows(layer, reason(layer))))
+
+
+@dataclass(frozen=True)
+class LeftAlone:
+    """Why a layer was not converted. A model keeps these for ``explain``."""
+
+    reason: str
+    choice: Choice = field(default_factory=Choice)
+    """What was measured to decide it, if anything was."""
 
 
 # ---------------------------------------------------------------------------------------------- carrying it out
@@ -110,18 +121,41 @@ class _Step:
     """A layer, what replaces it, and the memory for that."""
 
     layer: Layer
-    native: Int8Linear
+    native: NativeLinear
     packed: Tensor
 
 
-def _reserve(layer: Layer, scheme: Scheme) -> _Step:
-    native = NATIVE_LINEARS[scheme.format].like(layer.linear, cast(Int8, scheme))
+def _bytes_of(decision: Decision) -> int:
+    """What a layer's weights would take if none were left out; nothing where it is left alone."""
+    if decision.scheme is None:
+        return 0
+    weight = decision.layer.linear.weight
+    out_features, in_features = weight.shape
+    return NATIVE_LINEARS[decision.scheme.format].weight_bytes(in_features, out_features, weight.dtype)
+
+
+def _prepare(decisions: list[Decision]) -> tuple[list[_Step], dict[str, LeftAlone]]:
+    """What to convert, and what not. Nothing else holds the originals afterwards: they are to be freed one by one."""
+    steps, left_alone = [], {}
+    for decision in decisions:
+        layer, scheme = decision.layer, decision.scheme
+        planned = LeftAlone(decision.reason) if scheme is None else _reserve(layer, scheme)
+        if isinstance(planned, LeftAlone):
+            left_alone[layer.name] = planned
+        else:
+            steps.append(planned)
+    return steps, left_alone
+
+
+def _reserve(layer: Layer, scheme: Scheme) -> _Step | LeftAlone:
+    native = NATIVE_LINEARS[scheme.format].like(layer.linear, scheme)
     # Fresh memory costs nothing until it is written, but running out of it shows here, while the model is whole.
-    return _Step(layer, native, torch.empty(native.dense_packed_size, dtype=torch.uint8, device="cpu"))
+    packed, reason = native.reserve(layer.linear.weight, layer.linear.bias)
+    return LeftAlone(reason, native.choice) if reason else _Step(layer, native, packed)
 
 
 def _commit(model: nn.Module, steps: list[_Step]) -> None:
-    """Quantises, packs and swaps layer by layer. ``steps`` is used up, so that nothing here keeps an original alive."""
+    """Packs and swaps layer by layer. ``steps`` is used up, so that nothing here keeps an original alive."""
     largest = max((step.layer.dense_bytes for step in steps), default=0)
     scratch = torch.empty(largest, dtype=torch.uint8, device="cpu")  # proves that one layer's temporaries have room
     with uninterrupted():
@@ -129,7 +163,7 @@ def _commit(model: nn.Module, steps: list[_Step]) -> None:
         freed = 0
         while steps:
             step = steps.pop(0)
-            step.native.quantize_(step.layer.linear.weight, step.layer.linear.bias, step.packed)
+            step.native.take_(step.layer.linear.weight, step.layer.linear.bias, step.packed)
             replace(step.layer, step.native)
             freed += step.layer.dense_bytes
             del step
@@ -155,11 +189,12 @@ def _check_model(model: object) -> None:
 # ---------------------------------------------------------------------------------------------- rows of the table
 
 
-def _rows(layer: Layer, reason: str) -> Iterator[LayerRow]:
+def _rows(layer: Layer, alone: LeftAlone) -> Iterator[LayerRow]:
     """Rows of a layer as it is."""
     after = layer.native.packed_bytes if layer.native else layer.dense_bytes
     layer_format = layer.native.format if layer.native else DENSE
-    yield _row(layer, layer.name, layer_format, layer.dense_bytes, after, reason)
+    row = _row(layer, layer.name, layer_format, layer.dense_bytes, after, alone.reason)
+    yield row if layer.native else _with_choice(row, alone.choice)
     yield from _alias_rows(layer, layer_format)
 
 
@@ -172,9 +207,13 @@ def _row(layer: Layer, name: str, layer_format: str, before: int, after: int, re
     row = LayerRow(name, layer.kind, layer.shape, layer_format, "", "", before, after, reason)
     if layer_format == DENSE or layer.native is None:
         return row
-    isa, choice = kernels.default_isa(), layer.native.choice
-    names = ("spmm",) if choice.form.startswith("blocks") else ("gemm", "gemv")
-    kernel = " / ".join(f"{layer_format}_{name}_{isa}" for name in names)
-    timings = tuple((timing.form, timing.rows, timing.seconds) for timing in choice.timings)
+    names, choice = layer.native.kernels, layer.native.choice
     packing = choice.describe() if choice.zeros >= LEAST_ZEROS else choice.form
-    return dataclasses.replace(row, kernel=kernel, isa=isa, packing=packing, zeros=choice.zeros, timings=timings)
+    isa = kernels.default_isa() if names else ""
+    return _with_choice(dataclasses.replace(row, kernel=" / ".join(names), isa=isa, packing=packing), choice)
+
+
+def _with_choice(row: LayerRow, choice: Choice) -> LayerRow:
+    """The row with what was measured."""
+    timings = tuple((timing.form, timing.rows, timing.seconds) for timing in choice.timings)
+    return dataclasses.replace(row, zeros=choice.zeros, timings=timings)

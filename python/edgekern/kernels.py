@@ -20,6 +20,7 @@ from edgekern._lib import core, get_num_threads, set_num_threads
 
 __all__ = [
     "ACTIVATIONS",
+    "F32_CHANNELS",
     "FORMS",
     "INT4_FORMS",
     "F32Packed",
@@ -53,6 +54,7 @@ FORMS: dict[str, int] = {
     "blocks_2": 2,
     "blocks_4": 4,
     "blocks_8": 8,
+    "csr": 32,
     "bitmap": 16,
     "bitmap_4": 17,
 }
@@ -60,6 +62,7 @@ FORMS: dict[str, int] = {
 
 Every form holds any matrix and gives the same results. ``"dense"`` keeps all weights. ``"blocks_R"`` keeps, and
 multiplies, only blocks of R output channels x 2 or 4 input features (by ISA) that hold a weight which is not zero.
+``"csr"`` keeps, and multiplies, only the weights that are not zero, each with its input feature.
 ``"bitmap"`` keeps the weights that are not zero and a bit for each place, ``"bitmap_4"`` does so by 4 neighbouring
 input features; both are expanded on the way, so they save memory, and time where reading it takes the time.
 """
@@ -71,6 +74,9 @@ INT4_FORMS: dict[str, int] = {"dense": 0, "bitmap": 16, "bitmap_2": 17}
 which one is not zero and a bit for each pair, which is expanded faster. Every form holds any matrix and gives the same
 bits.
 """
+
+F32_CHANNELS = (1, 2, 4, 8)
+"""Output features that a block of :func:`f32_pack` may span."""
 
 _ALIGNMENT = 64  # bytes: one packed line
 

@@ -109,6 +109,11 @@ def _dtype(tensor: torch.Tensor) -> str | None:
     return "bfloat16" if tensor.dtype == torch.bfloat16 else None
 
 
+def _empty_bytes(size: int) -> torch.Tensor:
+    """Memory for a packed matrix: torch aligns it to 64 bytes. On the CPU, also where another device is the default."""
+    return torch.empty(size, dtype=torch.uint8, device="cpu")
+
+
 def int8_quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantises weights [N, K] of float32, bfloat16 or float16: ``q`` int8 [N, K] and ``scale`` float32 [N].
 
@@ -129,17 +134,21 @@ def int8_packed_size(q: torch.Tensor, form: str = "dense") -> int:
 
 
 def int8_pack(
-    q: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None, form: str = "dense"
+    q: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    form: str = "dense",
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Packs ``q`` int8 [N, K], ``scale`` float32 [N] and ``bias`` float32 [N] or None for the op: uint8, 1-D.
 
-    ``form`` is a key of :data:`edgekern.kernels.FORMS`.
+    ``form`` is a key of :data:`edgekern.kernels.FORMS`. ``out`` may bring the :func:`int8_packed_size` bytes for it.
     """
     array = _array("q", q)
     if array.ndim != 2:
         raise ValueError(f"q must have 2 dimensions, got shape {tuple(q.shape)}")
     code = form_code(form)
-    packed = torch.empty(core.int8_packed_size(array, code), dtype=torch.uint8)  # torch aligns CPU memory to 64 bytes
+    packed = _empty_bytes(core.int8_packed_size(array, code)) if out is None else out
     core.int8_pack(array, _array("scale", scale), None if bias is None else _array("bias", bias), packed.numpy(), code)
     return packed
 
@@ -213,12 +222,14 @@ def f32_packed_size(weight: torch.Tensor, channels: int = 1) -> int:
     return core.f32_packed_size(_array("weight", weight), channels, _dtype(weight))
 
 
-def f32_pack(weight: torch.Tensor, bias: torch.Tensor | None = None, channels: int = 1) -> torch.Tensor:
+def f32_pack(
+    weight: torch.Tensor, bias: torch.Tensor | None = None, channels: int = 1, out: torch.Tensor | None = None
+) -> torch.Tensor:
     """Packs ``weight`` [N, K] of float32, bfloat16 or float16 and ``bias`` float32 [N] or None: uint8, 1-D.
 
-    See :func:`edgekern.kernels.f32_pack`.
+    ``out`` may bring the :func:`f32_packed_size` bytes for it. See :func:`edgekern.kernels.f32_pack`.
     """
-    packed = torch.empty(f32_packed_size(weight, channels), dtype=torch.uint8)
+    packed = _empty_bytes(f32_packed_size(weight, channels)) if out is None else out
     bias_array = None if bias is None else _array("bias", bias)
     core.f32_pack(_array("weight", weight), bias_array, packed.numpy(), channels, _dtype(weight))
     return packed

@@ -28,8 +28,6 @@ class Task(Protocol):
     done: str
     layers: str
     """Which layers it is for."""
-    rule: str
-    """An example of a scheme, as code."""
     error: type[ValueError]
 
     def is_for(self, module: nn.Module) -> bool:
@@ -38,7 +36,7 @@ class Task(Protocol):
     def obstacle(self, layer: Layer, scheme: Scheme) -> str:
         """Why it cannot be done to ``layer``; empty when it can."""
 
-    def objection(self, layer: Layer, ties: dict[nn.Module, str]) -> str:
+    def objection(self, layer: Layer, ties: dict[nn.Module, str], scheme: Scheme) -> str:
         """Why ``layer`` is left alone unless a rule asks for it; empty when nothing speaks against it."""
 
     def is_done(self, layer: Layer) -> bool:
@@ -51,7 +49,6 @@ class Conversion:
     verb = "convert"
     done = "converted"
     layers = "linear layers"
-    rule = "Int8()"
     error: type[ValueError] = ConvertError
 
     def is_for(self, module: nn.Module) -> bool:
@@ -60,8 +57,8 @@ class Conversion:
     def obstacle(self, layer: Layer, scheme: Scheme) -> str:
         return obstacle(layer)
 
-    def objection(self, layer: Layer, ties: dict[nn.Module, str]) -> str:
-        return objection(layer, ties)
+    def objection(self, layer: Layer, ties: dict[nn.Module, str], scheme: Scheme) -> str:
+        return objection(layer, ties, scheme)
 
     def is_done(self, layer: Layer) -> bool:
         return layer.native is not None
@@ -97,7 +94,7 @@ def plan(model: nn.Module, config: Config, filter_fn: FilterFn | None, task: Tas
         _check_not_idle(decisions, task)
     for decision in decisions:
         if decision.scheme is not None:
-            _check_finite(decision.layer, task)
+            _check_finite(decision.layer, decision.scheme, task)
     return decisions
 
 
@@ -141,7 +138,7 @@ def _reason(
     reason = task.obstacle(layer, rule.value)
     if reason and rule.rank == 2 and not task.is_done(layer):
         raise task.error(f"config: {rule.rule!r} is named but cannot be {task.done}: {reason}")
-    return reason or (task.objection(layer, ties) if rule.rank == 0 else "")
+    return reason or (task.objection(layer, ties, rule.value) if rule.rank == 0 else "")
 
 
 def _check_not_idle(decisions: list[Decision], task: Task) -> None:
@@ -155,11 +152,11 @@ def _check_not_idle(decisions: list[Decision], task: Task) -> None:
     raise task.error("\n".join([f"nothing to {task.verb}: all {len(decisions)} layers are left alone", *lines]))
 
 
-def _check_finite(layer: Layer, task: Task) -> None:
+def _check_finite(layer: Layer, scheme: Scheme, task: Task) -> None:
     low, high = torch.aminmax(layer.linear.weight.detach())  # one pass, no copy, and NaN wins
     if not (low.isfinite() and high.isfinite()):
         value = "NaN" if low.isnan() else "infinity"
         raise task.error(
             f"the weight of {layer.name!r} holds {value}; repair it (torch.nan_to_num_), "
-            f"or leave the layer alone: PerLayer({{{layer.name!r}: None, '_default': {task.rule}}})"
+            f"or leave the layer alone: PerLayer({{{layer.name!r}: None, '_default': {scheme!r}}})"
         )

@@ -22,11 +22,11 @@ class LayerRow:
     shape: tuple[int, ...]
     """Shape of the weight: (out_features, in_features) of a Linear."""
     format: str
-    """``"int8"``, or ``"dense"`` for what PyTorch computes."""
+    """``"int8"``, ``"f32"``, or ``"dense"`` for what PyTorch computes."""
     kernel: str
-    """Kernels that may run it: many rows / few rows of input. Empty when dense."""
+    """Kernels that may run it: many rows / few rows of input. Empty when PyTorch runs it."""
     isa: str
-    """Instruction set of those kernels on this machine. Empty when dense."""
+    """Instruction set of those kernels on this machine. Empty when PyTorch runs it."""
     bytes_before: int
     """Weight and bias before."""
     bytes_after: int
@@ -36,9 +36,9 @@ class LayerRow:
     packing: str = ""
     """How the weights of a native layer lie in memory, and, when that was measured, against what."""
     zeros: float = 0.0
-    """Share of a native layer's weights that are zero."""
+    """Share of the weights that are zero, where that was looked at: in a native layer, or to decide about one."""
     timings: tuple[tuple[str, int, float], ...] = ()
-    """What was measured to choose the packing: form, rows of a call, seconds."""
+    """What was measured to choose the packing, or to leave the layer alone: form, rows of a call, seconds."""
 
     def to_dict(self) -> dict[str, Any]:
         """This row as JSON-ready data."""
@@ -126,7 +126,7 @@ _HEADER = ("layer", "kind", "shape", "format", "kernel", "zeros", "packing", "be
 def _cells(row: LayerRow) -> list[str]:
     shape = "x".join(map(str, row.shape))
     sizes = [size_text(row.bytes_before), size_text(row.bytes_after)]
-    zeros = f"{row.zeros:.0%}" if row.kernel else ""
+    zeros = f"{row.zeros:.0%}" if row.kernel or row.zeros else ""
     return [row.name, row.kind, shape, row.format, row.kernel, zeros, row.packing, *sizes, row.reason]
 
 

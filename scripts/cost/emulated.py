@@ -19,6 +19,7 @@ class Call:
     """One call of a layer: exact, and the same in every run."""
 
     compiler: str
+    macs: int  # the multiply-adds that it needs
     runs: dict[int, int]  # how often each instruction ran, by its address
     on_stack: frozenset[int]  # the instructions that read or wrote the stack
 
@@ -45,7 +46,7 @@ def count_call(plugin: Path, program: Path, cpu: str, *arguments: str) -> Call:
     once = _count(plugin, program, cpu, *arguments, "1")
     twice = _count(plugin, program, cpu, *arguments, "2")
     runs = {address: more for address in twice.runs if (more := twice.runs[address] - once.runs.get(address, 0))}
-    return Call(twice.compiler, runs, twice.on_stack)
+    return Call(twice.compiler, twice.macs, runs, twice.on_stack)
 
 
 def _count(plugin: Path, program: Path, cpu: str, *arguments: str) -> Call:
@@ -60,4 +61,4 @@ def _count(plugin: Path, program: Path, cpu: str, *arguments: str) -> Call:
             runs[address] = count
             if lowest < top and highest >= top - STACK_BYTES:
                 on_stack.add(address)
-    return Call(facts["compiler"], runs, frozenset(on_stack))
+    return Call(facts["compiler"], int(facts["macs"]), runs, frozenset(on_stack))

@@ -18,6 +18,7 @@ MULTIPLIES = (
     (re.compile(r"^(s|u|us|su)dot v\d+\.4s,"), 16),
     (re.compile(r"^(s|u|us)mmla v\d+\.4s,"), 32),
     (re.compile(r"^[su](mull|mlal|mlsl)2? v\d+\.8h,"), 8),
+    (re.compile(r"^[su](mull|mlal|mlsl)2? v\d+\.4s,"), 4),  # of int8 that was widened before
 )
 MOST_OF_IT = 0.95  # a loop with a smaller share of the multiply-adds says too little about the kernel
 
@@ -75,8 +76,8 @@ def _sum(code: Iterable[tuple[int, str]], call: Call, value: Callable[[str], int
     return sum(call.runs.get(address, 0) * value(text) for address, text in code)
 
 
-def hottest_loop(functions: Iterable[Function], call: Call, macs: int) -> Loop:
-    """The innermost loop of the `accumulate` functions that multiplies most, in a call that needs `macs` multiply-adds.
+def hottest_loop(functions: Iterable[Function], call: Call) -> Loop:
+    """The innermost loop of the `accumulate` functions that multiplies most in a call.
 
     Raises:
         RuntimeError: there is none, or it does too little of the work to stand for it.
@@ -98,8 +99,8 @@ def hottest_loop(functions: Iterable[Function], call: Call, macs: int) -> Loop:
         body=body,
         passes=call.runs[body[-1][0]],
         instructions=sum(opcodes.values()),
-        macs=share * macs,
-        useful_share=macs / done,
+        macs=share * call.macs,
+        useful_share=call.macs / done,
         loads=_sum(body, call, loads_of),
         stack_accesses=sum(call.runs.get(address, 0) for address, _ in body if address in call.on_stack),
         vector_copies=_sum(body, call, lambda text: bool(VECTOR_COPY.match(text))),

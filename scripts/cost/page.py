@@ -21,12 +21,15 @@ Compiler: {compiler}. Commit {commit}.
 
 ## Counted
 
-A MAC is one int8 multiply-add that the layer needs: {gemm} in `gemm`, {gemv} in `gemv`.
+A MAC is one int8 multiply-add that the layer needs: {gemm} in `gemm`, {gemv} in `gemv`. The rest have
+weights that are zero, and need none for those: {spmm} in `spmm`, of whose blocks of 1 x 4 or 4 x 4 weights one in
+ten is kept, and {bitmap_gemv} in `bitmap gemv`, where every second weight is.
 The hot loop is where the multiplying is done; the whole call adds quantisation, scaling and stores, over the same MACs.
 
 {exact}
 
-One pass of each hot loop (of one row, `smmla` spends half of its multiplies on a second that is not there):
+One pass of each hot loop (of one row, `smmla` spends half of its multiplies on a second that is not there; a bitmap is
+expanded in registers, and its zeros are multiplied, since few rows wait for memory and not for multiplies):
 
 {passes}
 
@@ -54,7 +57,10 @@ def page_of(result: dict[str, Any]) -> str:
     loops = result["loops"]
     shapes = {loop["kernel"]: f"{loop['m']} x {loop['k']} to {loop['m']} x {loop['n']}" for loop in loops}
     return PAGE.format(
-        **shapes,
+        gemm=shapes["gemm"],
+        gemv=shapes["gemv"],
+        spmm=shapes["spmm 1x4"],
+        bitmap_gemv=shapes["bitmap gemv"],
         compiler=result["compiler"],
         commit=result["commit"],
         exact=exact_table(loops),

@@ -46,8 +46,8 @@ TEST_CASE("abi: an ISA this CPU lacks is refused, not run") {
     if (ek_isa_supported(isa)) continue;
     char scratch[4096];
     CHECK(ek_int8_workspace_size(isa, EK_INT8_DENSE, 1, 4) == 0);
-    CHECK(ek_int8_linear(isa, rhs.packed(), rhs.size(), 1, x, EK_F32, 4, y, 4, EK_NONE, scratch, sizeof(scratch), nullptr) ==
-          EK_ERROR_ISA);
+    CHECK(ek_int8_linear(isa, rhs.packed(), rhs.packed_size(), 1, x, EK_F32, 4, y, 4, EK_NONE, scratch, sizeof(scratch),
+                         nullptr) == EK_ERROR_ISA);
     CHECK(ek_peak_int8_macs(isa, 10) == 0);
   }
 }
@@ -78,7 +78,7 @@ TEST_CASE("abi: linear refuses bad arguments and touches nothing") {
   std::vector<float> x(16), y(8, -7.0f);
   auto call = [&](const void* packed, int64_t m, const void* lhs, int dtype, int64_t ld_x, void* out, int64_t ld_y,
                   int activation, size_t scratch_size) {
-    return ek_int8_linear(isa, packed, rhs.size(isa), m, lhs, static_cast<ek_dtype>(dtype), ld_x, out, ld_y,
+    return ek_int8_linear(isa, packed, rhs.packed_size(isa), m, lhs, static_cast<ek_dtype>(dtype), ld_x, out, ld_y,
                           static_cast<ek_activation>(activation), scratch.data(), scratch_size, nullptr);
   };
   size_t enough = scratch.size();
@@ -103,7 +103,7 @@ TEST_CASE("abi: matmul_s32 refuses a depth whose sum would not fit") {
   std::vector<char> scratch = workspace(nullptr, 1, k);
   std::vector<uint8_t> q(k);
   int32_t zero_point = 0, acc = 0;
-  CHECK(ek_int8_matmul_s32(nullptr, rhs.packed(), rhs.size(), 1, q.data(), k, &zero_point, &acc, 1, scratch.data(),
+  CHECK(ek_int8_matmul_s32(nullptr, rhs.packed(), rhs.packed_size(), 1, q.data(), k, &zero_point, &acc, 1, scratch.data(),
                            scratch.size(), nullptr) == EK_ERROR_SHAPE);
 }
 

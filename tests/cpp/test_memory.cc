@@ -13,15 +13,15 @@ constexpr ek_dtype kDtypes[] = {EK_F32, EK_F16, EK_BF16};
 void run(const ek_isa* isa, ek_int8_form form, int64_t m, int64_t n, int64_t k, ek_dtype dtype, bool front) {
   size_t bytes = dtype == EK_F32 ? 4 : 2;
   Matrix rhs = Matrix::sparse(n, k, 0.5, 1);
-  Guarded packed(rhs.size(isa, form), true);  // 64-byte alignment holds at a page's start
-  memcpy(packed.as<char>(), rhs.packed(isa, form), rhs.size(isa, form));
-  Guarded packed_end(rhs.packed(isa, form), rhs.size(isa, form));  // and the size is a multiple of 64, so at its end too
+  Guarded packed(rhs.packed_size(isa, form), true);  // 64-byte alignment holds at a page's start
+  memcpy(packed.as<char>(), rhs.packed(isa, form), rhs.packed_size(isa, form));
+  Guarded packed_end(rhs.packed(isa, form), rhs.packed_size(isa, form));  // and the size is a multiple of 64, so at its end too
   Guarded x(m * k * bytes, front), y(m * n * bytes, front);
   memset(x.as<char>(), 0, m * k * bytes);
   size_t scratch_size = ek_int8_workspace_size(isa, form, m, k);
   Guarded scratch(scratch_size, front);
   char* matrix = front ? packed.as<char>() : packed_end.as<char>();
-  CHECK(ek_int8_linear(isa, matrix, rhs.size(isa, form), m, x.as<char>(), dtype, k, y.as<char>(), n, EK_GELU,
+  CHECK(ek_int8_linear(isa, matrix, rhs.packed_size(isa, form), m, x.as<char>(), dtype, k, y.as<char>(), n, EK_GELU,
                        scratch.as<char>(), scratch_size, nullptr) == EK_OK);
 }
 
@@ -46,7 +46,7 @@ TEST_CASE("guard pages around quantize_lhs and matmul_s32") {
                                  zero_point.as<int32_t>(), nullptr) == EK_OK);
       Matrix rhs = Matrix::random(n, k, 2);
       std::vector<char> scratch = workspace(isa, m, k);
-      CHECK(ek_int8_matmul_s32(isa, rhs.packed(isa), rhs.size(isa), m, q.as<uint8_t>(), k, zero_point.as<int32_t>(),
+      CHECK(ek_int8_matmul_s32(isa, rhs.packed(isa), rhs.packed_size(isa), m, q.as<uint8_t>(), k, zero_point.as<int32_t>(),
                                acc.as<int32_t>(), n, scratch.data(), scratch.size(), nullptr) == EK_OK);
     }
 }
@@ -76,14 +76,14 @@ TEST_CASE("unaligned rows: any address and any leading dimension") {
   for (const ek_isa* isa : tested_isas()) {
     std::vector<char> scratch = workspace(isa, 5, 30);
     std::vector<float> wanted(5 * 33);
-    REQUIRE(ek_int8_linear(isa, rhs.packed(isa), rhs.size(isa), 5, values.data(), EK_F32, 30, wanted.data(), 33, EK_NONE,
+    REQUIRE(ek_int8_linear(isa, rhs.packed(isa), rhs.packed_size(isa), 5, values.data(), EK_F32, 30, wanted.data(), 33, EK_NONE,
                            scratch.data(), scratch.size(), nullptr) == EK_OK);
     for (size_t offset : {1u, 3u, 7u}) {
       std::vector<float> x(offset + 5 * 30), y(offset + 5 * 33);
       std::copy(values.begin(), values.end(), x.begin() + static_cast<int64_t>(offset));
       std::vector<char> moved(scratch.size() + offset);
-      REQUIRE(ek_int8_linear(isa, rhs.packed(isa), rhs.size(isa), 5, x.data() + offset, EK_F32, 30, y.data() + offset, 33,
-                             EK_NONE, moved.data() + offset, scratch.size(), nullptr) == EK_OK);
+      REQUIRE(ek_int8_linear(isa, rhs.packed(isa), rhs.packed_size(isa), 5, x.data() + offset, EK_F32, 30, y.data() + offset,
+                             33, EK_NONE, moved.data() + offset, scratch.size(), nullptr) == EK_OK);
       CHECK(std::equal(wanted.begin(), wanted.end(), y.begin() + static_cast<int64_t>(offset)));
     }
   }

@@ -19,15 +19,15 @@ TEST_CASE("pack: unpack gives back every byte") {
           if (i % 5 < 3) rhs.w[i] = 0;
         for (auto [isa, form] : isas_and_forms()) {
           ek_int8_shape shape;
-          REQUIRE(ek_int8_describe(rhs.packed(isa, form), rhs.size(isa, form), &shape) == EK_OK);
+          REQUIRE(ek_int8_describe(rhs.packed(isa, form), rhs.packed_size(isa, form), &shape) == EK_OK);
           CHECK(shape.form == form);
           CHECK(shape.n == n);
           CHECK(shape.k == k);
           CHECK(shape.has_bias == with_bias);
           std::vector<int8_t> w(n * k);
           std::vector<float> scale(n), bias(n, 1.0f);
-          REQUIRE(ek_int8_unpack(rhs.packed(isa, form), rhs.size(isa, form), w.data(), k, scale.data(), bias.data(), nullptr) ==
-                  EK_OK);
+          REQUIRE(ek_int8_unpack(rhs.packed(isa, form), rhs.packed_size(isa, form), w.data(), k, scale.data(), bias.data(),
+                                 nullptr) == EK_OK);
           CHECK(w == rhs.w);
           CHECK(scale == rhs.scale);
           CHECK(bias == (with_bias ? rhs.bias : std::vector<float>(n, 0.0f)));
@@ -49,6 +49,24 @@ TEST_CASE("pack: a block form takes the bytes of the blocks it keeps") {
       CHECK(kept * 4 >= 32 * 512);            // s8, 4 values of k a block
       CHECK(kept * 4 <= 2 * 32 * 512 + 256);  // s16, 2 values of k a block
     }
+  }
+}
+
+TEST_CASE("pack: CSR takes a byte and two for the place of each weight, or twice the byte, and fills up words") {
+  constexpr int64_t n = 32, k = 512;  // one panel of k on every ISA
+  for (const ek_isa* isa : tested_isas()) {
+    Matrix empty(n, k, std::vector<int8_t>(n * k)), sparse = Matrix::sparse(n, k, 0.2, 5);
+    int64_t taken = static_cast<int64_t>(sparse.size(isa, EK_INT8_CSR)) - static_cast<int64_t>(empty.size(isa, EK_INT8_CSR));
+    auto expected = [&](int64_t depth) {
+      int64_t words = 0;
+      for (int64_t row = 0; row < n; ++row) {
+        const int8_t* w = sparse.w.data() + row * k;
+        words += (k - std::count(w, w + k, int8_t{0}) + depth - 1) / depth;
+      }
+      return words * (4 + 2 * depth);
+    };
+    bool pairs = std::abs(taken - expected(2)) <= 64, fours = std::abs(taken - expected(4)) <= 64;
+    CHECK(pairs != fours);
   }
 }
 
@@ -81,7 +99,7 @@ TEST_CASE("pack: a bitmap matrix that claims more values than it can have is ref
   Matrix rhs = Matrix::sparse(20, 30, 0.5, 1);
   ek_int8_shape shape;
   for (ek_int8_form form : {EK_INT8_BITMAP, EK_INT8_BITMAP_4}) {
-    size_t size = rhs.size(nullptr, form);
+    size_t size = rhs.packed_size(nullptr, form);
     char* packed = rhs.packed(nullptr, form);
     const auto* header = reinterpret_cast<int8::Header*>(packed);
     int8::BitmapLayout bitmap{{header->n, header->k, header->form, header->order}};
@@ -115,34 +133,34 @@ TEST_CASE("pack: more weights of one channel than an int32 sum takes are left to
 TEST_CASE("pack: what is not a packed matrix is refused") {
   Matrix rhs = Matrix::random(20, 30, 1);
   ek_int8_shape shape;
-  CHECK(ek_int8_describe(nullptr, rhs.size(), &shape) == EK_ERROR_NULL_POINTER);
-  CHECK(ek_int8_describe(rhs.packed(), rhs.size() - 1, &shape) == EK_ERROR_PACKED);
+  CHECK(ek_int8_describe(nullptr, rhs.packed_size(), &shape) == EK_ERROR_NULL_POINTER);
+  CHECK(ek_int8_describe(rhs.packed(), rhs.packed_size() - 1, &shape) == EK_ERROR_PACKED);
   CHECK(ek_int8_describe(rhs.packed(), 10, &shape) == EK_ERROR_PACKED);
-  CHECK(ek_int8_describe(rhs.packed() + 1, rhs.size() - 1, &shape) == EK_ERROR_PACKED);
+  CHECK(ek_int8_describe(rhs.packed() + 1, rhs.packed_size() - 1, &shape) == EK_ERROR_PACKED);
   auto* header = reinterpret_cast<int8::Header*>(rhs.packed());
   int64_t n = header->n;
   for (int64_t lie : {int64_t{-1}, int64_t{1} << 40, INT64_MAX, n + 16}) {
     header->n = lie;
-    CHECK(ek_int8_describe(rhs.packed(), rhs.size(), &shape) == EK_ERROR_PACKED);
+    CHECK(ek_int8_describe(rhs.packed(), rhs.packed_size(), &shape) == EK_ERROR_PACKED);
   }
   header->n = n;
   header->k = int64_t{1} << 30;
-  CHECK(ek_int8_describe(rhs.packed(), rhs.size(), &shape) == EK_ERROR_PACKED);
+  CHECK(ek_int8_describe(rhs.packed(), rhs.packed_size(), &shape) == EK_ERROR_PACKED);
   header->k = rhs.k;
-  CHECK(ek_int8_describe(rhs.packed(), rhs.size(), &shape) == EK_OK);
+  CHECK(ek_int8_describe(rhs.packed(), rhs.packed_size(), &shape) == EK_OK);
   int8::Order order = header->order;
   for (int8::Order lie : {int8::Order{5, 0}, int8::Order{0, 0}, int8::Order{4, 2}, int8::Order{4, -1}}) {
     header->order = lie;
-    CHECK(ek_int8_describe(rhs.packed(), rhs.size(), &shape) == EK_ERROR_PACKED);
+    CHECK(ek_int8_describe(rhs.packed(), rhs.packed_size(), &shape) == EK_ERROR_PACKED);
   }
   header->order = order;
   for (int lie : {-1, 3, 5, 16, 17, 18, 1000}) {
     header->form = static_cast<ek_int8_form>(lie);
-    CHECK(ek_int8_describe(rhs.packed(), rhs.size(), &shape) == EK_ERROR_PACKED);
+    CHECK(ek_int8_describe(rhs.packed(), rhs.packed_size(), &shape) == EK_ERROR_PACKED);
   }
   header->form = EK_INT8_DENSE;
   header->magic[3] ^= 1;
-  CHECK(ek_int8_describe(rhs.packed(), rhs.size(), &shape) == EK_ERROR_PACKED);
+  CHECK(ek_int8_describe(rhs.packed(), rhs.packed_size(), &shape) == EK_ERROR_PACKED);
 }
 
 TEST_CASE("pack: an ISA refuses what was packed in another order") {
@@ -151,8 +169,8 @@ TEST_CASE("pack: an ISA refuses what was packed in another order") {
   for (const ek_isa* isa : tested_isas()) {
     std::vector<char> scratch = workspace(isa, 1, 30);
     auto run = [&] {
-      return ek_int8_linear(isa, rhs.packed(isa), rhs.size(isa), 1, x.data(), EK_F32, 30, y.data(), 20, EK_NONE, scratch.data(),
-                            scratch.size(), nullptr);
+      return ek_int8_linear(isa, rhs.packed(isa), rhs.packed_size(isa), 1, x.data(), EK_F32, 30, y.data(), 20, EK_NONE,
+                            scratch.data(), scratch.size(), nullptr);
     };
     CHECK(run() == EK_OK);
     auto* header = reinterpret_cast<int8::Header*>(rhs.packed(isa));

@@ -3,7 +3,12 @@
 import torch
 from torch import nn
 
-from edgekern.nn import Int8Linear
+from edgekern import Float32, Int8
+from edgekern.nn import NATIVE_LINEARS, NativeLinear, forms
+from edgekern.nn.forms import Timing
+
+KINDS = ("int8", "f32", "f32 plain")
+"""Native layers by how they hold their weights; the last is what an F32Linear does where packing does not pay."""
 
 
 class OwnForward(nn.Linear):
@@ -62,13 +67,35 @@ def assert_untouched(model, before):
 
 
 def native_names(model):
-    return [name for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, Int8Linear)]
+    return [name for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, NativeLinear)]
 
 
-def make_layer(in_features=70, out_features=33, bias=True, dtype=torch.float32, seed=0):
+def make_layer(in_features=70, out_features=33, bias=True, dtype=torch.float32, seed=0, kind="int8"):
+    """A dense layer, and its native counterpart of a kind."""
     torch.manual_seed(seed)
     linear = nn.Linear(in_features, out_features, bias=bias, dtype=dtype)
-    return linear, Int8Linear.from_linear(linear)
+    if kind == "f32":
+        with torch.no_grad():
+            linear.weight *= torch.rand(linear.weight.shape) < 0.2
+    return linear, layer_class(kind).from_linear(linear, make_scheme(kind))
+
+
+def make_scheme(kind):
+    return {"int8": Int8(), "f32": Float32(channels=1), "f32 plain": Float32()}[kind]
+
+
+def layer_class(kind):
+    return NATIVE_LINEARS[make_scheme(kind).format]
+
+
+def pretend_times(monkeypatch, times):
+    """Choices are made by these times, in place of measured ones: {form: seconds at each of the rows}."""
+
+    def measure(calls, features, dtype, rows):
+        return tuple(Timing(form, m, times.get(form, [9] * len(rows))[i]) for i, m in enumerate(rows) for form in calls)
+
+    monkeypatch.setattr(forms, "_measure", measure)
+    monkeypatch.setattr(forms, "_measured", {})
 
 
 def canonical(layer):

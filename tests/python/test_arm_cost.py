@@ -44,11 +44,12 @@ RUNS = {0x1000: 1, **dict.fromkeys(range(0x1004, 0x1020, 4), 100), 0x1010: 50, 0
 
 
 def call(**changes):
-    return Call(**{"compiler": "a compiler", "runs": {**RUNS, 0x2000: 9999}, "on_stack": frozenset({0x1010})} | changes)
+    runs = {**RUNS, 0x2000: 9999}
+    return Call(**{"compiler": "a compiler", "macs": 201 * 16, "runs": runs, "on_stack": frozenset({0x1010})} | changes)
 
 
 def test_the_hot_loop_is_the_kernels_and_counts_what_ran():
-    loop = hottest_loop(functions(LISTING), call(), macs=201 * 16)
+    loop = hottest_loop(functions(LISTING), call())
     assert [address for address, _ in loop.body] == list(range(0x1004, 0x1020, 4))
     assert (loop.passes, loop.instructions, loop.macs, loop.loads) == (100, 650, pytest.approx(3200), 200)
     assert (loop.stack_accesses, loop.vector_copies, loop.useful_share) == (50, 100, 1)
@@ -60,16 +61,16 @@ def test_the_hot_loop_is_the_kernels_and_counts_what_ran():
 
 
 def test_multiplies_on_rows_that_are_not_there_do_not_count():
-    loop = hottest_loop(functions(LISTING), call(), macs=201 * 8)
+    loop = hottest_loop(functions(LISTING), call(macs=201 * 8))
     assert loop.useful_share == 0.5
     assert loop.figures()["instructions_per_mac"] == round(2 * 650 / 3200, 5)
 
 
 def test_a_loop_that_does_little_of_the_work_does_not_stand_for_it():
     with pytest.raises(RuntimeError, match="at most 60%"):
-        hottest_loop(functions(LISTING), call(runs=RUNS | {0x1020: 150, 0x1018: 125}), macs=1)
+        hottest_loop(functions(LISTING), call(runs=RUNS | {0x1020: 150, 0x1018: 125}))
     with pytest.raises(RuntimeError, match="at most 0%"):
-        hottest_loop(functions(LISTING), call(runs={}), macs=1)
+        hottest_loop(functions(LISTING), call(runs={}))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_a_loop_that_does_little_of_the_work_does_not_stand_for_it():
         ("smull v0.8h, v1.8b, v2.8b", 8),
         ("smlal2 v0.8h, v1.16b, v2.16b", 8),
         ("smlsl v0.8h, v1.8b, v2.8b", 8),
-        ("smlal v0.4s, v1.4h, v2.4h", 0),
+        ("smlal2 v0.4s, v1.8h, v2.8h", 4),
         ("sadalp v0.4s, v1.8h", 0),
     ],
 )
@@ -122,6 +123,7 @@ def test_what_is_committed_is_within_the_bars_and_on_the_page(loops):
         ("neon_i8mm gemm", "instructions_per_mac", 0.0501),
         ("neon gemm", "instructions_per_mac", 0.301),
         ("neon_i8mm gemv", "stack_accesses_per_pass", 1),
+        ("neon_dotprod spmm 4x4", "stack_accesses_per_pass", 1),
         ("neon gemv", "loads_per_16_weights", 1.21),
     ],
 )

@@ -67,7 +67,7 @@ def test_who_is_measured_where() -> None:
     def subjects(name: str) -> set[str]:
         return {subject for subject in (*sparse.OURS, *sparse.RIVALS) if sparse.takes_part(subject, cells[name])}
 
-    ours = {"edgekern-dense", "edgekern-blocks_1", "edgekern-blocks_2", "edgekern-bitmap"}
+    ours = {"edgekern-dense", "edgekern-blocks_1", "edgekern-csr", "edgekern-bitmap"}
     assert subjects("1x768x3072-unstructured-80-cold") == ours
     assert subjects("1x768x3072-unstructured-80") == ours | set(sparse.RIVALS) - {"torch-qnnpack-1x4"}
     assert "torch-qnnpack-1x4" in subjects("1x768x3072-4x4-80")

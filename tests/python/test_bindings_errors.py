@@ -101,9 +101,9 @@ NUMPY_ERRORS = {
         "out must have the .* bytes of int8_packed_size, got 64",
     ),
     "form is unknown": (
-        lambda: kernels.int8_pack(Q, ones(N), form="csr"),
+        lambda: kernels.int8_pack(Q, ones(N), form="coo"),
         ValueError,
-        "form must be .*blocks_4.*got 'csr'",
+        "form must be .*blocks_4.*got 'coo'",
     ),
     "form code is unknown": (lambda: kernels.core.int8_packed_size(Q, 3), ValueError, "unknown form"),
     "size is negative": (lambda: kernels.core.int8_dense_packed_size(-1, 4), ValueError, "-1 x 4"),

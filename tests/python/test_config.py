@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekern.config import Int8, PerLayer, check_config, config_from_dict
+from edgekern.config import Float32, Int8, PerLayer, check_config, config_from_dict
 
 names = st.text("abc.01", min_size=1).filter(lambda name: not name.startswith("re:"))
 rules = st.dictionaries(
     st.one_of(names, names.map(lambda name: f"re:{name}.*"), st.just("_default")),
-    st.one_of(st.none(), st.just(Int8())),
+    st.sampled_from([None, Int8(), Int8(rows=7), Float32(), Float32(channels=4, rows=(1, 2))]),
     min_size=1,
 )
 
@@ -23,6 +23,36 @@ def test_int8_is_a_frozen_value():
     assert Int8().to_dict() == {"format": "int8"}
     with pytest.raises(dataclasses.FrozenInstanceError):
         Int8().format = "int4"
+
+
+def test_float32_is_a_frozen_value():
+    assert Float32() == Float32(channels="measured", rows=[128, 1, 16, 1])
+    assert Float32().to_dict() == {"format": "f32"}
+    assert Float32(channels=4, rows=32).to_dict() == {"format": "f32", "channels": 4, "rows": [32]}
+    assert [repr(scheme) for scheme in (Float32(), Float32(channels=2), Int8(), Int8(rows=3))] == [
+        "Float32()",
+        "Float32(channels=2)",
+        "Int8()",
+        "Int8(rows=(3,))",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"channels": 3}, ValueError, "Float32: channels must be 'measured' or one of 1, 2, 4, 8; got 3"),
+        ({"channels": "blocks_4"}, ValueError, "got 'blocks_4'"),
+        ({"channels": True}, ValueError, "got True"),
+        ({"channels": 4.0}, ValueError, "got 4.0"),
+        ({"rows": ()}, TypeError, "Float32: rows must be numbers of rows"),
+        ({"rows": "16"}, TypeError, "Float32: rows must be numbers of rows"),
+        ({"rows": (0, 4)}, ValueError, "Float32: rows must be 1 or more, got 0"),
+        ({"rows": (1.5,)}, TypeError, "Float32: rows must be an int"),
+    ],
+)
+def test_wrong_options_of_float32(options, error, message):
+    with pytest.raises(error, match=message):
+        Float32(**options)
 
 
 @given(rules)

@@ -50,7 +50,7 @@ def test_report_rows():
     assert linear.bytes_after == model[0].packed.nbytes
     assert linear.reason == ""
     assert (conv.name, conv.kind, conv.shape, conv.format, conv.kernel) == ("1", "Conv2d", (4, 3, 2, 2), "dense", "")
-    assert "no int8 convolution" in conv.reason
+    assert "no native convolution" in conv.reason
     assert conv.bytes_before == conv.bytes_after == (4 * 3 * 4 + 4) * 4
     assert explain(model) == report
     assert len(report) == 2

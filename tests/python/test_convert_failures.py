@@ -75,13 +75,13 @@ def test_running_out_of_memory_changes_nothing(monkeypatch):
 
 
 def test_ctrl_c_waits_until_the_model_is_whole(monkeypatch):
-    model, quantize = LanguageModel(), Int8Linear.quantize_
+    model, quantize = LanguageModel(), Int8Linear.take_
 
     def interrupted(*args):
         signal.raise_signal(signal.SIGINT)
         quantize(*args)
 
-    monkeypatch.setattr(Int8Linear, "quantize_", interrupted)
+    monkeypatch.setattr(Int8Linear, "take_", interrupted)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         convert_(model, Int8())
@@ -128,7 +128,7 @@ def test_nothing_to_convert_is_an_error_with_the_reasons():
     with pytest.raises(ConvertError, match="all 4 layers are left alone") as error:
         convert_(model, Int8())
     assert "'0' (3 such): OwnForward has a forward of its own" in str(error.value)
-    assert "'3' (1 such): this version has no int8 convolution" in str(error.value)
+    assert "'3' (1 such): this version has no native convolution" in str(error.value)
 
 
 @pytest.mark.parametrize("rules", [{"_default": None}, {"re:.*": None, "_default": Int8()}])

@@ -56,8 +56,7 @@ def test_weights_round_trip(dtype):
         assert bias_back is None if given is None else torch.equal(bias_back, bias)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(K,), (5, K), (2, 3, K)])
+@pytest.mark.parametrize(("shape", "dtype"), zip([(K,), (5, K), (2, 3, K)], DTYPES, strict=True))
 def test_opcheck(layer, shape, dtype):
     for x in (torch.randn(shape).to(dtype), torch.randn(*shape, 2).to(dtype)[..., 0]):
         torch.library.opcheck(f32_linear, (x, layer[0], N, 2))

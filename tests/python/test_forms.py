@@ -1,22 +1,24 @@
-"""Sparse forms of an int8 layer: the same numbers as the dense one, chosen by measuring."""
+"""Sparse forms of a layer: the numbers of the dense one, chosen by measuring."""
 
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import pickle
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import pretend_times
 from torch import nn
 
 import edgekern as ek
 from edgekern import kernels
-from edgekern.nn import Int8Linear, forms
-from edgekern.nn.forms import Choice, Timing
+from edgekern.nn import Int8Linear, forms, memory
+from edgekern.nn.forms import Choice
 
 SPARSE = [form for form in kernels.FORMS if form != "dense"]
 
@@ -36,18 +38,7 @@ def quantized(linear: nn.Linear, **options) -> Int8Linear:
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Times as given, in place of measured ones: {form: seconds at each of the rows}."""
-
-    def pretend(times):
-        def measure(packed, shape, rows):
-            return tuple(
-                Timing(form, m, times.get(form, [9] * len(rows))[i]) for i, m in enumerate(rows) for form in packed
-            )
-
-        monkeypatch.setattr(forms, "_measure", measure)
-        monkeypatch.setattr(forms, "_measured", {})
-
-    return pretend
+    return functools.partial(pretend_times, monkeypatch)
 
 
 @pytest.mark.parametrize("form", SPARSE)
@@ -60,6 +51,7 @@ def test_every_form_computes_what_the_dense_one_does(form, shape, dtype):
         assert torch.equal(quantized(linear, form=form)(x), quantized(linear, form="dense")(x))
 
 
+@settings(deadline=None)  # building a thousand small matrices on a busy machine
 @given(
     n=st.integers(1, 70),
     k=st.integers(1, 140),
@@ -130,12 +122,12 @@ def test_copies_pickles_and_state_dicts(form):
 
 
 def test_a_form_that_cannot_hold_a_layer_leaves_the_model_alone():
-    model = nn.Sequential(nn.Linear(70_000, 2))
+    model = nn.Sequential(nn.Linear(8, 70_000), nn.Linear(70_000, 2))
     with pytest.raises(ValueError, match="cannot hold this matrix"):
         ek.convert_(model, ek.Int8(form="blocks_1"))
-    assert type(model[0]) is nn.Linear
+    assert [type(layer) for layer in model] == [nn.Linear] * 2
     ek.convert_(model, ek.Int8())
-    assert model[0].choice.form == "dense"
+    assert [layer.choice.form for layer in model] == ["dense"] * 2
 
 
 # ------------------------------------------------------------------------------------------------- choosing
@@ -231,7 +223,7 @@ def test_explain_shows_the_choice(measured):
 def test_options_are_checked_and_survive_a_checkpoint(tmp_path, measured):
     measured({"dense": [1, 1], "blocks_1": [2, 0.5]})
     with pytest.raises(ValueError, match="form"):
-        ek.Int8(form="csr")
+        ek.Int8(form="coo")
     with pytest.raises(ValueError, match="rows"):
         ek.Int8(rows=(0, 4))
     with pytest.raises(TypeError, match="rows"):
@@ -246,3 +238,56 @@ def test_options_are_checked_and_survive_a_checkpoint(tmp_path, measured):
     loaded = ek.load(nn.Sequential(nn.Linear(96, 64)), tmp_path)
     assert loaded[0].scheme == scheme
     assert loaded[0].choice == model[0].choice
+
+
+# ------------------------------------------------------------------------------------------------ cache or memory
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """The packed tensors that are measured, call by call, as (address, bytes); with a cache of 64 KiB."""
+    calls = []
+    inner = forms._time
+
+    def call(one, x):
+        weights = one.keywords["packed"]
+        calls.append((weights.data_ptr(), weights.nbytes))
+        return inner(one, x)
+
+    monkeypatch.setattr(forms, "_time", call)
+    monkeypatch.setattr(forms, "_measured", {})
+    monkeypatch.setattr(memory, "last_level_cache", lambda: 64 << 10)
+    return calls
+
+
+def test_a_model_larger_than_the_cache_is_measured_from_memory(called):
+    model = nn.Sequential(*(pruned(shape=(96, 128)) for _ in range(8)))
+    ek.convert_(model, ek.Int8(rows=1))
+    assert len({address for address, _ in called}) > 2 * len(model[0].choice.timings)
+    for i, (address, _) in enumerate(called):
+        later = [other for other, _ in called[i + 1 :]]
+        if address in later:  # by the time its turn comes again, more than the cache holds has been read
+            assert sum(nbytes for _, nbytes in called[i : i + 1 + later.index(address)]) > 64 << 10
+
+
+def test_a_model_that_fits_is_measured_from_the_cache(called):
+    model = nn.Sequential(pruned(shape=(96, 128)))
+    ek.convert_(model, ek.Int8(rows=1))
+    assert len({address for address, _ in called}) == len(model[0].choice.timings) < len(called)
+
+
+def test_a_loaded_model_is_measured_as_a_converted_one(called, tmp_path):
+    model = nn.Sequential(*(pruned(shape=(96, 128)) for _ in range(8)))
+    fresh = copy.deepcopy(model)
+    ek.convert_(model, ek.Int8(rows=1))
+    ek.save(model, tmp_path / "saved")
+    converted = len(called)
+    ek.load(fresh, tmp_path / "saved")
+    assert len(called) == converted  # known already, under the same key
+    assert [layer.choice for layer in fresh] == [layer.choice for layer in model]
+
+
+def test_the_cache_of_this_cpu():
+    memory.last_level_cache.cache_clear()
+    assert 1 << 14 <= memory.last_level_cache() <= 1 << 32
+    assert [memory._bytes(size) for size in ("512K", "32M", "1G", "64")] == [1 << 19, 1 << 25, 1 << 30, 64]

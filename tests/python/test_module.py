@@ -1,5 +1,6 @@
-"""Int8Linear by itself: what it computes, and that it behaves as a module should."""
+"""Native linear layers by themselves: what they compute, and that they behave as modules should."""
 
+import functools
 import os
 import signal
 import threading
@@ -7,13 +8,23 @@ import time
 
 import pytest
 import torch
-from small_models import assert_same, canonical, make_layer
+from small_models import KINDS, assert_same, canonical, layer_class, make_layer, make_scheme
 from torch import nn
 
-from edgekern import kernels
-from edgekern.nn import Int8Linear
+from edgekern import Float32, Int8, kernels
+from edgekern.nn import F32Linear, Int8Linear
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def make(kind):
+    return functools.partial(make_layer, kind=kind)
 
 
 # ------------------------------------------------------------------------------------------------- computing
@@ -22,8 +33,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("leading", [(), (1,), (5,), (2, 3), (2, 1, 4), (0,), (3, 0)])
-def test_close_to_the_dense_layer(dtype, bias, leading):
-    linear, layer = make_layer(bias=bias, dtype=dtype)
+def test_close_to_the_dense_layer(make, dtype, bias, leading):
+    linear, layer = make(bias=bias, dtype=dtype)
     x = torch.randn(*leading, 70).to(dtype)
     with torch.inference_mode():
         expected, y = linear(x), layer(x)
@@ -32,8 +43,11 @@ def test_close_to_the_dense_layer(dtype, bias, leading):
     torch.testing.assert_close(y.float(), expected.float(), atol=0.03, rtol=0.02)
 
 
-@pytest.mark.parametrize("activation", ["none", "relu", "gelu", "gelu_tanh", "silu"])
-def test_same_bits_as_the_numpy_kernel(activation):
+ACTIVATIONS = ["none", "relu", "gelu", "gelu_tanh", "silu"]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_same_bits_as_the_numpy_kernel_of_int8(activation):
     linear, layer = make_layer()
     fused = Int8Linear(70, 33, activation=activation)
     fused.load_state_dict(layer.state_dict())
@@ -45,14 +59,50 @@ def test_same_bits_as_the_numpy_kernel(activation):
         assert torch.equal(fused(input=x), torch.from_numpy(expected))
 
 
-def test_output_follows_the_input_dtype_not_the_weights():
-    _, layer = make_layer(dtype=torch.float32)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("channels", kernels.F32_CHANNELS)
+def test_same_bits_as_the_numpy_kernel_of_f32(channels, activation):
+    torch.manual_seed(0)
+    weight, bias = torch.randn(33, 70) * (torch.rand(33, 70) < 0.02), torch.randn(33)
+    layer = F32Linear(70, 33, activation=activation, scheme=Float32(channels=channels))
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    x = torch.randn(6, 70)
+    packed = kernels.f32_pack(weight.numpy(), bias.numpy(), channels=channels)
+    with torch.inference_mode():
+        assert torch.equal(layer(input=x), torch.from_numpy(kernels.f32_linear(x.numpy(), packed, activation)))
+    assert layer.choice.form == f"blocks_{channels}"
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    "dtypes", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32), DTYPES[1:], DTYPES[:1] * 2]
+)
+def test_a_plain_f32_layer_computes_what_a_packed_one_does(activation, dtypes):
+    own, outside = dtypes
+    torch.manual_seed(0)
+    one_in_each_block_of_8 = torch.arange(33)[:, None] % 8 == torch.arange(70) % 8
+    state = {"weight": torch.randn(33, 70) * one_in_each_block_of_8, "bias": torch.randn(33)}
+    packed, plain = (
+        F32Linear(70, 33, activation=activation, dtype=own, scheme=Float32(channels=count)) for count in (1, 8)
+    )
+    packed.load_state_dict(state)
+    plain.load_state_dict(state)
+    assert (packed.choice.form, plain.choice.form) == ("blocks_1", "dense")
+    x = torch.randn(5, 70).to(outside)
+    with torch.inference_mode():
+        y = plain(x)
+        assert y.dtype == outside
+        torch.testing.assert_close(y, packed(x), rtol=1.6e-2, atol=1e-2 if outside == own else 1e-5)
+
+
+def test_output_follows_the_input_dtype_not_the_weights(make):
+    _, layer = make(dtype=torch.float32)
     with torch.inference_mode():
         assert layer(torch.randn(2, 70, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
-def test_autograd_is_refused_and_everything_short_of_it_works():
-    _, layer = make_layer()
+def test_autograd_is_refused_and_everything_short_of_it_works(make):
+    _, layer = make()
     x = torch.randn(3, 70)
     with pytest.raises(ValueError, match="no backward"):
         layer(x.clone().requires_grad_())
@@ -62,24 +112,25 @@ def test_autograd_is_refused_and_everything_short_of_it_works():
     assert not layer(x).requires_grad
 
 
-def test_a_layer_made_in_inference_mode_works_outside_of_it():
-    linear, layer = make_layer()
+def test_a_layer_made_in_inference_mode_works_outside_of_it(make, kind):
+    linear, layer = make()
     with torch.inference_mode():
-        made_inside = Int8Linear.from_linear(linear)
+        made_inside = layer_class(kind).from_linear(linear, make_scheme(kind))
     x = torch.randn(3, 70)
     assert torch.equal(made_inside(x), layer(x))
 
 
-def test_forward_makes_no_python_detours():
+def test_forward_makes_no_python_detours(make):
     # nn.Module.__getattr__ is the slow way to an attribute; the hot path must find everything in the instance.
-    _, layer = make_layer()
-    assert {"packed", "out_features", "_activation_code"} <= vars(layer).keys()
+    _, layer = make()
+    hot = {"packed_few"} if isinstance(layer, Int8Linear) else {"_plain"}
+    assert {"packed", "out_features", "_activation_code"} | hot <= vars(layer).keys()
     assert not list(layer.parameters())
     assert not list(layer.buffers())
 
 
-def test_dynamo_and_export_see_one_operator():
-    _, layer = make_layer()
+def test_dynamo_and_export_see_one_operator(make, kind):
+    _, layer = make()
     x = torch.randn(4, 70)
     with torch.inference_mode():
         expected = layer(x)
@@ -87,40 +138,49 @@ def test_dynamo_and_export_see_one_operator():
         assert torch.equal(compiled(x), expected)
     program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     calls = [node.target for node in program.graph.nodes if node.op == "call_function"]
-    assert calls == [torch.ops.edgekern.int8_linear.default]
-    assert torch.equal(program.module()(x[:3]), expected[:3])
+    ops = torch.ops.edgekern
+    operators = {"int8": ops.int8_linear, "f32": ops.f32_linear, "f32 plain": torch.ops.aten.linear}
+    assert calls == [operators[kind].default]
+    torch.testing.assert_close(program.module()(x[:3]), expected[:3])
 
 
 # ------------------------------------------------------------------------------------------ looking like nn.Linear
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_weight_and_bias_look_dense(dtype):
-    linear, layer = make_layer(dtype=dtype)
+def test_weight_and_bias_look_dense(make, kind, dtype):
+    linear, layer = make(dtype=dtype)
     assert (layer.weight.shape, layer.weight.dtype) == (linear.weight.shape, dtype)
     step = linear.weight.detach().float().abs().amax(1, keepdim=True) / 127
     error = (layer.weight.float() - linear.weight.detach().float()).abs()
-    assert (error <= step * 0.501 + step * 127 * torch.finfo(dtype).eps).all()
+    allowed = step * 0.501 + step * 127 * torch.finfo(dtype).eps if kind == "int8" else torch.zeros(1)
+    assert (error <= allowed).all()
     assert torch.equal(layer.bias, linear.bias)
     assert layer.bias.dtype == dtype
-    assert make_layer(bias=False)[1].bias is None
+    layer.weight.zero_()
+    layer.bias.zero_()
+    assert layer.weight.any()
+    assert torch.equal(layer.bias, linear.bias), "each access gives a new tensor"
+    assert make(bias=False)[1].bias is None
     with pytest.raises(KeyError, match="already exists"):
         layer.weight = nn.Parameter(torch.zeros(33, 70))
 
 
-def test_dense_gives_a_linear_that_quantises_to_the_same_layer():
-    _, layer = make_layer()
+def test_dense_gives_a_linear_that_converts_to_the_same_layer(make, kind):
+    _, layer = make()
     dense = layer.eval().dense()
     assert type(dense) is nn.Linear
     assert not dense.training
     assert torch.equal(dense.weight, layer.weight)
     x = torch.randn(4, 70)
     with torch.inference_mode():
-        torch.testing.assert_close(Int8Linear.from_linear(dense)(x), layer(x), atol=1e-5, rtol=1e-5)
+        again = layer_class(kind).from_linear(dense, make_scheme(kind))
+        torch.testing.assert_close(again(x), layer(x), atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="activation='relu'"):
-        Int8Linear(4, 4, activation="relu").dense()
+        layer_class(kind)(4, 4, activation="relu").dense()
 
 
+@pytest.mark.parametrize("cls", [Int8Linear, F32Linear])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -133,9 +193,16 @@ def test_dense_gives_a_linear_that_quantises_to_the_same_layer():
         ({"bias_dtype": torch.int8}, "bias_dtype: expected torch.float32"),
     ],
 )
-def test_wrong_arguments(arguments, message):
+def test_wrong_arguments(cls, arguments, message):
     with pytest.raises(ValueError, match=message):
-        Int8Linear(**{"in_features": 4, "out_features": 4, **arguments})
+        cls(**{"in_features": 4, "out_features": 4, **arguments})
+
+
+def test_a_scheme_of_the_other_kind_is_refused():
+    with pytest.raises(TypeError, match=r"F32Linear: scheme must be a Float32, got Int8\(\)"):
+        F32Linear(4, 4, scheme=Int8())
+    with pytest.raises(TypeError, match=r"Int8Linear: scheme must be a Int8, got Float32\(channels=4\)"):
+        Int8Linear(4, 4, scheme=Float32(channels=4))
 
 
 def test_repr():
@@ -162,8 +229,8 @@ def test_repr():
         lambda m: m.share_memory(),
     ],
 )
-def test_casts_leave_integers_alone(move):
-    _, layer = make_layer()
+def test_casts_leave_packed_weights_alone(make, move):
+    _, layer = make()
     before, x = canonical(layer), torch.randn(2, 70)
     expected = layer(x)
     moved = move(nn.Sequential(layer))
@@ -171,21 +238,31 @@ def test_casts_leave_integers_alone(move):
     assert torch.equal(moved(x), expected)
 
 
-def test_other_devices_are_refused_with_the_way_out():
+def test_other_devices_are_refused_with_the_way_out(make):
     with pytest.raises(RuntimeError, match=r"on the CPU, not on meta; dense_\(model\)"):
-        nn.Sequential(make_layer()[1]).to("meta")
+        nn.Sequential(make()[1]).to("meta")
 
 
-def test_share_memory_shares_the_packed_bytes():
-    _, layer = make_layer()
+def test_share_memory_shares_the_packed_bytes(make):
+    _, layer = make()
+    x = torch.randn(2, 70)
+    expected = layer(x)
     assert layer.share_memory().packed.is_shared()
+    with torch.inference_mode():
+        assert torch.equal(layer(x), expected)
+
+
+def test_share_memory_shares_what_a_plain_layer_reads():
+    _, layer = make_layer(kind="f32 plain")
+    layer.share_memory().packed.zero_()
+    assert not layer(torch.randn(2, 70)).any()
 
 
 # ------------------------------------------------------------------------------------------- threads and processes
 
 
-def test_several_threads_at_once():
-    _, layer = make_layer(200, 300)
+def test_several_threads_at_once(make):
+    _, layer = make(200, 300)
     inputs = [torch.randn(size, 200) for size in (1, 3, 17, 64)]
     with torch.inference_mode():
         expected = [layer(x) for x in inputs]
@@ -205,8 +282,9 @@ def test_several_threads_at_once():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # Python 3.12 warns; surviving it is the point
-def test_a_forked_child_computes_and_unpacks():
-    _, layer = make_layer(200, 300)
+@pytest.mark.parametrize("kind", ["int8", "f32"])  # a plain one calls torch's own operators
+def test_a_forked_child_computes_and_unpacks(make):
+    _, layer = make(200, 300)
     x = torch.randn(64, 200)
     with torch.inference_mode():
         expected, weight = layer(x).numpy(), layer.state_dict()["weight"].numpy()

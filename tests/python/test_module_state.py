@@ -1,4 +1,4 @@
-"""State dicts, pickles and copies of Int8Linear: canonical, exact, and strict about what they take."""
+"""State dicts, pickles and copies of native layers: canonical, exact, and strict about what they take."""
 
 import copy
 import io
@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import assert_same, canonical, make_layer
+from small_models import KINDS, assert_same, canonical, layer_class, make_layer, make_scheme
 from torch import nn
 
-from edgekern.nn import Int8Linear
+from edgekern.nn import F32Linear, Int8Linear
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -29,18 +29,26 @@ def test_state_dict_is_canonical():
     assert "bias" not in make_layer(bias=False)[1].state_dict()
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["f32", "f32 plain"])
+def test_the_state_dict_of_f32_is_that_of_the_dense_layer(kind, dtype):
+    linear, layer = make_layer(dtype=dtype, kind=kind)
+    assert_same(layer.state_dict(), linear.state_dict())
+
+
+@settings(max_examples=150, deadline=None)
 @given(
+    kind=st.sampled_from(KINDS),
     shape=st.tuples(st.integers(1, 70), st.integers(1, 70)),
     dtype=st.sampled_from(DTYPES),
     bias=st.booleans(),
     seed=st.integers(0, 1000),
     assign=st.booleans(),
 )
-def test_state_dicts_pickles_and_copies_are_exact(shape, dtype, bias, seed, assign):
-    _, layer = make_layer(*shape, bias=bias, dtype=dtype, seed=seed)
+def test_state_dicts_pickles_and_copies_are_exact(kind, shape, dtype, bias, seed, assign):
+    _, layer = make_layer(*shape, bias=bias, dtype=dtype, seed=seed, kind=kind)
     state = canonical(layer)
-    loaded = Int8Linear(*shape, bias=bias, dtype=dtype)
+    loaded = layer_class(kind)(*shape, bias=bias, dtype=dtype, scheme=make_scheme(kind))
     loaded.load_state_dict(state, assign=assign)
     buffer = io.BytesIO()
     torch.save(layer, buffer)
@@ -61,10 +69,16 @@ def test_any_int8_value_survives_also_minus_128():
     assert torch.equal(layer.weight, values.float())
 
 
-def test_a_pickle_names_no_packed_bytes():
-    state = make_layer()[1].__getstate__()
-    assert "packed" not in state
-    assert state["canonical"].keys() == {"weight", "weight_scale", "bias"}
+INT8_CHOSEN = {"packed", "packed_few", "choice", "_few_elements"}
+F32_CHOSEN = {"packed", "choice", "_plain"}
+
+
+@pytest.mark.parametrize(("kind", "chosen"), list(zip(KINDS, [INT8_CHOSEN, F32_CHOSEN, F32_CHOSEN], strict=True)))
+def test_a_pickle_names_nothing_that_was_chosen_here(kind, chosen):
+    layer = make_layer(kind=kind)[1]
+    state = layer.__getstate__()
+    assert vars(layer).keys() - state.keys() == chosen
+    assert state["canonical"].keys() == canonical(layer).keys()
 
 
 def without(state, name):
@@ -96,9 +110,33 @@ def test_state_dicts_that_do_not_fit_change_nothing(change, message, assign):
     assert_same(canonical(layer), before)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: {}, 'Missing key.*"weight", "bias"'),
+        (lambda s: without(s, "weight"), 'Missing key.*"weight"'),
+        (lambda s: {**s, "weight": s["weight"][:, :-1]}, "size mismatch for weight"),
+        (lambda s: {**s, "bias": s["bias"][:-1]}, "size mismatch for bias"),
+        (lambda s: {**s, "weight": s["weight"] * float("nan")}, "NaN or infinity in the weight or the bias"),
+        (lambda s: {**s, "bias": s["bias"] / 0}, "NaN or infinity in the weight or the bias"),
+        (lambda s: {**s, "weight": s["weight"].double() * 1e300}, "NaN or infinity in the weight or the bias"),
+        (lambda s: {**s, "weight": "float32"}, "expected torch.Tensor"),
+        (lambda s: canonical(make_layer()[1]), "dtype mismatch for weight: expected torch.float32, got torch.int8"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["f32", "f32 plain"])
+def test_float_state_dicts_that_do_not_fit_change_nothing(kind, change, message):
+    layer = make_layer(seed=1, kind=kind)[1]
+    before = canonical(layer)
+    with pytest.raises(RuntimeError, match=message):
+        layer.load_state_dict(change(canonical(make_layer(seed=2, kind=kind)[1])))
+    assert_same(canonical(layer), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["zero_point", "weight.sub", "_extra_state"])
-def test_unexpected_keys_are_listed(name):
-    _, layer = make_layer()
+def test_unexpected_keys_are_listed(kind, name):
+    _, layer = make_layer(kind=kind)
     state = {**canonical(layer), name: torch.zeros(1)}
     with pytest.raises(RuntimeError, match=f'Unexpected key.*"{name}"'):
         layer.load_state_dict(state)
@@ -123,8 +161,32 @@ def test_a_bias_is_cast_to_the_layers_own_dtype():
     assert torch.equal(layer.bias, state["bias"].bfloat16())
 
 
-def test_an_empty_layer_is_like_one_on_the_meta_device():
-    layer = Int8Linear(8, 4)
+def test_float_weights_are_cast_to_the_layers_own_dtype():
+    layer = F32Linear(70, 33, dtype=torch.bfloat16, bias_dtype=torch.float32)
+    state = canonical(make_layer(kind="f32")[1])
+    layer.load_state_dict(state)
+    assert_same(canonical(layer), {"weight": state["weight"].bfloat16(), "bias": state["bias"]})
+
+
+def test_a_float_layer_takes_weights_of_any_mask():
+    """Packed for the weights it holds: what does not gain by packing is kept plain, and back."""
+    layer = make_layer(kind="f32")[1]
+    pruned, full = canonical(layer), canonical(make_layer(kind="f32 plain", seed=1)[1])
+    x = torch.randn(4, 70)
+    expected = layer(x)
+    layer.load_state_dict(full)
+    assert (layer.choice.form, layer.packed_bytes) == ("dense", (70 + 1) * 33 * 4)
+    full["weight"].zero_()  # a copy was taken
+    assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+    assert layer.weight.all()
+    layer.load_state_dict(pruned)
+    assert layer.choice.form == "blocks_1"
+    assert torch.equal(layer(x), expected)
+
+
+@pytest.mark.parametrize("kind", ["int8", "f32"])
+def test_an_empty_layer_is_like_one_on_the_meta_device(kind):
+    layer = layer_class(kind)(8, 4)
     assert all(tensor.is_meta for tensor in layer.state_dict().values())
     assert layer.weight.is_meta
     assert copy.deepcopy(layer).packed.numel() == 0
@@ -132,11 +194,12 @@ def test_an_empty_layer_is_like_one_on_the_meta_device():
         layer(torch.randn(1, 8))
 
 
-def test_the_default_device_does_not_matter():
-    linear, layer = make_layer()
-    state = canonical(layer)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_default_device_does_not_matter(kind):
+    linear, layer = make_layer(kind=kind)
+    scheme, state = make_scheme(kind), canonical(layer)
     with torch.device("meta"):
-        made = [Int8Linear.from_linear(linear), copy.deepcopy(layer), Int8Linear(70, 33)]
+        made = [layer_class(kind).from_linear(linear, scheme), copy.deepcopy(layer), layer_class(kind)(70, 33)]
         made[2].load_state_dict(state)
     for other in made:
         assert_same(canonical(other), state)

@@ -189,7 +189,7 @@ def test_a_weight_with_nan_is_refused_before_anything_changes():
     with pytest.raises(PruneError, match=re.escape("the weight of '1' holds NaN")) as error:
         prune_(model, Prune(0.5))
     assert_untouched(model, before)
-    assert "PerLayer({'1': None, '_default': Prune(0.5)})" in str(error.value)
+    assert "PerLayer({'1': None, '_default': Prune(sparsity=0.5)})" in str(error.value)
 
 
 def test_a_model_without_layers():

@@ -389,7 +389,7 @@ def test_layers_that_share_an_input_share_a_pass():
 
     model = Attention()
     prune_(model, Prune(0.5, method="wanda"), [torch.randn(2, 8)] * 2, progress=False)
-    assert model.calls == 1 + 2 * 2  # one batch to find the order, two batches for each of two inputs
+    assert model.calls == 2 + 2 * 2  # two batches to find the order, and again for each of two inputs
 
 
 def test_models_that_skip_their_layers_in_eval_mode_are_watched_too():

@@ -42,7 +42,8 @@ def test_the_table_has_every_isa_of_the_build():
         ("avx512_vnni", "1x4", 0.3, "M <= 4"),
         ("avx512_vnni", "1x4", 0.5, "any M"),
         ("avx512_vbmi2", "unstructured", 0.5, "M <= 4"),
-        ("avx512_vbmi2", "unstructured", 0.7, "M <= 4"),
+        ("avx512_vbmi2", "unstructured", 0.7, "any M"),
+        ("avx512_vnni", "unstructured", 0.65, "M >= 32"),
         ("avx512_vbmi2", "unstructured", 0.8, "any M"),
         ("avx512_vbmi2", "unstructured", 0.1, ""),
         ("avx512_vbmi2", "2:4", 0.5, "M <= 4"),
@@ -63,7 +64,10 @@ def test_patterns_pay_from_their_break_even_on(target, pattern, share, expected)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("pattern", ["unstructured", "1x4", "4x4", "2x3"])
 def test_more_zeros_never_pay_less(target, pattern):
-    gains = [{"": 0, "M <= 4": 1, "M >= 16": 1, "any M": 2}[pays_at(target, pattern, s / 50)] for s in range(51)]
+    gains = [
+        {"": 0, "M <= 4": 1, "M >= 16": 1, "M >= 32": 1, "any M": 2}[pays_at(target, pattern, s / 50)]
+        for s in range(51)
+    ]
     assert gains == sorted(gains)
     assert gains[-1] == (0 if target == "scalar" else 2)
 
@@ -98,6 +102,7 @@ def test_what_gains_nothing_is_left_alone_with_the_reason():
     assert reasons["conv"] == "a Conv2d has no sparse kernel on avx2"
     assert reasons["down"] == (
         "on avx2 its zeros gain nothing: M >= 16 needs 33% of its 1x2 blocks empty, expected are 25%; "
+        "M >= 32 needs 60% of its weights empty, expected are 50%; "
         "M <= 4 needs 25% of its 1x4 blocks empty, expected are 6%"
     )
     assert "pays at" in str(report)

@@ -140,8 +140,7 @@ class Model(torch.nn.Module):
         return int8_linear(x * 2, self.packed, N, 1) + 1
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(K,), (5, K), (2, 3, K)])
+@pytest.mark.parametrize(("shape", "dtype"), zip([(K,), (5, K), (2, 3, K)], DTYPES, strict=True))
 def test_opcheck(layer, shape, dtype):
     dense, spread = torch.randn(shape).to(dtype), torch.randn(*shape, 2).to(dtype)[..., 0]
     for x in (dense, spread):

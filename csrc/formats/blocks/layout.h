@@ -8,6 +8,9 @@
 //   | [panels16 + 1] | [k panels][groups] and 1 | words           | u8 or u16  |
 //   +----------------+--------------------------+-----------------+------------+
 //
+// A scattered block is one word of one output channel whose D weights stand at any D values of k: it has D places, each that of
+// its k in the panel, and is filled up with zeros where a channel has no more weights in the panel.
+//
 // A group is R neighbouring output channels. K is cut into panels, so that the activations that a panel's blocks multiply
 // stay in cache while many groups use them, and a block is known by its place in the panel, u8 for R <= 2 and u16 beyond:
 //
@@ -23,23 +26,28 @@
 namespace edgekern::blocks {
 
 inline constexpr int64_t kPanelChannels = 16;  // N is padded to this with channels that keep nothing
-inline constexpr int64_t kMaxGroupRows = 8;
+inline constexpr int64_t kMaxGroupRows = 8, kMaxDepth = 4;
 
 struct Layout {
   int64_t n, k;
   int64_t group_rows;  // R
   int64_t depth;       // D
   int64_t begin;       // bytes into the packed matrix
+  bool scattered = false;
 
-  // Groups of one and two channels load a vector of activations for each product or two: their panel has to stay in L1, 32 KB
-  // with the widest tiles. Larger groups load fewer, and are better off with fewer and longer runs of blocks, from L2.
-  int64_t panel_blocks() const { return group_rows <= 2 ? 128 : 1024; }
-  int64_t place_bytes() const { return group_rows <= 2 ? 1 : 2; }
+  // Groups of one and two channels load a vector of activations for each product or two: their panel has to stay in L1, 26 KB
+  // with tiles of 128 bytes a block. Larger groups load fewer, and are better off with fewer and longer runs of blocks, from
+  // L2; so are scattered blocks, whose loads are few beside what else they take. Panels are about equal, so that none has short runs.
+  int64_t panel_blocks() const {
+    int64_t most = scattered ? 256 : group_rows <= 2 ? 208 : 1024;
+    return ceil_div(k_blocks(), max_of(1, ceil_div(k_blocks(), most)));
+  }
+  int64_t place_bytes() const { return scattered ? 2 * depth : group_rows <= 2 ? 1 : 2; }
   int64_t panels() const { return ceil_div(n, kPanelChannels); }
   int64_t padded_n() const { return panels() * kPanelChannels; }
   int64_t groups() const { return padded_n() / group_rows; }
   int64_t k_blocks() const { return ceil_div(k, depth); }
-  int64_t k_panels() const { return ceil_div(k_blocks(), panel_blocks()); }
+  int64_t k_panels() const { return k_blocks() == 0 ? 0 : ceil_div(k_blocks(), panel_blocks()); }
 
   int64_t starts_offset() const { return begin + (panels() + 1) * 4; }
   int64_t starts() const { return k_panels() * groups() + 1; }

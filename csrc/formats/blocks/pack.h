@@ -1,8 +1,8 @@
-// Packing and unpacking of kept blocks, for any format. A format says what its weights are by a source,
+// Packing and unpacking of kept blocks, for any format. What is kept of a group in a k panel a format says by a function,
 //
-//   int32_t word(int64_t n, int64_t k) const     channel n's D weights from k on, as packed; 0 when none is kept
+//   kept(panel, group, visit)     calls visit(places [one, or D of a scattered block], words [group_rows]) for each block
 //
-// for n < N and k < K alone, and takes words back one at a time.
+// which for_each_kept makes of its weights when they are not scattered.
 #pragma once
 
 #include <string.h>
@@ -15,7 +15,7 @@
 
 namespace edgekern::blocks {
 
-// Calls visit(place in the panel, words [group_rows]) for each kept block of a group in a k panel.
+// source.word(n, k): channel n's D weights from k on, as packed, 0 when none is kept; for n < N and k < K alone.
 template <class Source, class Visit>
 void for_each_kept(const Layout& layout, const Source& source, int64_t panel, int64_t group, Visit&& visit) {
   int64_t first = panel * layout.panel_blocks(), count = min_of(layout.panel_blocks(), layout.k_blocks() - first);
@@ -24,7 +24,8 @@ void for_each_kept(const Layout& layout, const Source& source, int64_t panel, in
   for (int64_t i = 0; i < count; ++i) {
     int32_t any = 0;
     for (int64_t r = 0; r < rows; ++r) any |= words[r] = source.word(n0 + r, (first + i) * layout.depth);
-    if (any != 0) visit(i, words);
+    uint16_t place = static_cast<uint16_t>(i);  // little-endian: its low byte comes first
+    if (any != 0) visit(&place, words);
   }
 }
 
@@ -38,13 +39,13 @@ void for_each_group(const Layout& layout, const ek_parallel* parallel, Visit&& v
 }
 
 // Bytes of the packed blocks; negative when there are more than the format can count.
-template <class Source>
-int64_t bytes_of(const Layout& layout, const Source& source, const ek_parallel* parallel) {
+template <class Kept>
+int64_t bytes_of(const Layout& layout, const Kept& kept, const ek_parallel* parallel) {
   std::atomic<int64_t> total{0};
   for_each_group(layout, parallel, [&](int64_t panel, int64_t group) {
-    int64_t kept = 0;
-    for_each_kept(layout, source, panel, group, [&](int64_t, const int32_t*) { ++kept; });
-    total.fetch_add(kept, std::memory_order_relaxed);
+    int64_t blocks = 0;
+    kept(panel, group, [&](const uint16_t*, const int32_t*) { ++blocks; });
+    total.fetch_add(blocks, std::memory_order_relaxed);
   });
   return total > UINT32_MAX ? -1 : layout.bytes(total);
 }
@@ -57,14 +58,14 @@ inline int64_t packed_bytes_of(const Layout& layout, const void* packed, size_t 
 }
 
 // starts and work from the number of blocks in each group of each panel.
-template <class Source>
-void count(const Layout& layout, const Source& source, void* packed, const ek_parallel* parallel) {
+template <class Kept>
+void count(const Layout& layout, const Kept& kept, void* packed, const ek_parallel* parallel) {
   uint32_t *starts = at<uint32_t>(packed, layout.starts_offset()), *work = at<uint32_t>(packed, layout.begin);
   int64_t groups = layout.groups(), groups_of_16 = kPanelChannels / layout.group_rows;
   for_each_group(layout, parallel, [&](int64_t panel, int64_t group) {
-    uint32_t kept = 0;
-    for_each_kept(layout, source, panel, group, [&](int64_t, const int32_t*) { ++kept; });
-    starts[panel * groups + group + 1] = kept;
+    uint32_t blocks = 0;
+    kept(panel, group, [&](const uint16_t*, const int32_t*) { ++blocks; });
+    starts[panel * groups + group + 1] = blocks;
   });
   starts[0] = 0;
   memset(work, 0, static_cast<size_t>(layout.panels() + 1) * 4);
@@ -75,9 +76,9 @@ void count(const Layout& layout, const Source& source, void* packed, const ek_pa
   for (int64_t i = 0; i < layout.panels(); ++i) work[i + 1] += work[i];
 }
 
-template <class Source>
-void pack(const Layout& layout, const Source& source, void* packed, const ek_parallel* parallel) {
-  count(layout, source, packed, parallel);
+template <class Kept>
+void pack(const Layout& layout, const Kept& kept, void* packed, const ek_parallel* parallel) {
+  count(layout, kept, packed, parallel);
   const uint32_t* starts = at<uint32_t>(packed, layout.starts_offset());
   int64_t total = starts[layout.starts() - 1], rows = layout.group_rows;
   uint8_t* places = at<uint8_t>(packed, layout.places_offset(total));
@@ -86,15 +87,14 @@ void pack(const Layout& layout, const Source& source, void* packed, const ek_par
   clear(layout.places_offset(total) + total * layout.place_bytes(), layout.begin + layout.bytes(total));
   for_each_group(layout, parallel, [&](int64_t panel, int64_t group) {
     int64_t block = starts[panel * layout.groups() + group];
-    for_each_kept(layout, source, panel, group, [&](int64_t i, const int32_t* words) {
+    kept(panel, group, [&](const uint16_t* of_block, const int32_t* words) {
       memcpy(at<char>(packed, layout.weights_offset() + block * rows * 4), words, static_cast<size_t>(rows) * 4);
-      uint16_t place = static_cast<uint16_t>(i);  // little-endian: its low byte comes first
-      memcpy(places + block++ * layout.place_bytes(), &place, static_cast<size_t>(layout.place_bytes()));
+      memcpy(places + block++ * layout.place_bytes(), of_block, static_cast<size_t>(layout.place_bytes()));
     });
   });
 }
 
-// Calls clear(n) for every channel, then put(n, k, word) for those of its words that are kept.
+// Calls clear(n) for every channel, then put(n, first k of the panel, places, word) for those of its words that are kept.
 template <class Clear, class Put>
 void unpack(const Layout& layout, const void* packed, const ek_parallel* parallel, Clear&& clear, Put&& put) {
   const uint32_t* starts = at<uint32_t>(packed, layout.starts_offset());
@@ -106,11 +106,10 @@ void unpack(const Layout& layout, const void* packed, const ek_parallel* paralle
     for (int64_t panel = 0; panel < layout.k_panels(); ++panel)
       for (int64_t group = begin; group < end; ++group)
         for (int64_t b = starts[panel * groups + group]; b < starts[panel * groups + group + 1]; ++b) {
-          uint16_t place = 0;
-          memcpy(&place, places + b * layout.place_bytes(), static_cast<size_t>(layout.place_bytes()));
-          int64_t k = (panel * layout.panel_blocks() + place) * layout.depth;
+          uint16_t of_block[kMaxDepth] = {};
+          memcpy(of_block, places + b * layout.place_bytes(), static_cast<size_t>(layout.place_bytes()));
           for (int64_t n = group * rows; n < min_of(layout.n, (group + 1) * rows); ++n)
-            if (k < layout.k) put(n, k, weights[b * rows + n % rows]);
+            put(n, panel * layout.panel_blocks() * layout.depth, of_block, weights[b * rows + n % rows]);
         }
   });
 }

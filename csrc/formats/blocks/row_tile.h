@@ -11,10 +11,10 @@ struct RowTile {
   int64_t start, width;
 };
 
-// All tiles are tile_rows wide, but for those of the last rows: as many vectors as they need, in falling powers of two.
-[[maybe_unused]] RowTile tile_of(const Tiles& tiles, int64_t lanes, int64_t row) {
+// All tiles are tile_rows wide, but for those of the last rows: as wide as they need, in falling powers of two.
+[[maybe_unused]] RowTile tile_of(const Tiles& tiles, int64_t row) {
   int64_t start = row / tiles.tile_rows * tiles.tile_rows, width = tiles.tile_rows;
-  for (int64_t left = round_up(tiles.rows - start, lanes);; left -= width, start += width) {
+  for (int64_t left = round_up(tiles.rows - start, tiles.narrowest);; left -= width, start += width) {
     while (width > left) width /= 2;
     if (row < start + width) return {start, width};
   }

@@ -1,7 +1,7 @@
 // The multiplication by kept blocks. Vectors run along M: a block's weights are each spread over a vector and multiply the
 // same few k of neighbouring rows of lhs, so the work is that of the kept blocks and no product is wasted on a zero.
 //
-//   for 64 output channels at a time, whose sums stay in L1:
+//   for 64 output channels at a time, whose sums stay in L1 (16 when K is one panel):
 //     for each k panel, whose activations stay in L1:
 //       for each group of R channels:   accumulate its blocks in registers, add to the sums
 //     turn the sums into tiles of rows, for the format to finish
@@ -15,7 +15,8 @@
 //   Word, Vector, kLanes       int32_t or float; a vector of them
 //   load, store, add, transpose    of a Vector; transpose turns kLanes of them
 //   Acc, zero, merge, sum      what one vector of sums is while it is in registers; sum(acc) is the Vector of it
-//   load_weights<R>(p), multiply<r>(acc, a, weights)    acc and the products of vector a by weight r of a block
+//   load_weights<R, B>(p)      the weights of B neighbouring blocks
+//   multiply<i>(acc, a, weights)    acc and the products of vector a by weight i of these
 //   vectors(R), phases(R, V)   the widest tile; PH
 #pragma once
 
@@ -65,18 +66,22 @@ void accumulate(const Run<typename Product::Word>& run) {
     unroll<PH>([&](auto ph) EK_LAMBDA_INLINE {
       unroll<R>([&](auto r) EK_LAMBDA_INLINE { unroll<V>([&](auto v) EK_LAMBDA_INLINE { acc[ph][r][v] = Product::zero(); }); });
     });
-    auto step = [&](int64_t block, auto ph) EK_LAMBDA_INLINE {
-      const Word* lhs = run.lhs + places[block] * (V * kLanes);
-      auto weights = Product::template load_weights<R>(run.weights + block * R);
-      unroll<V>([&](auto v) EK_LAMBDA_INLINE {
-        Vector a = Product::load(lhs + v * kLanes);
-        unroll<R>([&](auto r) EK_LAMBDA_INLINE { acc[ph][r][v] = Product::template multiply<r>(acc[ph][r][v], a, weights); });
+    auto step = [&](int64_t block, auto count) EK_LAMBDA_INLINE {
+      auto weights = Product::template load_weights<R, count>(run.weights + block * R);
+      unroll<count>([&](auto ph) EK_LAMBDA_INLINE {
+        const Word* lhs = run.lhs + places[block + ph] * (V * kLanes);
+        unroll<V>([&](auto v) EK_LAMBDA_INLINE {
+          Vector a = Product::load(lhs + v * kLanes);
+          unroll<R>([&](auto r) EK_LAMBDA_INLINE {
+            acc[ph][r][v] = Product::template multiply<ph * R + r>(acc[ph][r][v], a, weights);
+          });
+        });
       });
     };
     int64_t block = run.starts[g], end = run.starts[g + 1];
-    for (; block + PH <= end; block += PH) unroll<PH>([&](auto ph) EK_LAMBDA_INLINE { step(block + ph, ph); });
+    for (; block + PH <= end; block += PH) step(block, Index<PH>{});
     if constexpr (PH > 1)
-      for (; block < end; ++block) step(block, Index<0>{});
+      for (; block < end; ++block) step(block, Index<1>{});
     unroll<R>([&](auto r) EK_LAMBDA_INLINE {
       unroll<V>([&](auto v) EK_LAMBDA_INLINE {
         unroll<PH - 1>([&](auto ph) EK_LAMBDA_INLINE { acc[0][r][v] = Product::merge(acc[0][r][v], acc[ph + 1][r][v]); });
@@ -103,20 +108,21 @@ Accumulate<typename Product::Word> choose_accumulate(int64_t vectors) {
 }
 
 // Sums of a tile of w rows x panels [p0, p1), to visit(sums [channels][w], n0, channels) for up to 64 channels at a time.
-template <class Product, int R, class Visit>
-EK_INLINE void multiply(const Rhs<typename Product::Word>& rhs, const typename Product::Word* tile, int64_t w, int64_t p0,
+template <int R, int kTileWords, class Word, class Visit>
+EK_INLINE void multiply(const Rhs<Word>& rhs, Accumulate<Word> accumulate_panel, const Word* tile, int64_t w, int64_t p0,
                         int64_t p1, Visit&& visit) {
-  constexpr int64_t kChunk = kTileColumns / kPanelChannels;
-  alignas(64) typename Product::Word sums[kTileColumns * Product::vectors(R) * Product::kLanes];
-  auto accumulate_panel = choose_accumulate<Product, R>(w / Product::kLanes);
+  // A panel of activations that is the only one need not be used by many channels before the next takes its place. Then the
+  // fewest channels: what they send to y is about what a CPU's store queue holds, and leaves while the next are multiplied.
+  int64_t chunk = rhs.k_panels <= 1 ? 1 : kTileColumns / kPanelChannels;
+  alignas(64) Word sums[kTileColumns * kTileWords];
   int64_t groups = rhs.padded_n / R;
-  for (int64_t p = p0; p < p1; p += kChunk) {
-    int64_t n0 = p * kPanelChannels, channels = min_of(min_of(kChunk, p1 - p) * kPanelChannels, rhs.padded_n - n0);
+  for (int64_t p = p0; p < p1; p += chunk) {
+    int64_t n0 = p * kPanelChannels, channels = min_of(min_of(chunk, p1 - p) * kPanelChannels, rhs.padded_n - n0);
     for (int64_t panel = 0; panel < rhs.k_panels; ++panel)
       accumulate_panel({tile + panel * rhs.panel_blocks * w, rhs.starts + panel * groups + n0 / R, channels / R, rhs.weights,
                         rhs.places, sums, panel == 0});
     if (rhs.k_panels == 0) memset(sums, 0, sizeof(sums));
-    visit(static_cast<const typename Product::Word*>(sums), n0, min_of(channels, rhs.n - n0));
+    visit(static_cast<const Word*>(sums), n0, min_of(channels, rhs.n - n0));
   }
 }
 

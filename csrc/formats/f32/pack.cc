@@ -38,6 +38,10 @@ bool all_finite(const Source& source, int64_t n, int64_t k, const ek_parallel* p
   return finite;
 }
 
+auto kept_of(const blocks::Layout& layout, const Source& source) {
+  return [&](int64_t panel, int64_t group, auto&& visit) { blocks::for_each_kept(layout, source, panel, group, visit); };
+}
+
 ek_status check_weights(int64_t channels, int64_t n, int64_t k, const Source& source) {
   if (!blocks::valid_group_rows(channels)) return EK_ERROR_FORM;
   if (!valid_shape(n, k)) return EK_ERROR_SHAPE;
@@ -69,7 +73,7 @@ extern "C" size_t ek_f32_packed_size(int64_t channels, int64_t n, int64_t k, con
   Source source{w, dtype, ld_w};
   if (check_weights(channels, n, k, source) != EK_OK) return 0;
   blocks::Layout layout = layout_of(channels, n, k);
-  int64_t body = blocks::bytes_of(layout, source, parallel);
+  int64_t body = blocks::bytes_of(layout, kept_of(layout, source), parallel);
   return body < 0 ? 0 : static_cast<size_t>(layout.begin + body);
 }
 
@@ -82,7 +86,7 @@ extern "C" ek_status ek_f32_pack(int64_t channels, int64_t n, int64_t k, const v
   if (!all_finite(source, n, k, parallel)) return EK_ERROR_VALUE;
   if (bias != nullptr && !all_finite({bias, EK_F32, n}, 1, n, nullptr)) return EK_ERROR_VALUE;
   blocks::Layout layout = layout_of(channels, n, k);
-  int64_t body = blocks::bytes_of(layout, source, parallel);
+  int64_t body = blocks::bytes_of(layout, kept_of(layout, source), parallel);
   if (body < 0) return EK_ERROR_FORM;
   if (reinterpret_cast<uintptr_t>(packed) % 64 != 0 || static_cast<int64_t>(packed_size) < layout.begin + body)
     return EK_ERROR_PACKED;
@@ -96,7 +100,7 @@ extern "C" ek_status ek_f32_pack(int64_t channels, int64_t n, int64_t k, const v
   memcpy(packed, &header, sizeof(header));
   memset(at<char>(packed, kBiasOffset), 0, static_cast<size_t>(layout.padded_n()) * 4);
   if (n > 0 && bias != nullptr) memcpy(at<char>(packed, kBiasOffset), bias, static_cast<size_t>(n) * 4);
-  blocks::pack(layout, source, packed, parallel);
+  blocks::pack(layout, kept_of(layout, source), packed, parallel);
   return EK_OK;
 }
 
@@ -119,7 +123,9 @@ extern "C" ek_status ek_f32_unpack(const void* packed, size_t packed_size, float
   if (layout.n > 1 && ld_w < layout.k) return EK_ERROR_STRIDE;
   if (layout.n > 0 && bias != nullptr) memcpy(bias, at<char>(packed, kBiasOffset), static_cast<size_t>(layout.n) * 4);
   auto clear = [&](int64_t n) { memset(w + n * ld_w, 0, static_cast<size_t>(layout.k) * 4); };
-  auto put = [&](int64_t n, int64_t k, int32_t word) { memcpy(w + n * ld_w + k, &word, 4); };
+  auto put = [&](int64_t n, int64_t first, const uint16_t* place, int32_t word) {
+    memcpy(w + n * ld_w + first + *place, &word, 4);
+  };
   if (layout.k > 0) blocks::unpack(layout, packed, parallel, clear, put);
   return EK_OK;
 }

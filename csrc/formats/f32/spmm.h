@@ -35,13 +35,13 @@ struct Product {
   static EK_INLINE Acc zero() { return Isa::set(0.0f); }
   static EK_INLINE Acc merge(Acc a, Acc b) { return Isa::add(a, b); }
   static EK_INLINE Vector sum(Acc acc) { return acc; }
-  template <int R>
+  template <int R, int B>
   static EK_INLINE auto load_weights(const Word* p) {
-    return Isa::template load_f32_weights<R>(p);
+    return Isa::template load_f32_weights<R, B>(p);
   }
-  template <int kChannel, class Weights>
+  template <int kWeight, class Weights>
   static EK_INLINE Acc multiply(Acc acc, Vector a, const Weights& weights) {
-    return Isa::template multiply_f32<kChannel>(acc, a, weights);
+    return Isa::template multiply_f32<kWeight>(acc, a, weights);
   }
   static constexpr int vectors(int channels) { return Isa::f32_vectors(channels); }
   // Eight chains hide the latency of two fused multiply-adds a cycle; with fewer the remainder costs more than it saves.
@@ -84,7 +84,7 @@ template <class Isa, ek_dtype D>
 void load_tiles_as(const void* x, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsTiles& out) {
   constexpr int64_t kBytes = D == EK_F32 ? 4 : 2;
   for (int64_t m = m0; m < m1; m += Isa::kLanes) {
-    blocks::RowTile tile = blocks::tile_of(out.tiles, Isa::kLanes, m);
+    blocks::RowTile tile = blocks::tile_of(out.tiles, m);
     load_rows<Isa, D>(static_cast<const char*>(x) + m * ld_x * kBytes, ld_x * kBytes, k, min_of(Isa::kLanes, m1 - m),
                       out.data + tile.start * out.tiles.depth + m - tile.start, tile.width);
   }
@@ -111,8 +111,10 @@ void spmm(const SpmmArgs& args, int64_t m0, int64_t w, int64_t p0, int64_t p1) {
   const Output& output = args.output;
   Finish finish_tile = choose_output(output.dtype, output.activation,
                                      [](auto dtype, auto activation) -> Finish { return finish<Isa, dtype, activation>; });
-  blocks::multiply<Product<Isa>, R>(
-      args.rhs, args.lhs.data + m0 * args.lhs.tiles.depth, w, p0, p1, [&](const float* sums, int64_t n0, int64_t channels) {
+  using Tile = Product<Isa>;
+  blocks::multiply<R, Tile::vectors(R) * Tile::kLanes>(
+      args.rhs, blocks::choose_accumulate<Tile, R>(w / Tile::kLanes), args.lhs.data + m0 * args.lhs.tiles.depth, w, p0, p1,
+      [&](const float* sums, int64_t n0, int64_t channels) {
         blocks::turn_sums<Product<Isa>>(
             sums, w, min_of(w, args.lhs.tiles.rows - m0), channels, [](auto&, int64_t, int64_t) EK_LAMBDA_INLINE {},
             [&](const float* tile, int64_t m, int64_t count) {

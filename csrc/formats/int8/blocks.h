@@ -10,10 +10,20 @@
 
 namespace edgekern::int8 {
 
-// ek_int8_form's values are the numbers of output channels.
+// EK_INT8_CSR keeps no blocks but weights, D of one channel in a word (a scattered block). Vectors along M that multiply
+// neighbours of k do not serve it: activations stand in planes, a byte or s16 of every row for one k after the other, and D
+// planes become such vectors where they are used (csr.h).
+//
+// The other forms' values are the numbers of output channels.
+inline int64_t group_rows_of(ek_int8_form form) { return form == EK_INT8_CSR ? 1 : static_cast<int64_t>(form); }
 inline blocks::Layout kept_blocks(const Layout& layout) {
   static_assert(kPanelColumns == blocks::kPanelChannels);
-  return {layout.n, layout.k, static_cast<int64_t>(layout.form), layout.order.line_depth, layout.body_offset()};
+  return {layout.n,
+          layout.k,
+          group_rows_of(layout.form),
+          layout.order.line_depth,
+          layout.body_offset(),
+          layout.form == EK_INT8_CSR};
 }
 
 }  // namespace edgekern::int8

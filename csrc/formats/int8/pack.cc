@@ -71,6 +71,7 @@ const FormFunctions* functions_of(ek_int8_form form) {
     case EK_INT8_BLOCKS_2:
     case EK_INT8_BLOCKS_4:
     case EK_INT8_BLOCKS_8:
+    case EK_INT8_CSR:
       return &kBlocksForm;
     case EK_INT8_BITMAP:
     case EK_INT8_BITMAP_4:

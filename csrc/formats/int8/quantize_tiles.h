@@ -14,7 +14,7 @@ EK_INLINE void fill_tiles(int64_t k, int64_t m0, int64_t rows, const int32_t (&z
                           Read&& read) {
   constexpr int64_t kLanes = Isa::kLanes, kStep = Isa::kParts * kLanes, kDepth = Isa::kBlockOrder.line_depth;
   static_assert(kStep / kDepth % kLanes == 0);
-  blocks::RowTile tile = blocks::tile_of(out.tiles, kLanes, m0);
+  blocks::RowTile tile = blocks::tile_of(out.tiles, m0);
   int32_t* to = out.data + tile.start * out.tiles.depth + m0 - tile.start;
   alignas(64) uint8_t bytes[kLanes][kStep] = {};
   for (int64_t i = 0; i < k; i += kStep) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgekern.bench.decode import decode_in_turns
 from edgekern.bench.latency import BenchResult, bench
 
-__all__ = ["BenchResult", "bench"]
+__all__ = ["BenchResult", "bench", "decode_in_turns"]

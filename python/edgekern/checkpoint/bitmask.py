@@ -37,10 +37,10 @@ def split(weight: Tensor) -> dict[str, Tensor] | None:
         return None
     ends = kept.sum(1, keepdim=True).cumsum(0)
     return {
-        "shape": torch.tensor(weight.shape),
+        "shape": torch.tensor(weight.shape, device="cpu"),
         "bitmask": torch.from_numpy(np.packbits(kept.numpy(), axis=1, bitorder="little")),
         "compressed": matrix[kept],
-        "row_offsets": torch.cat([torch.zeros(1, 1, dtype=torch.int64), ends[:-1]]),
+        "row_offsets": torch.cat([torch.zeros(1, 1, dtype=torch.int64, device="cpu"), ends[:-1]]),
     }
 
 
@@ -61,7 +61,7 @@ def join(parts: Mapping[str, Tensor], name: str) -> Tensor:
     count = int(kept.sum())
     if values.ndim != 1 or len(values) != count:
         raise CheckpointCorruptError(f"{name!r}: its mask keeps {count} weights, but {list(values.shape)} are stored")
-    matrix = torch.zeros(rows, columns, dtype=values.dtype)
+    matrix = torch.zeros(rows, columns, dtype=values.dtype, device="cpu")
     matrix[kept] = values
     return matrix.reshape(sizes)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -18,13 +19,13 @@ from edgekern.checkpoint.errors import (
 from edgekern.checkpoint.fit import fill, find_places, fit
 from edgekern.checkpoint.manifest import MANIFEST_FILE, TENSORS_FILE, LayerRecord, Manifest, dtype_name
 from edgekern.checkpoint.write import sha256_of
-from edgekern.config import Int8
-from edgekern.nn import NATIVE_LINEARS, Int8Linear
+from edgekern.nn import NATIVE_LINEARS, NativeLinear
+from edgekern.nn.memory import part_of_a_model
 from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths, uninterrupted
 
 M = TypeVar("M", bound=nn.Module)
 
-_DTYPES = {dtype_name(dtype): dtype for dtype in Int8Linear.DTYPES}
+_DTYPES = {dtype_name(dtype): dtype for dtype in NativeLinear.DTYPES}
 
 
 def load(model: M, directory: str | os.PathLike[str]) -> M:
@@ -50,7 +51,8 @@ def load(model: M, directory: str | os.PathLike[str]) -> M:
     folder = Path(directory)
     manifest = _read_manifest(folder)
     tensors = _open_tensors(folder, manifest)
-    natives = [_make_native(record, tensors, manifest.sparse) for record in manifest.layers]
+    with part_of_a_model(sum(map(_bytes_of, manifest.layers))):
+        natives = [_make_native(record, tensors, manifest.sparse) for record in manifest.layers]
     layers = find_places(model, manifest)
     native_parts = tuple(f"{name}." for record in manifest.layers for name in record.names)
     others = {name: tensor for name, tensor in tensors.items() if not name.startswith(native_parts)}
@@ -103,7 +105,12 @@ def _open_tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
     return tensors
 
 
-def _make_native(record: LayerRecord, tensors: dict[str, Tensor], sparse: tuple[str, ...]) -> Int8Linear:
+def _bytes_of(record: LayerRecord) -> int:
+    native = NATIVE_LINEARS[record.scheme.format]
+    return native.weight_bytes(record.in_features, record.out_features, _DTYPES.get(record.dtype, torch.float32))
+
+
+def _make_native(record: LayerRecord, tensors: dict[str, Tensor], sparse: tuple[str, ...]) -> NativeLinear:
     """The packed layer of one record."""
     name = record.names[0]
     if record.dtype not in _DTYPES or (record.bias_dtype or record.dtype) not in _DTYPES:
@@ -117,7 +124,7 @@ def _make_native(record: LayerRecord, tensors: dict[str, Tensor], sparse: tuple[
             record.activation,
             dtype=_DTYPES[record.dtype],
             bias_dtype=bias_dtype,
-            scheme=cast(Int8, record.scheme),
+            scheme=record.scheme,
         )
     except ValueError as error:
         raise CheckpointFormatError(f"{MANIFEST_FILE}: layer {name!r}: {error}") from None

@@ -14,16 +14,16 @@ from edgekern._lib import core
 from edgekern.checkpoint.bitmask import split_all
 from edgekern.checkpoint.errors import CheckpointError, CheckpointExistsError
 from edgekern.checkpoint.manifest import MANIFEST_FILE, TENSORS_FILE, LayerRecord, Manifest, TensorRecord, dtype_name
-from edgekern.nn import Int8Linear
+from edgekern.nn import NativeLinear
 from edgekern.nn.layers import find_layers, tensor_identity
 
 
 def save(model: nn.Module, directory: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Writes ``model`` to ``directory`` as ``model.safetensors`` and ``edgekern.json``.
 
-    The files hold canonical tensors (row-major int8 weights, their scales, all other parameters and buffers), the same
-    on every machine. Weights with many zeros are stored as a bit mask and the values that are not zero. ``directory``
-    is made when missing; other files in it stay. Each file appears whole or not at all.
+    The files hold canonical tensors (row-major weights, the scales of int8 ones, all other parameters and buffers), the
+    same on every machine. Weights with many zeros are stored as a bit mask and the values that are not zero.
+    ``directory`` is made when missing; other files in it stay. Each file appears whole or not at all.
 
     Args:
         model: any module, usually after ``convert_``.
@@ -37,8 +37,9 @@ def save(model: nn.Module, directory: str | os.PathLike[str], *, overwrite: bool
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(model, Int8Linear):
-        raise CheckpointError("model: a single Int8Linear has no name to be saved by; wrap it: nn.Sequential(layer)")
+    if isinstance(model, NativeLinear):
+        kind = type(model).__name__
+        raise CheckpointError(f"model: a single {kind} has no name to be saved by; wrap it: nn.Sequential(layer)")
     folder = Path(directory)
     if folder.exists() and not folder.is_dir():
         raise CheckpointExistsError(f"directory: {folder} is a file")

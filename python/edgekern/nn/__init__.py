@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from edgekern.nn.f32_linear import F32Linear
 from edgekern.nn.int8_linear import Int8Linear
+from edgekern.nn.native_linear import NativeLinear
 
-NATIVE_LINEARS: dict[str, type[Int8Linear]] = {Int8Linear.format: Int8Linear}
+NATIVE_LINEARS: dict[str, type[NativeLinear]] = {layer.format: layer for layer in (Int8Linear, F32Linear)}
 """The layer that replaces nn.Linear, by format name. A new format adds a row."""
 
-__all__ = ["NATIVE_LINEARS", "Int8Linear"]
+__all__ = ["NATIVE_LINEARS", "F32Linear", "Int8Linear", "NativeLinear"]

@@ -1,24 +1,26 @@
-"""Choosing how a layer's int8 weights are packed: by measuring, on this CPU, with its threads.
+"""Choosing how a layer's weights are packed: by measuring, on this CPU, with its threads.
 
 Pruned weights make a layer smaller, and faster where a sparse form beats the dense one. Whether it does depends on the
-mask, the shape, the rows of a call and the CPU, so the forms are tried. A sparse form is taken only when it was never
-slower than the dense one; see :class:`edgekern.Int8` for what a user can ask for.
+mask, the shape, the rows of a call, the CPU, and on whether weights come from its cache (``memory.py``), so the forms
+are tried. A sparse form is taken only when it was never slower than the dense one; see :class:`edgekern.Int8` and
+:class:`edgekern.Float32` for what a user can ask for.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from itertools import cycle
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from edgekern import ops
-from edgekern.config import Int8
-from edgekern.kernels import FORMS, default_isa
+from edgekern.config import MEASURED
+from edgekern.kernels import default_isa
+from edgekern.nn.memory import copies_to_measure
 
 DENSE = "dense"
 LEAST_ZEROS = 0.3  # share below which no mask pays: the best case, whole blocks, breaks even near it
@@ -50,15 +52,16 @@ class Choice:
     """What was measured; empty when nothing had to be."""
 
     def describe(self) -> str:
-        """What was chosen, and how the forms compare with the dense one: ``blocks_4 (2.9x at 128 rows)``."""
+        """What was chosen, and how it compares: ``blocks_4 (1.1/2.9x dense at 1/128 rows)``."""
         forms = [self.form] if not self.few else [f"{self.few} up to {self.few_rows} rows", self.form]
-        if not self.timings:
-            return ", ".join(forms)
+        return ", ".join(forms) + (f" ({self.compare()})" if self.timings else "")
+
+    def compare(self) -> str:
+        """How the form that was measured best compares with the dense one, whether it was taken or not."""
         best = self.form if self.form != DENSE else self._best_refused()
         speeds = "/".join(f"{speed:.1f}" for speed in self.speeds(best))
         rows = "/".join(map(str, self.rows))
-        about = f"{speeds}x dense at {rows} rows" if best == self.form else f"{best} is {speeds}x at {rows} rows"
-        return f"{', '.join(forms)} ({about})"
+        return f"{speeds}x dense at {rows} rows" if best == self.form else f"{best} is {speeds}x at {rows} rows"
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -75,58 +78,78 @@ class Choice:
         return max(sorted(others), key=lambda form: max(self.speeds(form)), default=DENSE)
 
 
-def choose(q: Tensor, scheme: Int8) -> Choice:
-    """The packing of ``q`` int8 [N, K] that ``scheme`` asks for, or that measures best."""
-    zeros = 1 - int(q.count_nonzero()) / q.numel()
-    rows = cast("tuple[int, ...]", scheme.rows)
-    if scheme.form != "measured":
-        return Choice(scheme.form, zeros=zeros)
+Call = Callable[[Tensor], object]
+
+
+class Weights(Protocol):
+    """One layer's weights, and the forms they can take."""
+
+    zeros: float
+    """Share of them that are zero."""
+    features: int
+    """K of the inputs that they multiply."""
+    dtype: torch.dtype
+    """Of the inputs to measure with."""
+    kind: Hashable
+    """The same for weights whose forms run alike when they are of equal sizes: layers of one format and shape."""
+
+    def sizes(self) -> Mapping[str, float]:
+        """Bytes of every form, the dense one among them; infinite where a form cannot hold these weights."""
+
+    def ready(self, form: str, copies: int) -> Sequence[Call]:
+        """Packs, and gives what computes the layer, as often as asked and each from a copy of its own."""
+
+
+def choose(weights: Weights, form: str, rows: tuple[int, ...] | int, packings: int = 1) -> Choice:
+    """The packing that was asked for: ``form``, or where that is :data:`MEASURED`, the one that measures best."""
+    zeros, rows = weights.zeros, (rows,) if isinstance(rows, int) else rows
+    if form != MEASURED:
+        return Choice(form, zeros=zeros)
     if zeros < LEAST_ZEROS:
         return Choice(zeros=zeros)
-    sizes = {form: _size(q, form) for form in FORMS}
+    sizes = weights.sizes()
     candidates = [form for form, size in sizes.items() if size <= sizes[DENSE]]  # never larger than dense
+    if candidates == [DENSE]:
+        return Choice(zeros=zeros)
     # Layers of a model come in a few shapes; those whose masks leave the same bytes run alike.
-    key = (tuple(q.shape), default_isa(), torch.get_num_threads(), rows, scheme.packings)
-    like = tuple(round(math.log(sizes[form]) / 0.02) for form in candidates)
+    copies = copies_to_measure(sum(int(sizes[form]) for form in candidates))
+    key = (weights.kind, default_isa(), torch.get_num_threads(), rows, packings, copies > 1)
+    like = tuple((form, round(math.log(sizes[form]) / 0.02)) for form in candidates)
     if (key, like) not in _measured:
-        packed = {form: ops.int8_pack(q, torch.ones(len(q)), None, form) for form in candidates}
-        _measured[key, like] = _pick(_measure(packed, q.shape, rows), scheme.packings)
+        calls = {form: weights.ready(form, copies) for form in candidates}
+        _measured[key, like] = _pick(_measure(calls, weights.features, weights.dtype, rows), packings)
     known = _measured[key, like]
     return Choice(known.form, known.few, known.few_rows, zeros, known.timings)
 
 
-_measured: dict[object, Choice] = {}
+_measured: dict[Hashable, Choice] = {}
 
 
-def _size(q: Tensor, form: str) -> float:
-    try:
-        return ops.int8_packed_size(q, form)
-    except ValueError:  # more weights in a channel than the form can sum
-        return math.inf
-
-
-def _measure(packed: dict[str, Tensor], shape: Sequence[int], rows: Sequence[int]) -> tuple[Timing, ...]:
-    """The fastest of several calls of each form at each number of rows, the forms in turn."""
+def _measure(
+    calls: Mapping[str, Sequence[Call]], features: int, dtype: torch.dtype, rows: Sequence[int]
+) -> tuple[Timing, ...]:
+    """The fastest of several calls of each form at each number of rows, the forms in turn, each call the next copy."""
+    turns = {form: cycle(copies) for form, copies in calls.items()}  # the next copy has waited longest
     timings = []
     with torch.inference_mode():
         for m in rows:
-            x = torch.randn(m, shape[1], generator=torch.Generator().manual_seed(0))
-            best = dict.fromkeys(packed, math.inf)
-            for weights in packed.values():
-                _call(x, weights, shape[0])  # brings code and weights into the cache
+            x = torch.randn(m, features, generator=torch.Generator().manual_seed(0), device="cpu").to(dtype)
+            best = dict.fromkeys(calls, math.inf)
+            for copies in turns.values():
+                _time(next(copies), x)  # brings code into the cache, and weights where there is one copy
             start = time.perf_counter()
             for done in range(ROUNDS):
-                if done >= 3 and time.perf_counter() - start > SECONDS * len(packed):
+                if done >= 3 and time.perf_counter() - start > SECONDS * len(calls):
                     break
-                for form, weights in packed.items():
-                    best[form] = min(best[form], _call(x, weights, shape[0]))
+                for form, copies in turns.items():
+                    best[form] = min(best[form], _time(next(copies), x))
             timings += [Timing(form, m, seconds) for form, seconds in best.items()]
     return tuple(timings)
 
 
-def _call(x: Tensor, packed: Tensor, out_features: int) -> float:
+def _time(call: Call, x: Tensor) -> float:
     start = time.perf_counter()
-    torch.ops.edgekern.int8_linear(x, packed, out_features, 0)
+    call(x)
     return time.perf_counter() - start
 
 

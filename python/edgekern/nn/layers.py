@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from edgekern.nn import NATIVE_LINEARS
-from edgekern.nn.int8_linear import Int8Linear
+from edgekern.config import Int8, Scheme
+from edgekern.nn.native_linear import NativeLinear
 
-_NATIVE = tuple(NATIVE_LINEARS.values())
+DEFAULT_SCHEME = Int8()
+"""What layers are looked at for, when nobody has said for what."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class Layer:
         return self.names[0]
 
     @property
-    def native(self) -> Int8Linear | None:
+    def native(self) -> NativeLinear | None:
         """The module when it is one of ours."""
-        return self.module if isinstance(self.module, _NATIVE) else None
+        return self.module if isinstance(self.module, NativeLinear) else None
 
     @property
     def linear(self) -> nn.Linear:
@@ -106,7 +107,7 @@ def structural_obstacle(layer: Layer) -> str:
     if layer.native:
         return ""
     if isinstance(module, nn.Conv2d):
-        return "this version has no int8 convolution"
+        return "this version has no native convolution"
     return obstacle_in_code(layer)
 
 
@@ -118,12 +119,12 @@ def obstacle_in_code(layer: Layer) -> str:
     return _obstacle_inside(module) or _obstacle_around(layer)
 
 
-def objection(layer: Layer, ties: dict[nn.Module, str]) -> str:
-    """Why ``layer`` is left alone unless a rule asks for it; empty when nothing speaks against it."""
-    way_out = f"a rule for it converts it: PerLayer({{{layer.name!r}: Int8(), '_default': Int8()}})"
+def objection(layer: Layer, ties: dict[nn.Module, str], scheme: Scheme = DEFAULT_SCHEME) -> str:
+    """Why ``scheme`` leaves ``layer`` alone unless a rule asks for it; empty when nothing speaks against it."""
+    way_out = f"a rule for it converts it: PerLayer({{{layer.name!r}: {scheme!r}, '_default': {scheme!r}}})"
     if layer.module in ties:
         return f"its weight is also {ties[layer.module]!r}, so a packed copy would come on top; {way_out}"
-    if any(name.rpartition(".")[2] == "lm_head" for name in layer.names):
+    if scheme.rounds and any(name.rpartition(".")[2] == "lm_head" for name in layer.names):
         return f"the output head, whose rounding errors go straight to the logits; {way_out}"
     return ""
 
@@ -153,7 +154,7 @@ def tensor_identity(tensor: Tensor) -> object:
 
 
 def _kind(module: nn.Module) -> str:
-    if isinstance(module, (*_NATIVE, nn.Linear)):
+    if isinstance(module, (NativeLinear, nn.Linear)):
         return "Linear"
     if isinstance(module, nn.Conv2d):
         return "Conv2d"
@@ -221,14 +222,14 @@ def obstacle_in_tensors(module: nn.Linear | nn.Conv2d) -> str:
             return f"its {name} is a {type(tensor).__name__}, not a plain tensor"
         if tensor.layout != torch.strided:
             return f"its {name} has layout {tensor.layout}; .to_dense() makes it plain"
-        if tensor.dtype not in Int8Linear.DTYPES:
+        if tensor.dtype not in NativeLinear.DTYPES:
             return f"its {name} is {tensor.dtype}; float32, bfloat16 and float16 are supported"
     return ""
 
 
 def _obstacle_in_shape(module: nn.Linear) -> str:
     weight, bias = module.weight, cast("Tensor | None", module.bias)
-    if weight.ndim != 2 or not Int8Linear.fits(weight.shape[1], weight.shape[0]):
+    if weight.ndim != 2 or not NativeLinear.fits(weight.shape[1], weight.shape[0]):
         return f"its weight of shape {list(weight.shape)} is empty, too large, or no matrix"
     if bias is not None and bias.shape != weight.shape[:1]:
         return f"its bias of shape {list(bias.shape)} does not fit its weight of shape {list(weight.shape)}"

@@ -11,8 +11,7 @@ from typing import cast
 
 from torch import nn
 
-from edgekern.nn import NATIVE_LINEARS
-from edgekern.nn.int8_linear import Int8Linear
+from edgekern.nn import NATIVE_LINEARS, NativeLinear
 from edgekern.nn.layers import Layer
 
 # Handles that users hold point at these very dictionaries, so they move as they are and handle.remove() keeps working.
@@ -27,13 +26,16 @@ _HOOKS = (
     "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )
-_OWN_ATTRIBUTES = vars(nn.Linear(1, 1, device="meta")).keys() | vars(Int8Linear(1, 1)).keys()
+_OWN_ATTRIBUTES = {
+    name
+    for layer in (nn.Linear(1, 1, device="meta"), *(native(1, 1) for native in NATIVE_LINEARS.values()))
+    for name in vars(layer)
+}
 
 # In eval mode these modules skip their children's forward and hand the children's weights to one fused float operator,
 # unless this attribute is false.
 _FUSED_PATHS = ((nn.TransformerEncoderLayer, "activation_relu_or_gelu"), (nn.TransformerEncoder, "use_nested_tensor"))
 _SAVED_PATH = "_edgekern_fused_path"
-_NATIVE = tuple(NATIVE_LINEARS.values())
 
 
 def replace(layer: Layer, new: nn.Module) -> None:
@@ -51,7 +53,7 @@ def settle_fused_paths(model: nn.Module) -> None:
         for cls, switch in _FUSED_PATHS:
             if not isinstance(module, cls):
                 continue
-            native = any(isinstance(child, _NATIVE) for child in module.modules())
+            native = any(isinstance(child, NativeLinear) for child in module.modules())
             saved = vars(module).get(_SAVED_PATH)
             if native and saved is None:
                 setattr(module, _SAVED_PATH, getattr(module, switch))

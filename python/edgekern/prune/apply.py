@@ -16,12 +16,13 @@ from edgekern.nn.layers import Layer
 from edgekern.nn.swap import uninterrupted
 from edgekern.plan import Decision, FilterFn, plan
 from edgekern.prune.allocate import global_masks, outlier_ratio, owl_shares
-from edgekern.prune.calibrate import Hessian, Norms, check_data, gather, stages
+from edgekern.prune.calibrate import Hessian, Norms, Observe, check_data, gather
 from edgekern.prune.job import Job
 from edgekern.prune.matrix import from_matrix
 from edgekern.prune.progress import progress_bar
 from edgekern.prune.report import PruneReport, PruneRow
 from edgekern.prune.task import PruneError, Pruning, check_model, target_verdict
+from edgekern.prune.walk import Walk
 
 _UNREACHED = "the calibration data never reached it"
 
@@ -56,10 +57,12 @@ def prune_(
             else as the only one.
         filter_fn: called as ``filter_fn(module, name)`` for each layer; false leaves it alone.
         sequential: layers are pruned in the order in which the model first calls them, each judged by inputs that come
-            through the layers pruned before it, as they will in use. That takes one pass over the data for each
-            distinct input, and keeps the statistics of the layers that share it; data that can be iterated only once
-            are kept. False judges all layers as none of them was pruned, in one pass that keeps the statistics of all:
-            for SparseGPT, in_features squared float32 values each.
+            through the layers pruned before it, as they will in use. In a chain of blocks, as the layers of a
+            transformer are, that takes about as many passes over the data as a block has distinct inputs, elsewhere one
+            for each input, up to where it is; see ``walk.py``. Only the statistics of layers that share an input are
+            kept, and the inputs of one block where they take no more memory than the model; data that can be iterated
+            only once are kept too. False judges all layers as none of them was pruned, in one pass that keeps the
+            statistics of all: for SparseGPT, in_features squared float32 values each.
         progress: shows a progress bar while data are used.
 
     Returns:
@@ -131,8 +134,13 @@ class _Run:
             if job.scheme.method not in CALIBRATED_METHODS:
                 self.settle(job, job.masked(job.scores()))
         calibrated = [job for job in self._open("local", "owl") if job.scheme.method in CALIBRATED_METHODS]
-        for stage in self._stages(calibrated):
-            self._prune_stage(stage)
+        if calibrated and self.sequential:
+            by_layer = {job.layer.module: job for job in calibrated}
+            walk = Walk(self.model, list(by_layer), self.batches)
+            for stage in walk.stages:
+                self._prune_stage([by_layer[module] for module in stage], walk.gather)
+        elif calibrated:
+            self._prune_stage(calibrated, lambda watchers: gather(self.model, watchers, self.batches))
         if self.jobs and not self._open("local", "global", "owl"):
             raise PruneError(f"nothing to prune: of each of {len(self.jobs)} layers, {self.jobs[0].reason}")
 
@@ -159,19 +167,12 @@ class _Run:
         for job, units in zip(jobs, masks, strict=True):
             self.settle(job, job.kept(job.pattern.spread(units, *job.matrix.shape)))
 
-    def _stages(self, jobs: list[Job]) -> list[list[Job]]:
-        """Jobs that one pass over the data serves, in the order in which they are due."""
-        if not jobs or not self.sequential:
-            return [jobs] if jobs else []
-        by_layer = {job.layer.module: job for job in jobs}
-        found = stages(self.model, list(by_layer), self.batches)
-        return [[by_layer[module] for module in stage] for stage in found]
-
-    def _prune_stage(self, jobs: list[Job]) -> None:
+    def _prune_stage(self, jobs: list[Job], look: Callable[[Mapping[nn.Module, Observe]], None]) -> None:
+        """Prunes layers by what ``look`` shows them of the data."""
         watchers: dict[nn.Module, Norms | Hessian] = {}
         for job in jobs:
             watchers[job.layer.module] = (Norms if job.scheme.method == "wanda" else Hessian)(job.layer.module)
-        gather(self.model, watchers, self.batches)
+        look(watchers)
         for job in jobs:
             watcher = watchers.pop(job.layer.module)  # freed once it was used
             if not watcher.seen(job.name):

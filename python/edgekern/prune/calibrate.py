@@ -1,15 +1,13 @@
 """What calibration data say about each layer's inputs, gathered by forward hooks while the model runs.
 
-Inputs are never kept: a layer's statistics are one vector (norms) or one matrix (Hessian) per group of channels,
-however much data there is.
+A layer's statistics are one vector (norms) or one matrix (Hessian) per group of channels, however much data there is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from torch.nn import functional as F
 from edgekern.prune.task import PruneError
 
 Observe = Callable[[Tensor], None]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class _Watcher:
@@ -29,9 +28,10 @@ class _Watcher:
         self.total = torch.empty(0)
 
     def __call__(self, x: Tensor) -> None:
-        for rows in input_rows(self._module, x):
-            part = self.statistic(rows)
-            self.total = self.total.add_(part) if self.total.numel() else part
+        with torch.autocast(x.device.type, enabled=False):  # sums stay float32 where the model computes in less
+            for rows in input_rows(self._module, x):
+                part = self.statistic(rows)
+                self.total = self.total.add_(part) if self.total.numel() else part
 
     def statistic(self, rows: Tensor) -> Tensor:
         """What [groups, samples, in] adds to the total."""
@@ -116,7 +116,7 @@ def inference(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def arguments(batch: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments(batch: object) -> Arguments:
     """What to call a model with: a mapping holds keyword arguments, a tuple or list positional ones, else it is one."""
     if isinstance(batch, Mapping):
         return (), dict(batch)
@@ -129,40 +129,55 @@ def check_data(data: object) -> None:
         raise TypeError(f"data: expected an iterable of batches, got {type(data).__name__}; one batch is [batch]")
 
 
-def stages(model: nn.Module, modules: Sequence[nn.Module], batches: Iterable[object]) -> list[list[nn.Module]]:
-    """Layers in the order in which the model first calls them; neighbours that are given the same tensor share a stage.
-
-    The first batch decides. Layers that it does not reach come last, together.
-    """
-    found: list[list[nn.Module]] = []
-    waiting = dict.fromkeys(modules)
-    previous: Tensor | None = None  # held, so that no later tensor gets its identity
-
-    def meet(module: nn.Module, x: Tensor) -> None:
-        nonlocal previous
-        if module not in waiting:
-            return
-        del waiting[module]
-        if x is previous:
-            found[-1].append(module)
-        else:
-            found.append([module])
-        previous = x
-
-    gather(model, {module: partial(meet, module) for module in modules}, islice(batches, 1))
-    return [*found, list(waiting)] if waiting else found
-
-
-def gather(model: nn.Module, observers: Mapping[nn.Module, Observe], batches: Iterable[object]) -> None:
+def gather(
+    model: nn.Module, observers: Mapping[nn.Module, Observe], batches: Iterable[object], *, once: bool = False
+) -> None:
     """Runs the model over all batches, the observers watching.
+
+    Args:
+        model, batches: what to run, and what on.
+        observers: what each module's input is handed to.
+        once: that no batch reaches a module twice, so that the model need not go on once each was reached.
 
     Raises:
         PruneError: there is no batch.
     """
-    batch = None
-    with inference(model), observing(observers):
-        for batch in batches:
-            args, kwargs = arguments(batch)
-            model(*args, **kwargs)
-    if batch is None:
+    count = watch(model, observers, map(arguments, batches), once=once)
+    if not count:
         raise PruneError("data: there is not one batch in it")
+
+
+def watch(
+    module: nn.Module,
+    observers: Mapping[nn.Module, Observe],
+    calls: Iterable[Arguments],
+    *,
+    once: bool = False,
+    then: Callable[[object], None] | None = None,
+) -> int:
+    """Calls ``module`` with each of the arguments, the observers watching; ``once`` as for :func:`gather`.
+
+    ``then`` is given each result. Returns how many calls there were.
+    """
+    waiting: set[nn.Module] = set()
+
+    def seen(layer: nn.Module, x: Tensor) -> None:
+        observers[layer](x)
+        waiting.discard(layer)
+        if once and not waiting:
+            raise Enough
+
+    count = 0
+    with inference(module), observing({layer: partial(seen, layer) for layer in observers}):
+        for args, kwargs in calls:
+            waiting.update(observers)
+            with suppress(Enough):
+                result = module(*args, **kwargs)
+                if then is not None:
+                    then(result)
+            count += 1
+    return count
+
+
+class Enough(BaseException):
+    """Unwinds a forward whose rest nobody needs; no Exception, lest the model's own code catches it."""

@@ -29,7 +29,6 @@ class Pruning:
     verb = "prune"
     done = "pruned"
     layers = "linear or 2-d convolution layers"
-    rule = "Prune(0.5)"
     error: type[ValueError] = PruneError
 
     def is_for(self, module: nn.Module) -> bool:
@@ -41,8 +40,8 @@ class Pruning:
             return f"{layer.native.format} already; prune before converting"
         return obstacle_in_code(layer) or obstacle_in_tensors(layer.linear) or _obstacle_in_weight(layer, scheme)
 
-    def objection(self, layer: Layer, ties: dict[nn.Module, str]) -> str:
-        way_out = f"a rule for it prunes it: PerLayer({{{layer.name!r}: {self.rule}, '_default': {self.rule}}})"
+    def objection(self, layer: Layer, ties: dict[nn.Module, str], scheme: Scheme) -> str:
+        way_out = f"a rule for it prunes it: PerLayer({{{layer.name!r}: {scheme!r}, '_default': {scheme!r}}})"
         if layer.module in ties:
             return f"its weight is also {ties[layer.module]!r}, which would lose the same values; {way_out}"
         if any(name.rpartition(".")[2] == "lm_head" for name in layer.names):
