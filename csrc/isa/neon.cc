@@ -127,6 +127,7 @@ struct NeonInt4 : Neon {
   }
   static EK_INLINE void store_lhs(uint8_t* p, Bytes q, I32& owed) { NeonPairs::store_lhs(p, q, owed); }
 
+  static constexpr int kLineRows = 1;  // beside the sums of two there is no room for zero points
   static constexpr int kNibbleUnit = 1;
   template <int kHalf>
   static EK_INLINE Line signed_nibbles(Line line) {

@@ -54,18 +54,6 @@ struct NeonI8mm : NeonDotBlocks {
     unroll<2>([&](auto h) EK_LAMBDA_INLINE { acc.v[h] = vmmlaq_s32(acc.v[h], a, w.half[h]); });
     return acc;
   }
-
-  // Lines of 8 k have other channels in each half: beside 8 vectors of zero points there is no room for 16 times them.
-  template <int kHalf>
-  static EK_INLINE Line nibbles_around(Line line, const Zeros& zeros) {
-    if constexpr (kHalf == 0) return NeonDotBlocks::nibbles_around<kHalf>(line, zeros);
-    unroll<4>([&](auto i) EK_LAMBDA_INLINE {
-      uint8x16_t nibbles = vshrq_n_u8(vreinterpretq_u8_s8(line.v[i]), 4);
-      __asm__("" : "+w"(nibbles));  // shifted and added at once (usra) it would take a copy of the zeros
-      line.v[i] = around(nibbles, zeros.high[i]);
-    });
-    return line;
-  }
   static EK_INLINE void opaque(Lhs& a) { __asm__ volatile("" : "+w"(a)); }
 };
 
