@@ -11,8 +11,8 @@ from .listing import Function, functions, run
 OBJDUMP = ("llvm-objdump-19", "llvm-objdump-16", "llvm-objdump")
 NM = ("llvm-nm-19", "llvm-nm-16", "llvm-nm")
 
-# The instructions each ISA multiplies int8, int4 and f32 with, and how many the widest tile must hold: proof that its loop
-# was found.
+# The instructions each ISA multiplies int8, int4 and f32 with, and how many the widest tile must hold: proof that its
+# loop was found.
 MULTIPLIES = {
     "neon": {"smlsl": 16, "smlal": 16, "fmla": 16},  # dense; blocks and int4; f32
     "neon_dotprod": {"sdot": 48, "fmla": 16},

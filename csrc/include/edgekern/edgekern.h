@@ -125,7 +125,7 @@ typedef enum ek_int8_form EK_ENUM_TYPE {
   EK_INT8_BLOCKS_2 = 2,
   EK_INT8_BLOCKS_4 = 4,
   EK_INT8_BLOCKS_8 = 8,
-  EK_INT8_BITMAP = 16,   // the weights that are not zero, and a bit for each place. For few rows, and for memory.
+  EK_INT8_BITMAP = 16,    // the weights that are not zero, and a bit for each place. For few rows, and for memory.
   EK_INT8_BITMAP_4 = 17,  // the same by fours: 4 neighbouring k of one output channel, and a bit for each four
   EK_INT8_CSR = 32        // the weights that are not zero, and the k of each. For many rows, and for any mask.
 } ek_int8_form;
