@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include <atomic>
+#include <thread>
 
 #include "base/math.h"
 #include "base/parallel.h"
@@ -24,6 +25,13 @@ inline void pause() {
 #endif
 }
 
+// Waits until ready() holds. A thread that others wait for may have no core just now: then this one's is worth more to it.
+template <class Ready>
+void wait_until(const Ready& ready) {
+  constexpr int kSpins = 4096;  // some 50 us, many times what a ticket of rows takes
+  for (int spins = 0; !ready(); ++spins) spins < kSpins ? pause() : std::this_thread::yield();
+}
+
 // One parallel region: prepare(0 .. preparations), then, when all of that is done, multiply(0 .. tiles).
 template <class Prepare, class Multiply>
 void run_tickets(const ek_parallel* parallel, int64_t preparations, int64_t tiles, const Prepare& prepare,
@@ -34,7 +42,7 @@ void run_tickets(const ek_parallel* parallel, int64_t preparations, int64_t tile
       prepare(t);
       done.fetch_add(1, std::memory_order_release);
     }
-    while (done.load(std::memory_order_acquire) < preparations) pause();
+    wait_until([&] { return done.load(std::memory_order_acquire) >= preparations; });
     for (int64_t t; (t = next_tile.fetch_add(1, std::memory_order_relaxed)) < tiles;) multiply(t);
   });
 }

@@ -263,7 +263,7 @@ def called(monkeypatch):
 def test_a_model_larger_than_the_cache_is_measured_from_memory(called):
     model = nn.Sequential(*(pruned(shape=(96, 128)) for _ in range(8)))
     ek.convert_(model, ek.Int8(rows=1))
-    assert len({address for address, _ in called}) > 2 * len(model[0].choice.timings)
+    assert len({address for address, _ in called}) >= 2 * len(model[0].choice.timings)
     for i, (address, _) in enumerate(called):
         later = [other for other, _ in called[i + 1 :]]
         if address in later:  # by the time its turn comes again, more than the cache holds has been read

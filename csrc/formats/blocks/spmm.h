@@ -1,7 +1,7 @@
 // The multiplication by kept blocks. Vectors run along M: a block's weights are each spread over a vector and multiply the
 // same few k of neighbouring rows of lhs, so the work is that of the kept blocks and no product is wasted on a zero.
 //
-//   for 64 output channels at a time, whose sums stay in L1 (16 when K is one panel):
+//   for 64 output channels at a time, or Isa::kStorePanels of 16 when K is one panel, whose sums stay in L1:
 //     for each k panel, whose activations stay in L1:
 //       for each group of R channels:   accumulate its blocks in registers, add to the sums
 //     turn the sums into tiles of rows, for the format to finish
@@ -108,12 +108,11 @@ Accumulate<typename Product::Word> choose_accumulate(int64_t vectors) {
 }
 
 // Sums of a tile of w rows x panels [p0, p1), to visit(sums [channels][w], n0, channels) for up to 64 channels at a time.
-template <int R, int kTileWords, class Word, class Visit>
+template <class Isa, int R, int kTileWords, class Word, class Visit>
 EK_INLINE void multiply(const Rhs<Word>& rhs, Accumulate<Word> accumulate_panel, const Word* tile, int64_t w, int64_t p0,
                         int64_t p1, Visit&& visit) {
-  // A panel of activations that is the only one need not be used by many channels before the next takes its place. Then the
-  // fewest channels: what they send to y is about what a CPU's store queue holds, and leaves while the next are multiplied.
-  int64_t chunk = rhs.k_panels <= 1 ? 1 : kTileColumns / kPanelChannels;
+  // A panel of activations that is the only one need not be used by many channels before the next takes its place.
+  int64_t chunk = rhs.k_panels <= 1 ? Isa::kStorePanels : kTileColumns / kPanelChannels;
   alignas(64) Word sums[kTileColumns * kTileWords];
   int64_t groups = rhs.padded_n / R;
   for (int64_t p = p0; p < p1; p += chunk) {

@@ -112,7 +112,7 @@ void spmm(const SpmmArgs& args, int64_t m0, int64_t w, int64_t p0, int64_t p1) {
   Finish finish_tile = choose_output(output.dtype, output.activation,
                                      [](auto dtype, auto activation) -> Finish { return finish<Isa, dtype, activation>; });
   using Tile = Product<Isa>;
-  blocks::multiply<R, Tile::vectors(R) * Tile::kLanes>(
+  blocks::multiply<Isa, R, Tile::vectors(R) * Tile::kLanes>(
       args.rhs, blocks::choose_accumulate<Tile, R>(w / Tile::kLanes), args.lhs.data + m0 * args.lhs.tiles.depth, w, p0, p1,
       [&](const float* sums, int64_t n0, int64_t channels) {
         blocks::turn_sums<Product<Isa>>(

@@ -44,7 +44,7 @@ EK_INLINE void multiply_tile(const SpmmArgs& args, blocks::Accumulate<int32_t> a
   Finish finish_tile = choose_finish<Isa>(args.output);
   const LhsTiles& lhs = args.lhs;
   int64_t rows = min_of(w, lhs.tiles.rows - m0);
-  blocks::multiply<R, kTileWords>(
+  blocks::multiply<Isa, R, kTileWords>(
       args.rhs, accumulate_panel, lhs.data + m0 * lhs.tiles.depth, w, p0, p1,
       [&](const int32_t* sums, int64_t n0, int64_t channels) {
         auto subtract_zero_points = [&](typename Isa::I32(&v)[Isa::kLanes], int64_t m, int64_t c) EK_LAMBDA_INLINE {
