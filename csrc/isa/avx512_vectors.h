@@ -67,7 +67,14 @@ struct Avx512Vectors {
   static EK_INLINE I32 as_i32(F32 a) { return _mm512_castps_si512(a); }
   static EK_INLINE F32 as_f32(I32 a) { return _mm512_castsi512_ps(a); }
   static EK_INLINE F32 to_f32(I32 a) { return _mm512_cvtepi32_ps(a); }
-  static EK_INLINE int32_t reduce(I32 v) { return _mm512_reduce_add_epi32(v); }
+  // Not _mm512_reduce_add_epi32, in which signed sums overflow: sums wrap here, as in all vectors.
+  static EK_INLINE int32_t reduce(I32 v) {
+    v = _mm512_add_epi32(v, _mm512_shuffle_i64x2(v, v, 0x4e));
+    v = _mm512_add_epi32(v, _mm512_shuffle_i64x2(v, v, 0xb1));
+    v = _mm512_add_epi32(v, _mm512_shuffle_epi32(v, _MM_PERM_BADC));
+    v = _mm512_add_epi32(v, _mm512_shuffle_epi32(v, _MM_PERM_CDAB));
+    return _mm_cvtsi128_si32(_mm512_castsi512_si128(v));
+  }
 
   static EK_INLINE void transpose(I32 (&v)[kLanes]) {
     I32 a[kLanes], b[kLanes];
