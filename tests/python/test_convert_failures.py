@@ -74,7 +74,15 @@ def test_running_out_of_memory_changes_nothing(monkeypatch):
     assert_untouched(model, before)
 
 
-def test_ctrl_c_waits_until_the_model_is_whole(monkeypatch):
+@pytest.fixture
+def python_handles_ctrl_c():
+    """Also where the tests were started in the background by a shell, which has them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_waits_until_the_model_is_whole(monkeypatch, python_handles_ctrl_c):
     model, quantize = LanguageModel(), Int8Linear.take_
 
     def interrupted(*args):
@@ -82,11 +90,10 @@ def test_ctrl_c_waits_until_the_model_is_whole(monkeypatch):
         quantize(*args)
 
     monkeypatch.setattr(Int8Linear, "take_", interrupted)
-    handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         convert_(model, Int8())
     assert native_names(model) == BLOCK_LAYERS
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(signal.SIGINT) is python_handles_ctrl_c
 
 
 def test_conversion_in_another_thread():
