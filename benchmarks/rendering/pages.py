@@ -23,7 +23,14 @@ edgekern's in the same rounds: above 1, edgekern is faster.
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; every column but the first is aligned to the right."""
+    """A Markdown table; every column but the first is aligned to the right.
+
+    Raises:
+        ValueError: a row of more or fewer columns, whose figures would stand under other names.
+    """
+    for row in rows:
+        if len(row) != len(header):
+            raise ValueError(f"expected {len(header)} columns, {', '.join(header)}; got {len(row)}: {', '.join(row)}")
     lines = [" | ".join(header), " | ".join(["---", *["---:"] * (len(header) - 1)])]
     lines += [" | ".join(row) for row in rows]
     return "\n".join(f"| {line} |" for line in lines)

@@ -119,7 +119,6 @@ def sparse_section(results: Results, charts: Sequence[str]) -> str:
         "form",
         "dense int8 / sparse",
         "DeepSparse / sparse",
-        "edgekern sparse float32",
     ]
     header += ["edgekern sparse float32", *map(label, (DENSE, *rivals))]
     for mask in dict.fromkeys((cell.task["pattern"], cell.task["sparsity"]) for cell in results.cells):

@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import render  # noqa: E402
 import sparse  # noqa: E402
 from harness.subject import SUBJECTS, load_subject  # noqa: E402
+from rendering.pages import table  # noqa: E402
 from rendering.results import read_results  # noqa: E402
 from rendering.sparse import sparse_bars, sparse_section  # noqa: E402
 from results_file import write_file  # noqa: E402
@@ -183,6 +184,12 @@ def test_a_dense_time_is_no_sparse_time(tmp_path: Path) -> None:
     path = write_file(tmp_path, cell(WIDE, **{DENSE: 1e-3, DEEP: 5e-3}), "sparse")
     assert {met for met, _ in goals(path).values()} == {None}
     assert "| 128x768x3072, 2 threads | - |  | - | - | - | 1,000 | 5,000 |" in sparse_section(read_results(path), [])
+
+
+def test_a_row_of_another_width_is_no_row_of_the_table() -> None:
+    assert table(["a", "b"], [["1", "2"]]).endswith("| 1 | 2 |")
+    with pytest.raises(ValueError, match="expected 2 columns, a, b; got 1: 1"):
+        table(["a", "b"], [["1"]])
 
 
 def test_pages_have_a_table_for_each_mask(tmp_path: Path) -> None:
