@@ -95,6 +95,23 @@ TEST_CASE("pack: a bitmap form takes the bytes it keeps, and its bits") {
   }
 }
 
+TEST_CASE("pack: an order that no ISA has for the form is refused") {
+  Matrix rhs = Matrix::sparse(20, 30, 0.5, 1);
+  ek_int8_shape shape;
+  for (ek_int8_form form : kForms) {
+    size_t size = rhs.packed_size(nullptr, form);
+    char* packed = rhs.packed(nullptr, form);
+    int32_t& depth = reinterpret_cast<int8::Header*>(packed)->order.line_depth;
+    int32_t truth = depth;
+    for (int32_t lie : {0, 1, int8::in_panels(form) ? 2 : 8, 16}) {
+      depth = lie;
+      CHECK(ek_int8_describe(packed, size, &shape) == EK_ERROR_PACKED);
+    }
+    depth = truth;
+    CHECK(ek_int8_describe(packed, size, &shape) == EK_OK);
+  }
+}
+
 TEST_CASE("pack: a bitmap matrix that claims more values than it can have is refused") {
   Matrix rhs = Matrix::sparse(20, 30, 0.5, 1);
   ek_int8_shape shape;

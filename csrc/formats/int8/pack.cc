@@ -46,8 +46,10 @@ void copy_padded(const float* values, const Layout& layout, float* out) {
   if (values != nullptr) memcpy(out, values, static_cast<size_t>(layout.n) * sizeof(float));
 }
 
-bool valid_order(Order order) {
-  return (order.line_depth == 2 || order.line_depth == 4 || order.line_depth == 8) && order.odd_sums >> 1 == 0;
+// A line of a panel is 4 or 8 values of k deep, a block 2 or 4.
+bool valid_order(ek_int8_form form, Order order) {
+  bool other_depth = order.line_depth == (in_panels(form) ? 8 : 2);
+  return (order.line_depth == 4 || other_depth) && order.odd_sums >> 1 == 0;
 }
 
 // What the arguments of packing have in common.
@@ -87,7 +89,8 @@ ek_status open_packed(const void* packed, size_t packed_size, Layout* layout) {
   if (memcmp(header->magic, kMagic, sizeof(kMagic)) != 0) return EK_ERROR_PACKED;
   *layout = {header->n, header->k, header->form, header->order};
   const FormFunctions* form = functions_of(layout->form);
-  if (form == nullptr || !valid_shape(layout->n, layout->k) || !valid_order(layout->order)) return EK_ERROR_PACKED;
+  if (form == nullptr || !valid_shape(layout->n, layout->k) || !valid_order(layout->form, layout->order))
+    return EK_ERROR_PACKED;
   int64_t size = static_cast<int64_t>(packed_size), body = layout->body_offset();
   return size < body || size - body < form->packed_body_bytes(*layout, packed, packed_size) ? EK_ERROR_PACKED : EK_OK;
 }
