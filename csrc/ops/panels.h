@@ -1,5 +1,5 @@
 // What the layers in panels of 16 output channels share, of any format: slabs of rows whose quantised form stays in cache,
-// and tickets of rows x 64 columns.
+// and tickets of rows x columns.
 #pragma once
 
 #include "formats/int8/layout.h"
@@ -9,7 +9,10 @@
 
 namespace edgekern::panels {
 
-inline constexpr int64_t kPanelsPerTicket = 4;  // 64 columns, the widest tile
+inline constexpr int64_t kTilePanels = 4;  // 64 columns, the widest tile
+// A ticket is no less work than this where there is enough of it: the weights of a few rows are then read in runs that are long
+// enough for memory to stream. At M = 1 with 90 % zeros and two threads, runs of one tile cost a quarter more.
+inline constexpr int64_t kTicketMacs = 1024 * 1024;
 
 // Where a slab's quantised rows and their numbers sit in the caller's workspace.
 struct Slab {
@@ -35,10 +38,13 @@ struct Slab {
 
 // Output tiles of one slab: groups of panels, and, where N alone gives too few, pieces of M.
 struct Tiles {
-  int64_t groups, pieces, piece_rows;
+  int64_t ticket_panels, groups, pieces, piece_rows;
 
-  Tiles(int64_t tile_rows, int64_t rows, int64_t panels, int threads) {
-    groups = ceil_div(panels, kPanelsPerTicket);
+  Tiles(int64_t tile_rows, int64_t rows, int64_t panels, int64_t k, int threads) {
+    int64_t tiles = ceil_div(panels, kTilePanels), tile_macs = rows * kTilePanels * int8::kPanelColumns * max_of(k, 1);
+    int64_t most = max_of(1, tiles / (kTicketsPerThread * threads));
+    ticket_panels = kTilePanels * min_of(ceil_div(kTicketMacs, tile_macs), most);
+    groups = ceil_div(panels, ticket_panels);
     int64_t wanted = ceil_div(kTicketsPerThread * threads, max_of(groups, 1));
     piece_rows = round_up(ceil_div(rows, wanted), tile_rows);
     pieces = ceil_div(rows, piece_rows);
@@ -57,13 +63,13 @@ void run_slab(int64_t tile_rows, int64_t rows, int64_t n, int64_t k, const ek_pa
     return gemm(0, rows, 0, panels);
   }
   int64_t ticket_rows = rows_per_ticket(rows, k, 1, threads);
-  Tiles tiles(tile_rows, rows, panels, threads);
+  Tiles tiles(tile_rows, rows, panels, k, threads);
   run_tickets(
       parallel, ceil_div(rows, ticket_rows), tiles.count(),
       [&](int64_t t) { read(t * ticket_rows, min_of(rows, (t + 1) * ticket_rows)); },
       [&](int64_t t) {
-        int64_t m0 = t % tiles.pieces * tiles.piece_rows, p0 = t / tiles.pieces * kPanelsPerTicket;
-        gemm(m0, min_of(rows, m0 + tiles.piece_rows), p0, min_of(panels, p0 + kPanelsPerTicket));
+        int64_t m0 = t % tiles.pieces * tiles.piece_rows, p0 = t / tiles.pieces * tiles.ticket_panels;
+        gemm(m0, min_of(rows, m0 + tiles.piece_rows), p0, min_of(panels, p0 + tiles.ticket_panels));
       });
 }
 
