@@ -15,6 +15,7 @@ struct NeonHalfRange {
   static constexpr int kParts = 4;
 
   static EK_INLINE F32 set(float v) { return vdupq_n_f16(static_cast<float16_t>(v)); }
+  static EK_INLINE F32 add(F32 a, F32 b) { return vaddq_f16(a, b); }
   static EK_INLINE F32 min(F32 a, F32 b) { return vminq_f16(a, b); }
   static EK_INLINE F32 max(F32 a, F32 b) { return vmaxq_f16(a, b); }
   static EK_INLINE F32 fma(F32 a, F32 b, F32 c) { return vfmaq_f16(c, a, b); }

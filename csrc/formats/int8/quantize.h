@@ -68,14 +68,12 @@ RowScale find_range(const void* x, int64_t k) {
       poison[p] = V::fma(v[p], V::set(0.0f), poison[p]);  // ... for it sticks here, as Inf * 0 does
     });
   }
-  float lowest = 0.0f, highest = 0.0f, poisoned = 0.0f;
-  unroll<P>([&](auto p) EK_LAMBDA_INLINE {
-    float l = V::reduce_min(low[p]), h = V::reduce_max(high[p]);
-    lowest = l < lowest ? l : lowest;
-    highest = h > highest ? h : highest;
-    poisoned += V::reduce_add(poison[p]);
+  unroll<P - 1>([&](auto p) EK_LAMBDA_INLINE {
+    low[0] = V::min(low[0], low[p + 1]);
+    high[0] = V::max(high[0], high[p + 1]);
+    poison[0] = V::add(poison[0], poison[p + 1]);
   });
-  return scale_of(lowest, highest, poisoned == 0.0f);
+  return scale_of(V::reduce_min(low[0]), V::reduce_max(high[0]), V::reduce_add(poison[0]) == 0.0f);
 }
 
 // Rounds one row and hands each kStep bytes to store(bytes, i). A zero row is all zero bytes.
