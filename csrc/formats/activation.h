@@ -69,5 +69,18 @@ EK_INLINE typename Isa::F32 activate(typename Isa::F32 x) {
   }
 }
 
+// The same for code that is unrolled: what takes many instructions stands apart, once.
+template <class Isa, ek_activation A>
+__attribute__((noinline)) typename Isa::F32 activate_call(typename Isa::F32 x) {
+  return activate<Isa, A>(x);
+}
+template <class Isa, ek_activation A>
+EK_INLINE typename Isa::F32 activate_apart(typename Isa::F32 x) {
+  if constexpr (A == EK_NONE || A == EK_RELU)
+    return activate<Isa, A>(x);
+  else
+    return activate_call<Isa, A>(x);
+}
+
 }  // namespace
 }  // namespace edgekern

@@ -14,8 +14,6 @@ struct Avx2Vectors {
   using F32 = __m256;
   using I32 = __m256i;
   static constexpr int kLanes = 8;
-  // What one panel of a tile sends to y is about what the store queue holds, and leaves while the next is multiplied.
-  static constexpr int64_t kStorePanels = 1;
 
   // ------------------------------------------------------------------------------------------------- floats
   static EK_INLINE F32 set(float v) { return _mm256_set1_ps(v); }

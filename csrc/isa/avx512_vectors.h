@@ -14,8 +14,6 @@ struct Avx512Vectors {
   using F32 = __m512;
   using I32 = __m512i;
   static constexpr int kLanes = 16;
-  // What one panel of a tile sends to y is about what the store queue holds, and leaves while the next is multiplied.
-  static constexpr int64_t kStorePanels = 1;
 
   // ------------------------------------------------------------------------------------------------- floats
   static EK_INLINE F32 set(float v) { return _mm512_set1_ps(v); }

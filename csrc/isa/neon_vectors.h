@@ -84,7 +84,6 @@ struct NeonVectors {
 
   // ----------------------------------------------------------------------------------- products of kept f32 weights
   // 16 accumulators, or the 8 of one channel, which a wider tile would not make cheaper by much.
-  static constexpr int64_t kStorePanels = 4;  // fewer would cost a tenth more instructions
   static constexpr int f32_vectors(int channels) { return channels <= 2 ? 8 : 16 / channels; }
 
   // Four weights a vector, to multiply by lane; one or two fill a part of it.

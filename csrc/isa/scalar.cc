@@ -299,7 +299,6 @@ struct Scalar : Dot4<ScalarVectors> {
   static constexpr int32_t kBlockZeroOffset = 0;
   static constexpr int block_vectors(int) { return 1; }
   static constexpr int f32_vectors(int) { return 1; }
-  static constexpr int64_t kStorePanels = 4;
   static constexpr int block_phases(int, int) { return 1; }
   static constexpr int kCsrUnroll = 1;
   static EK_INLINE I32 spread_blocks(const uint8_t* q, int32_t) { return load_i32(reinterpret_cast<const int32_t*>(q)); }

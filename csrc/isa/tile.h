@@ -5,7 +5,6 @@
 //   kLanes              32-bit lanes of a vector
 //   F32, I32            a vector of floats, of int32
 //   load, load_as<D>    F32 from memory as floats, or as dtype D        store_as<D>(p, i, v), store_as<D>(p, i, v, count)
-//   kStorePanels        of 16 channels, whose sums go to y together where that is free (formats/blocks/spmm.h)
 //   set, add, sub, mul, div, fma, min, max, round, pow2, select_negative, reduce_*   arithmetic on F32
 //   load_i32, store_i32, set_i32, add_i32, mul_i32, to_f32, reduce                    on I32
 //   as_i32, as_f32      the same bits; transpose(v) turns kLanes I32 vectors as a square of 32-bit lanes
@@ -32,7 +31,7 @@
 //   split_words(v), join_planes(v)    line_depth I32 of words to as many of planes, and back (also there)
 //
 //   Bytes, kParts, to_bytes, store_lhs, load_bytes, store_bytes     kParts F32 vectors quantised to kParts * kLanes u8
-//   Range<D>            set, load_as, min, max, fma, reduce_* of the vectors that find the range of a row of D
+//   Range<D>            set, load_as, add, min, max, fma, reduce_* of the vectors that find the range of a row of D
 //   kRows, panels_at, phases_at, kHoldLhs     tile shape, see formats/int8/gemm.h
 //   kStreamRows, kPrefetchBytes    up to how many rows a tile is bound by memory, and how far ahead it then prefetches
 //   kPeakChains         independent products that keep the multiplier busy

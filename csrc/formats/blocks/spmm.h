@@ -1,10 +1,10 @@
 // The multiplication by kept blocks. Vectors run along M: a block's weights are each spread over a vector and multiply the
 // same few k of neighbouring rows of lhs, so the work is that of the kept blocks and no product is wasted on a zero.
 //
-//   for 64 output channels at a time, or Isa::kStorePanels of 16 when K is one panel, whose sums stay in L1:
+//   for 64 output channels at a time, whose sums stay in L1:
 //     for each k panel, whose activations stay in L1:
 //       for each group of R channels:   accumulate its blocks in registers, add to the sums
-//     turn the sums into tiles of rows, for the format to finish
+//     turn the sums, and make y of them as the format says
 //
 // Register budget of accumulate: R x V accumulators of the tile's V vectors, R weights, one vector of activations.
 // Each vector of activations that is loaded serves R products. PH > 1 sums every PH-th block separately, where R x V chains
@@ -108,15 +108,14 @@ Accumulate<typename Product::Word> choose_accumulate(int64_t vectors) {
 }
 
 // Sums of a tile of w rows x panels [p0, p1), to visit(sums [channels][w], n0, channels) for up to 64 channels at a time.
-template <class Isa, int R, int kTileWords, class Word, class Visit>
+template <int R, int kTileWords, class Word, class Visit>
 EK_INLINE void multiply(const Rhs<Word>& rhs, Accumulate<Word> accumulate_panel, const Word* tile, int64_t w, int64_t p0,
                         int64_t p1, Visit&& visit) {
-  // A panel of activations that is the only one need not be used by many channels before the next takes its place.
-  int64_t chunk = rhs.k_panels <= 1 ? Isa::kStorePanels : kTileColumns / kPanelChannels;
+  constexpr int64_t kChunk = kTileColumns / kPanelChannels;
   alignas(64) Word sums[kTileColumns * kTileWords];
   int64_t groups = rhs.padded_n / R;
-  for (int64_t p = p0; p < p1; p += chunk) {
-    int64_t n0 = p * kPanelChannels, channels = min_of(min_of(chunk, p1 - p) * kPanelChannels, rhs.padded_n - n0);
+  for (int64_t p = p0; p < p1; p += kChunk) {
+    int64_t n0 = p * kPanelChannels, channels = min_of(min_of(kChunk, p1 - p) * kPanelChannels, rhs.padded_n - n0);
     for (int64_t panel = 0; panel < rhs.k_panels; ++panel)
       accumulate_panel({tile + panel * rhs.panel_blocks * w, rhs.starts + panel * groups + n0 / R, channels / R, rhs.weights,
                         rhs.places, sums, panel == 0});
@@ -125,23 +124,40 @@ EK_INLINE void multiply(const Rhs<Word>& rhs, Accumulate<Word> accumulate_panel,
   }
 }
 
-// Sums [channels][w] of `rows` rows to tiles of kLanes rows: correct(v, m, c) may change rows m.. x channels c.. while they
-// are in registers, then finish(tile [kLanes][kTileColumns], m, rows of the tile) takes them on.
-template <class Product, class Correct, class FinishTile>
-EK_INLINE void turn_sums(const typename Product::Word* sums, int64_t w, int64_t rows, int64_t channels, Correct&& correct,
-                         FinishTile&& finish) {
+// `at`, which moves on by `step`. What is there is read or written here and now where a square has more than four rows:
+// compilers would collect the addresses of all of them first, for which they have no registers.
+template <int kRows>
+EK_INLINE int64_t next(int64_t& at, int64_t step) {
+  int64_t now = at;
+  at += step;
+  if constexpr (kRows > 4) __asm__ volatile("" : "+r"(at) : : "memory");
+  return now;
+}
+
+// Sums [channels][w] of a tile to y. A square of them is turned in registers and goes straight to y from there: through a
+// tile in memory, as the dense kernels' sums go, it took twice the instructions, on a tenth of their products.
+//
+// of(c) gives, for kLanes channels from c on, what makes values of their sums in row m: value(sums, m), F32.
+template <class Isa, class Product, ek_dtype D, ek_activation A, class Of>
+EK_INLINE void store_turned(const typename Product::Word* sums, int64_t w, const TileOut to, Of&& of) {
   constexpr int64_t kLanes = Product::kLanes;
-  alignas(64) typename Product::Word tile[kLanes * kTileColumns];
-  for (int64_t m = 0; m < rows; m += kLanes) {
-    for (int64_t c = 0; c < round_up(channels, kPanelChannels); c += kLanes) {
+  for (int64_t m = 0; m < to.rows; m += kLanes)
+    for (int64_t c = 0; c < to.columns; c += kLanes) {
       typename Product::Vector v[kLanes];
-      unroll<Product::kLanes>([&](auto j) EK_LAMBDA_INLINE { v[j] = Product::load(sums + (c + j) * w + m); });
+      int64_t in = c * w + m, out = to.start + m * to.ld_y + c;
+      unroll<Product::kLanes>([&](auto j) EK_LAMBDA_INLINE { v[j] = Product::load(sums + next<Product::kLanes>(in, w)); });
       Product::transpose(v);
-      correct(v, m, c);
-      unroll<Product::kLanes>([&](auto r) EK_LAMBDA_INLINE { Product::store(tile + r * kTileColumns + c, v[r]); });
+      auto value = of(c);
+      const int64_t rows = to.rows - m, columns = to.columns - c;
+      auto y = [&](auto r) EK_LAMBDA_INLINE { return activate_apart<Isa, A>(value(v[r], m + r)); };
+      if (rows >= kLanes && columns >= kLanes)
+        unroll<Product::kLanes>(
+            [&](auto r) EK_LAMBDA_INLINE { Isa::template store_as<D>(to.y, next<Product::kLanes>(out, to.ld_y), y(r)); });
+      else
+        unroll<Product::kLanes>([&](auto r) EK_LAMBDA_INLINE {
+          if (r < rows) Isa::template store_as<D>(to.y, out + r * to.ld_y, y(r), min_of(columns, kLanes));
+        });
     }
-    finish(static_cast<const typename Product::Word*>(tile), m, min_of(kLanes, rows - m));
-  }
 }
 
 }  // namespace

@@ -98,28 +98,25 @@ void load_tiles(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t 
 }
 
 template <class Isa, ek_dtype D, ek_activation A>
-void finish(const float* tile, const float* bias, TileOut to) {
-  store_tile<Isa, D, A>(to, [&](int64_t m) EK_LAMBDA_INLINE {
-    return [sums = tile + m * kTileColumns, bias](int64_t n)
-               EK_LAMBDA_INLINE { return Isa::add(Isa::load(sums + n), Isa::load(bias + n)); };
+void finish_turned(const float* sums, int64_t w, const float* bias, TileOut to) {
+  using F32 = typename Isa::F32;
+  blocks::store_turned<Isa, Product<Isa>, D, A>(sums, w, to, [bias](int64_t c) EK_LAMBDA_INLINE {
+    return [bias = Isa::load(bias + c)](F32 sum, int64_t) EK_LAMBDA_INLINE { return Isa::add(sum, bias); };
   });
 }
 
 template <class Isa, int R>
 void spmm(const SpmmArgs& args, int64_t m0, int64_t w, int64_t p0, int64_t p1) {
-  using Finish = void (*)(const float* tile, const float* bias, TileOut to);
+  using Finish = void (*)(const float* sums, int64_t w, const float* bias, TileOut to);
   const Output& output = args.output;
-  Finish finish_tile = choose_output(output.dtype, output.activation,
-                                     [](auto dtype, auto activation) -> Finish { return finish<Isa, dtype, activation>; });
+  Finish finish = choose_output(output.dtype, output.activation,
+                                [](auto dtype, auto activation) -> Finish { return finish_turned<Isa, dtype, activation>; });
   using Tile = Product<Isa>;
-  blocks::multiply<Isa, R, Tile::vectors(R) * Tile::kLanes>(
+  int64_t rows = min_of(w, args.lhs.tiles.rows - m0);
+  blocks::multiply<R, Tile::vectors(R) * Tile::kLanes>(
       args.rhs, blocks::choose_accumulate<Tile, R>(w / Tile::kLanes), args.lhs.data + m0 * args.lhs.tiles.depth, w, p0, p1,
       [&](const float* sums, int64_t n0, int64_t channels) {
-        blocks::turn_sums<Product<Isa>>(
-            sums, w, min_of(w, args.lhs.tiles.rows - m0), channels, [](auto&, int64_t, int64_t) EK_LAMBDA_INLINE {},
-            [&](const float* tile, int64_t m, int64_t count) {
-              finish_tile(tile, args.bias + n0, {output.y, (m0 + m) * output.ld_y + n0, output.ld_y, count, channels});
-            });
+        finish(sums, w, args.bias + n0, {output.y, m0 * output.ld_y + n0, output.ld_y, rows, channels});
       });
 }
 

@@ -36,36 +36,78 @@ struct BlockProduct {
   static constexpr int phases(int channels, int vectors) { return Isa::block_phases(channels, vectors); }
 };
 
+// Sums [channels][w] of a tile on their way out.
+struct FinishTurnedArgs {
+  const int32_t* sums;
+  int64_t w;
+  const float* lhs_scale;     // [rows]
+  const int32_t* zero_point;  // [rows]
+  const int32_t* column_sum;  // [columns], as are the next
+  const float* rhs_scale;
+  const float* bias;
+  TileOut to;
+};
+
+// value(sums, m, c): what y is of the exact sums of row m, kLanes channels from c on.
+template <class Isa, ek_dtype D, ek_activation A, class Value>
+EK_INLINE void store_sums(const FinishTurnedArgs& args, Value&& value_of) {
+  using I32 = typename Isa::I32;
+  const FinishTurnedArgs f = args;  // see TileOut
+  blocks::store_turned<Isa, BlockProduct<Isa>, D, A>(f.sums, f.w, f.to, [&](int64_t c) EK_LAMBDA_INLINE {
+    auto value = value_of(f, c);
+    I32 column_sum = Isa::load_i32(f.column_sum + c);
+    return [&f, value, column_sum](I32 sum, int64_t m) EK_LAMBDA_INLINE {
+      if constexpr (Isa::kBlockOrder.line_depth == 4)
+        sum = Isa::sub_i32(sum, Isa::mul_i32(Isa::set_i32(f.zero_point[m]), column_sum));
+      return value(sum, m);
+    };
+  });
+}
+
+template <class Isa, ek_dtype D, ek_activation A>
+void finish_turned(const FinishTurnedArgs& args) {
+  using F32 = typename Isa::F32;
+  store_sums<Isa, D, A>(args, [](const FinishTurnedArgs& f, int64_t c) EK_LAMBDA_INLINE {
+    F32 rhs_scale = Isa::load(f.rhs_scale + c), bias = Isa::load(f.bias + c);
+    return [&f, rhs_scale, bias](typename Isa::I32 sum, int64_t m)
+               EK_LAMBDA_INLINE { return Isa::fma(Isa::to_f32(sum), Isa::mul(Isa::set(f.lhs_scale[m]), rhs_scale), bias); };
+  });
+}
+
+template <class Isa>
+void store_turned_integers(const FinishTurnedArgs& args) {
+  store_sums<Isa, EK_F32, EK_NONE>(args, [](const FinishTurnedArgs&, int64_t) EK_LAMBDA_INLINE {
+    return [](typename Isa::I32 sum, int64_t) EK_LAMBDA_INLINE { return Isa::as_f32(sum); };
+  });
+}
+
+using FinishTurned = void (*)(const FinishTurnedArgs&);
+
+template <class Isa>
+FinishTurned choose_finish_turned(const Output& output) {
+  if (output.integers) return store_turned_integers<Isa>;
+  return choose_output(output.dtype, output.activation,
+                       [](auto dtype, auto activation) -> FinishTurned { return finish_turned<Isa, dtype, activation>; });
+}
+
 // y of a tile, whatever accumulates its sums.
 template <class Isa, int R, int kTileWords>
 EK_INLINE void multiply_tile(const SpmmArgs& args, blocks::Accumulate<int32_t> accumulate_panel, int64_t m0, int64_t w,
                              int64_t p0, int64_t p1) {
-  using Product = BlockProduct<Isa>;
-  Finish finish_tile = choose_finish<Isa>(args.output);
+  FinishTurned finish_tile = choose_finish_turned<Isa>(args.output);
   const LhsTiles& lhs = args.lhs;
-  int64_t rows = min_of(w, lhs.tiles.rows - m0);
-  blocks::multiply<Isa, R, kTileWords>(
-      args.rhs, accumulate_panel, lhs.data + m0 * lhs.tiles.depth, w, p0, p1,
-      [&](const int32_t* sums, int64_t n0, int64_t channels) {
-        auto subtract_zero_points = [&](typename Isa::I32(&v)[Isa::kLanes], int64_t m, int64_t c) EK_LAMBDA_INLINE {
-          if constexpr (Isa::kBlockOrder.line_depth == 4) {
-            typename Isa::I32 column_sum = Isa::load_i32(args.column_sum + n0 + c);
-            unroll<Isa::kLanes>([&](auto r) EK_LAMBDA_INLINE {
-              int32_t zero_point = m + r < rows ? lhs.zero_point[m0 + m + r] : 0;
-              v[r] = Isa::sub_i32(v[r], Isa::mul_i32(Isa::set_i32(zero_point), column_sum));
-            });
-          }
-        };
-        blocks::turn_sums<Product>(
-            sums, w, rows, channels, subtract_zero_points, [&](const int32_t* tile, int64_t m, int64_t count) {
-              finish_tile({tile,
-                           nullptr,
-                           lhs.scale + m0 + m,
-                           args.scale + n0,
-                           args.bias + n0,
-                           {args.output.y, (m0 + m) * args.output.ld_y + n0, args.output.ld_y, count, channels}});
-            });
-      });
+  int64_t rows = min_of(w, lhs.tiles.rows - m0), ld_y = args.output.ld_y;
+  blocks::multiply<R, kTileWords>(args.rhs, accumulate_panel, lhs.data + m0 * lhs.tiles.depth, w, p0, p1,
+                                  [&](const int32_t* sums, int64_t n0, int64_t channels) {
+                                    finish_tile({sums,
+                                                 w,
+                                                 lhs.scale + m0,
+                                                 lhs.zero_point + m0,
+                                                 args.column_sum + n0,
+                                                 args.scale + n0,
+                                                 args.bias + n0,
+                                                 {args.output.y, m0 * ld_y + n0, ld_y, rows, channels}});
+                                  });
 }
 
 template <class Isa, int R>
