@@ -19,6 +19,7 @@ struct Neon : NeonPairs {
   static constexpr const char* kInt8GemmName = "int8_gemm_neon";
   static constexpr const char* kInt8GemvName = "int8_gemv_neon";
   static constexpr const char* kF32SpmmName = "f32_spmm_neon";
+  static constexpr const char* kF16SpmmName = "f16_spmm_neon";
 
   static constexpr int8::Order kOrder{.line_depth = 4, .odd_sums = 1};
   static constexpr int kRows = 2;
