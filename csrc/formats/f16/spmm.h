@@ -79,11 +79,11 @@ struct Product<Isa> {
   static EK_INLINE Sums add(Sums a, Sums b) { return {Isa::add(a.low, b.low), Isa::add(a.high, b.high)}; }
 };
 
-struct RowScale {
+struct LhsScale {
   float scale, inverse;
 };
 
-EK_INLINE RowScale scale_of(int8::RowRange range) {
+EK_INLINE LhsScale lhs_scale_of(int8::RowRange range) {
   if (!range.finite) return {__builtin_nanf(""), 0.0f};  // makes NaN of the row's outputs
   float largest = range.high > -range.low ? range.high : -range.low;
   if (largest < 7.8886090522101181e-31f) return {1.0f, 0.0f};  // 2^-100: as zero
@@ -100,7 +100,7 @@ void load_halves_as(const void* x, int64_t ld_x, int64_t k, int64_t m0, int64_t 
     const char* from = static_cast<const char*>(x) + m * ld_x * kBytes;
     float inverse[Tile::kLanes] = {};
     for (int64_t r = 0; r < rows; ++r) {
-      RowScale scale = scale_of(int8::find_range<typename Isa::template Range<D>, D>(from + r * ld_x * kBytes, k));
+      LhsScale scale = lhs_scale_of(int8::find_range<typename Isa::template Range<D>, D>(from + r * ld_x * kBytes, k));
       out.row_scale[m + r] = scale.scale;
       inverse[r] = scale.inverse;
     }
