@@ -87,6 +87,24 @@ struct Neon : NeonPairs {
   static constexpr int block_phases(int, int) { return 1; }
   static constexpr int kCsrUnroll = 2;
 
+  // What multiply_f32 takes, of f16 weights.
+  template <int R, int B>
+  static EK_INLINE F32Weights<R * B> load_f16_weights(const uint16_t* p) {
+    constexpr int kWeights = R * B;
+    F32Weights<kWeights> w;
+    auto widen = [](uint16x4_t four) EK_LAMBDA_INLINE { return vcvt_f32_f16(vreinterpret_f16_u16(four)); };
+    if constexpr (kWeights == 1) {
+      w.four[0] = widen(vld1_dup_u16(p));
+    } else if constexpr (kWeights == 2) {
+      uint32_t two;
+      memcpy(&two, p, 4);
+      w.four[0] = widen(vreinterpret_u16_u32(vdup_n_u32(two)));
+    } else {
+      unroll<kWeights / 4>([&](auto i) EK_LAMBDA_INLINE { w.four[i] = widen(vld1_u16(p + 4 * i)); });
+    }
+    return w;
+  }
+
   using BlockAcc = NeonSums<2>;  // two partial sums a row: rows 0 and 1, rows 2 and 3
   static EK_INLINE BlockAcc block_zero() { return {}; }
   static EK_INLINE BlockAcc merge_blocks(BlockAcc a, const BlockAcc& b) { return merge(a, b); }

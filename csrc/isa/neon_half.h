@@ -88,8 +88,9 @@ struct NeonHalves {
       memcpy(&two, p, 4);
       w.eight[0] = vreinterpretq_f16_u32(vdupq_n_u32(two));
     } else if constexpr (kWeights == 4) {
-      uint16x4_t four = vld1_u16(p);
-      w.eight[0] = vreinterpretq_f16_u16(vcombine_u16(four, four));
+      uint64_t four;
+      memcpy(&four, p, 8);
+      w.eight[0] = vreinterpretq_f16_u64(vdupq_n_u64(four));
     } else {
       unroll<kWeights / 8>([&](auto i) EK_LAMBDA_INLINE { w.eight[i] = load(p + 8 * i); });
     }

@@ -44,16 +44,16 @@ struct Run {
 template <class Product>
 using RunOf = Run<typename Product::Word, typename Product::Weight, typename Product::Sum>;
 
-// The types of a Product whose weights are multiplied as they are packed.
-template <class T>
+// The types of a Product whose load_weights takes weights as they are packed.
+template <class W, class PackedW = W, class S = W>
 struct AsPacked {
-  using Word = T;
-  using Weight = T;
-  using Sum = T;
+  using Word = W;
+  using Weight = PackedW;
+  using Sum = S;
   template <int>
   struct Scratch {};
   template <int R>
-  static EK_INLINE const T* open(const T* p, int64_t, Scratch<R>&) {
+  static EK_INLINE const Weight* open(const Weight* p, int64_t, Scratch<R>&) {
     return p;
   }
 };

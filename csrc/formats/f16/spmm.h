@@ -3,7 +3,9 @@
 //   where an ISA multiplies halves (Isa::Halves)   a row of lhs is scaled by a power of two, rounded to f16 and turned; products
 //                                                  are f16 fused multiply-adds, eight a vector, and their sums are added up
 //                                                  in f32 between k panels (layout.h: they cannot overflow)
-//   elsewhere                                      as f32's, by the weights of one group at a time expanded to f32
+//   elsewhere                                      as f32's, by weights that are widened where they are loaded, if the ISA
+//                                                  multiplies by lanes of a register (Isa::load_f16_weights), or else a
+//                                                  group at a time beforehand, since spreading a word is then part of a load
 #pragma once
 
 #include "formats/f16/layout.h"
@@ -15,10 +17,15 @@ namespace {
 
 template <class Isa>
 concept MultipliesHalves = requires { typename Isa::Halves; };
-
 template <class Isa>
-struct Product : f32::Product<Isa> {
+concept WidensWeights = requires(const uint16_t* p) { Isa::template load_f16_weights<1, 1>(p); };
+
+// A group's weights are made f32 before they are multiplied.
+template <class Isa>
+struct Expanded {
+  using Word = float;
   using Weight = uint16_t;
+  using Sum = float;
   static constexpr int kLanes = Isa::kLanes;
 
   template <int R>
@@ -34,21 +41,23 @@ struct Product : f32::Product<Isa> {
   }
 };
 
+template <class Isa>
+struct Product : f32::Product<Isa, Expanded<Isa>> {};
+
+template <WidensWeights Isa>
+struct Product<Isa> : f32::Product<Isa, blocks::AsPacked<float, uint16_t>> {
+  template <int R, int B>
+  static EK_INLINE auto load_weights(const uint16_t* p) {
+    return Isa::template load_f16_weights<R, B>(p);
+  }
+};
+
 template <MultipliesHalves Isa>
-struct Product<Isa> {
+struct Product<Isa> : blocks::AsPacked<uint16_t, uint16_t, float> {
   using Halves = typename Isa::Halves;
-  using Word = uint16_t;
-  using Weight = uint16_t;
-  using Sum = float;
   using Vector = typename Halves::Vector;
   static constexpr int kLanes = Halves::kLanes;
 
-  template <int>
-  struct Scratch {};
-  template <int R>
-  static EK_INLINE const uint16_t* open(const uint16_t* p, int64_t, Scratch<R>&) {
-    return p;
-  }
   static EK_INLINE Vector load(const uint16_t* p) { return Halves::load(p); }
   static EK_INLINE void store(uint16_t* p, Vector v) { Halves::store(p, v); }
   static EK_INLINE void transpose(Vector (&v)[kLanes]) { Halves::transpose(v); }

@@ -16,8 +16,9 @@
 namespace edgekern::f32 {
 namespace {
 
-template <class Isa>
-struct Product : blocks::AsPacked<float> {
+// Types: Word, Weight, Sum, Scratch and open, which for weights that are packed as something else are not these.
+template <class Isa, class Types = blocks::AsPacked<float>>
+struct Product : Types {
   using Vector = typename Isa::F32;
   static constexpr int kLanes = Isa::kLanes;
   static EK_INLINE Vector load(const float* p) { return Isa::load(p); }
