@@ -1,4 +1,4 @@
-// The int8 format over NumPy arrays. edgekern/kernels.py is the public face: it folds leading dimensions, allocates
+// The int8 format over NumPy arrays. edgekern/kernels is the public face: it folds leading dimensions, allocates
 // aligned memory and documents; every check that guards memory is here.
 #include "int8.h"
 

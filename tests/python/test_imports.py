@@ -88,12 +88,13 @@ def test_imports_point_down(path):
             assert RANK[target] < RANK[unit], f"{unit} imports {name}"
 
 
-@pytest.mark.parametrize("name", WITHOUT_TORCH)
-def test_no_torch_at_import(name):
-    path = PACKAGE / f"{name}.py"
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if unit_of(path) in WITHOUT_TORCH], ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_no_torch_at_import(path):
     module = tree(path)
     assert not [imported for imported in imports(path, module.body) if imported.partition(".")[0] == "torch"]
-    if name not in ("__init__", "_lib"):  # these two ask which torch there is, inside functions
+    if unit_of(path) not in ("__init__", "_lib"):  # these two ask which torch there is, inside functions
         assert not [imported for imported in imports(path, ast.walk(module)) if imported.partition(".")[0] == "torch"]
 
 

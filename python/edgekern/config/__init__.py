@@ -1,0 +1,33 @@
+"""Schemes and configurations: plain frozen data that says what a layer shall become.
+
+They are checked when made, compare by value, and turn into JSON-ready dictionaries and back.
+"""
+
+from __future__ import annotations
+
+from edgekern.config.formats import Float32, Int8
+from edgekern.config.per_layer import Config, PerLayer, check_config
+from edgekern.config.prune import CALIBRATED_METHODS, PRUNE_METHODS, PRUNE_SCOPES, Prune, parse_pattern
+from edgekern.config.read import config_from_dict, scheme_from_dict
+from edgekern.config.scheme import MEASURED, Scheme
+from edgekern.config.shrink import SHRINK_METHODS, SHRINK_SCOPES, Shrink
+
+__all__ = [
+    "CALIBRATED_METHODS",
+    "MEASURED",
+    "PRUNE_METHODS",
+    "PRUNE_SCOPES",
+    "SHRINK_METHODS",
+    "SHRINK_SCOPES",
+    "Config",
+    "Float32",
+    "Int8",
+    "PerLayer",
+    "Prune",
+    "Scheme",
+    "Shrink",
+    "check_config",
+    "config_from_dict",
+    "parse_pattern",
+    "scheme_from_dict",
+]
