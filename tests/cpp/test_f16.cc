@@ -106,6 +106,25 @@ TEST_CASE("f16: weights that are f16 come back bit for bit, and what is too smal
   CHECK(shape.blocks == 3);
 }
 
+TEST_CASE("f16: what was rounded packs as it is") {
+  // A largest weight that rounds up to a power of two takes the scale with it, and small ones lose a bit at once.
+  std::vector<float> w = {1.9999f, ldexpf(3, -24), ldexpf(1, -24), 0.3f};
+  for (const std::vector<float>& row : {w, Random(5).normals(40, 0, 1e-3f), Random(6).normals(40, 0, 1e6f)}) {
+    int64_t k = static_cast<int64_t>(row.size());
+    std::vector<float> once = Layer(1, k, row).unpacked();
+    CHECK(once == f16::reference::round_weights(1, k, row.data()));
+    CHECK(Layer(1, k, once).unpacked() == once);
+  }
+}
+
+TEST_CASE("f16: weights that round beyond what floats hold are refused") {
+  alignas(64) char packed[1024];
+  for (float w : {0x1.ffdffep127f, 0x1.ffep127f}) {
+    ek_status status = ek_f16_pack(1, 1, 1, &w, EK_F32, 1, nullptr, packed, sizeof(packed), nullptr);
+    CHECK(status == (w < 0x1.ffep127f ? EK_OK : EK_ERROR_VALUE));
+  }
+}
+
 TEST_CASE("f16: a matrix of the other format is refused") {
   Layer layer(3, 4, std::vector<float>(12, 1.0f));
   ek_f32_shape shape;

@@ -10,6 +10,7 @@
 //
 //   Weight                     what a weight is packed as
 //   kMagic                     of its Header
+//   kLimit                     what all weights' magnitudes have to lie below
 //   kScaled, scale_of(largest) whether a channel's weights have a scale, and which, by the largest of them
 //   layout_of(channels, n, k)  the layout
 //   word_of(weight, scale)     a weight that is not zero, as a word (blocks/pack.h) that is not 0; the layout says how much of

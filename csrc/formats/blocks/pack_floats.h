@@ -50,14 +50,15 @@ inline ek_status check_weights(int64_t channels, int64_t n, int64_t k, const Wei
   return n > 1 && weights.ld_w < k ? EK_ERROR_STRIDE : EK_OK;
 }
 
-inline bool all_finite(const Weights& weights, int64_t n, int64_t k, const ek_parallel* parallel) {
-  std::atomic<bool> finite{true};
+// False for NaN too.
+inline bool all_below(float limit, const Weights& weights, int64_t n, int64_t k, const ek_parallel* parallel) {
+  std::atomic<bool> below{true};
   parallel_for(parallel, n, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row)
       for (int64_t i = 0; i < k; ++i)
-        if (!isfinite(weights.at(row, i))) finite = false;
+        if (!(fabsf(weights.at(row, i)) < limit)) below = false;
   });
-  return finite;
+  return below;
 }
 
 template <class Format>
@@ -99,8 +100,8 @@ ek_status pack(int64_t channels, int64_t n, int64_t k, const Weights& weights, c
   ek_status status = check_weights(channels, n, k, weights);
   if (status != EK_OK) return status;
   if (packed == nullptr) return EK_ERROR_NULL_POINTER;
-  if (!all_finite(weights, n, k, parallel)) return EK_ERROR_VALUE;
-  if (bias != nullptr && !all_finite({bias, EK_F32, n}, 1, n, nullptr)) return EK_ERROR_VALUE;
+  if (!all_below(Format::kLimit, weights, n, k, parallel)) return EK_ERROR_VALUE;
+  if (bias != nullptr && !all_below(INFINITY, {bias, EK_F32, n}, 1, n, nullptr)) return EK_ERROR_VALUE;
   blocks::Layout layout = Format::layout_of(channels, n, k);
   Source<Format> source{weights};
   int64_t body = blocks::bytes_of(layout, kept_of(layout, source), parallel);

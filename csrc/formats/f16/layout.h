@@ -1,5 +1,6 @@
 // The packed f16 matrix of kept blocks (formats/blocks/floats.h has the picture): each weight is an f16 times its output
-// channel's scale, a power of two that brings the largest weight of the channel to 1 or more, and below 2.
+// channel's scale, a power of two that brings the largest weight of the channel, once rounded, to 1 or more, and below 2: so what
+// was rounded packs as it is, bit for bit.
 //
 // Sums of f16 in f16 must neither overflow nor be long, since each addition rounds to 11 bits. So a k panel has at most 208
 // blocks, whatever R is (measured: README.md), and where halves are multiplied a row of activations is divided by a power of
@@ -37,7 +38,11 @@ struct Format {
     layout.begin = floats::scale_offset(layout) + layout.padded_n() * 4;
     return layout;
   }
-  static float scale_of(float largest) { return power_of_two(largest); }
+  static constexpr float kLimit = 0x1.ffep127f;  // weights lie below: from here on they round to what f32 does not hold
+  static float scale_of(float largest) {
+    constexpr uint32_t kHalfStep = 1u << 12;  // of f16, whose mantissa has 13 bits less
+    return power_of_two(bits_to_f32(f32_to_bits(largest) + kHalfStep));
+  }
   // A weight so small that its f16 is zero is kept nevertheless: a bit above the two bytes that are stored says so.
   static int32_t word_of(float weight, float scale) {
     return 0x10000 | f32_to_f16(static_cast<float>(static_cast<double>(weight) / scale));

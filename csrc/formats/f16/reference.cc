@@ -8,6 +8,9 @@ namespace edgekern::f16::reference {
 
 namespace {
 
+// Multiples of a step, half to even.
+double nearest(double value, double step) { return nearbyint(value / step) * step; }
+
 double largest_of(int64_t k, const float* values) {
   double largest = 0;
   for (int64_t i = 0; i < k; ++i) largest = std::max(largest, fabs(double{values[i]}));
@@ -35,12 +38,13 @@ double sum_of_magnitudes(int64_t k, const float* x, const float* w) {
 std::vector<float> round_weights(int64_t n, int64_t k, const float* w) {
   std::vector<float> rounded;
   for (int64_t row = 0; row < n; ++row) {
-    double largest = largest_of(k, w + row * k), scale = largest < ldexp(1, -100) ? 1 : ldexp(1, ilogb(largest));
+    double largest = largest_of(k, w + row * k), scale = 1;
+    if (largest >= ldexp(1, -100)) scale = ldexp(1, ilogb(nearest(largest, ldexp(1, ilogb(largest) - 10))));
     for (int64_t i = 0; i < k; ++i) {
       double value = w[row * k + i] / scale;
       // From one f16 to the next: 11 bits, and 2^-24 where they are subnormal.
       double step = value == 0 ? 1 : ldexp(1, std::max(ilogb(value) - 10, -24));
-      rounded.push_back(static_cast<float>(nearbyint(value / step) * step * scale));
+      rounded.push_back(static_cast<float>(nearest(value, step) * scale));
     }
   }
   return rounded;

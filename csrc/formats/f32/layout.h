@@ -1,6 +1,8 @@
 // The packed f32 matrix of kept blocks (formats/blocks/floats.h has the picture): weights as they are.
 #pragma once
 
+#include <math.h>
+
 #include "base/half.h"
 #include "formats/blocks/floats.h"
 
@@ -10,6 +12,7 @@ struct Format {
   using Weight = float;
   static constexpr char kMagic[] = "EKF32B01";  // f32, blocks, version 1
   static constexpr bool kScaled = false;
+  static constexpr float kLimit = INFINITY;
 
   static blocks::Layout layout_of(int64_t channels, int64_t n, int64_t k) {
     blocks::Layout layout{n, k, channels, 1, floats::kBiasOffset};

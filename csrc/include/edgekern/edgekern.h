@@ -291,7 +291,8 @@ typedef ek_f32_shape ek_f16_shape;
 EK_API size_t ek_f16_packed_size(int64_t channels, int64_t n, int64_t k, const void* w, ek_dtype dtype, int64_t ld_w,
                                  const ek_parallel* parallel);
 // As ek_f32_pack. A weight is rounded to the nearest f16 times its channel's 2^e, by at most 2^-11 of it, or 2^-25 of the
-// channel's largest where that is more. Float16 weights of a channel below 2 are not rounded.
+// channel's largest where that is more; below 2^128 it has to stay. Float16 weights of a channel below 2 are not rounded, nor is
+// what ek_f16_unpack gave.
 EK_API ek_status ek_f16_pack(int64_t channels, int64_t n, int64_t k, const void* w, ek_dtype dtype, int64_t ld_w,
                              const float* bias, void* packed, size_t packed_size, const ek_parallel* parallel);
 EK_API ek_status ek_f16_describe(const void* packed, size_t packed_size, ek_f16_shape* shape);
