@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Counts what one int8 multiply-add costs in the ARM kernels, in instructions; needs no ARM machine, and times nothing.
+"""Counts what one multiply-add costs in the ARM kernels, in instructions; needs no ARM machine, and times nothing.
 
     python scripts/arm_cost.py KERNEL_COST            write benchmarks/results/arm-cost.json and docs/arm-cost.md
     python scripts/arm_cost.py KERNEL_COST --check    write nothing; compare with what is committed
@@ -41,6 +41,10 @@ KERNELS = {
     "spmm 1x4": ("int8_blocks_1x4", (64, 768, 768)),
     "spmm 4x4": ("int8_blocks_4x4", (64, 768, 768)),
     "bitmap gemv": ("int8_bitmap", (1, 768, 768)),
+    "f32 1x4": ("f32_1x4", (64, 768, 768)),
+    "f32 4x4": ("f32_4x4", (64, 768, 768)),
+    "f16 1x4": ("f16_1x4", (64, 768, 768)),
+    "f16 4x4": ("f16_4x4", (64, 768, 768)),
 }
 
 

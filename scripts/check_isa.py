@@ -16,6 +16,7 @@ Needs binutils for x86-64 and llvm's tools for aarch64.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -54,7 +55,7 @@ def check_hot_loops(obj: Path, multiply: str, widest: int, machine: ModuleType, 
             continue
         for loop in innermost_loops(function):
             body = [text for _, text in loop]
-            count = sum(multiply in text for text in body)
+            count = sum(re.search(multiply, text) is not None for text in body)
             most = max(most, count)
             bad = machine.spills(function, body) if count else []
             if bad:

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <random>
 #include <vector>
@@ -28,17 +29,69 @@ struct Free {
   void operator()(void* p) const { free(p); }
 };
 
-// A form of the int8 matrix, and of which blocks of weights one in `one_in` is kept whole: what the form is for.
+// A packed matrix and how to run it: from lhs [m][k] to y [m][n], with its workspace.
+struct Layer {
+  std::unique_ptr<void, Free> packed;
+  size_t size, workspace_size;
+  std::function<ek_status(const Layer& layer, const float* lhs, float* y, void* workspace)> run;
+
+  explicit Layer(size_t size_) : packed(aligned_alloc(64, (size_ + 63) / 64 * 64)), size(size_) {}
+};
+
+struct Problem {
+  const ek_isa* isa;
+  int64_t m, n, k;
+  std::vector<int8_t> weights;
+};
+
+template <ek_int8_form kForm>
+Layer int8_layer(const Problem& p) {
+  std::vector<float> scale(p.n, 0.01f);
+  Layer layer(ek_int8_packed_size(p.isa, kForm, p.n, p.k, p.weights.data(), p.k, nullptr));
+  require(ek_int8_pack(p.isa, kForm, p.n, p.k, p.weights.data(), p.k, scale.data(), nullptr, layer.packed.get(), layer.size,
+                       nullptr),
+          "pack");
+  layer.workspace_size = ek_int8_workspace_size(p.isa, kForm, p.m, p.k);
+  layer.run = [&p](const Layer& from, const float* lhs, float* y, void* workspace) {
+    return ek_int8_linear(p.isa, from.packed.get(), from.size, p.m, lhs, EK_F32, p.k, y, p.n, EK_NONE, workspace,
+                          from.workspace_size, nullptr);
+  };
+  return layer;
+}
+
+template <int64_t kChannels, auto kPackedSize, auto kPack, auto kWorkspaceSize, auto kLinear>
+Layer float_layer(const Problem& p) {
+  std::vector<float> weights(p.weights.begin(), p.weights.end());
+  Layer layer(kPackedSize(kChannels, p.n, p.k, weights.data(), EK_F32, p.k, nullptr));
+  require(kPack(kChannels, p.n, p.k, weights.data(), EK_F32, p.k, nullptr, layer.packed.get(), layer.size, nullptr), "pack");
+  layer.workspace_size = kWorkspaceSize(p.isa, kChannels, p.m, p.k);
+  layer.run = [&p](const Layer& from, const float* lhs, float* y, void* workspace) {
+    return kLinear(p.isa, from.packed.get(), from.size, p.m, lhs, EK_F32, p.k, y, p.n, EK_NONE, workspace, from.workspace_size,
+                   nullptr);
+  };
+  return layer;
+}
+
+template <int64_t kChannels>
+constexpr auto kF32Layer = float_layer<kChannels, ek_f32_packed_size, ek_f32_pack, ek_f32_workspace_size, ek_f32_linear>;
+template <int64_t kChannels>
+constexpr auto kF16Layer = float_layer<kChannels, ek_f16_packed_size, ek_f16_pack, ek_f16_workspace_size, ek_f16_linear>;
+
+// How a matrix is packed, and of which blocks of weights one in `one_in` is kept whole: what the format is for.
 struct Format {
   const char* name;
-  ek_int8_form form;
+  Layer (*pack)(const Problem& problem);
   int64_t block_rows, block_columns;
   uint32_t one_in;
 };
-constexpr Format kFormats[] = {{"int8", EK_INT8_DENSE, 1, 1, 1},
-                               {"int8_blocks_1x4", EK_INT8_BLOCKS_1, 1, 4, 10},
-                               {"int8_blocks_4x4", EK_INT8_BLOCKS_4, 4, 4, 10},
-                               {"int8_bitmap", EK_INT8_BITMAP, 1, 1, 2}};
+constexpr Format kFormats[] = {{"int8", int8_layer<EK_INT8_DENSE>, 1, 1, 1},
+                               {"int8_blocks_1x4", int8_layer<EK_INT8_BLOCKS_1>, 1, 4, 10},
+                               {"int8_blocks_4x4", int8_layer<EK_INT8_BLOCKS_4>, 4, 4, 10},
+                               {"int8_bitmap", int8_layer<EK_INT8_BITMAP>, 1, 1, 2},
+                               {"f32_1x4", kF32Layer<1>, 1, 4, 10},
+                               {"f32_4x4", kF32Layer<4>, 4, 4, 10},
+                               {"f16_1x4", kF16Layer<1>, 1, 4, 10},
+                               {"f16_4x4", kF16Layer<4>, 4, 4, 10}};
 
 const Format* find_format(const char* name) {
   for (const Format& format : kFormats)
@@ -60,19 +113,13 @@ std::vector<int8_t> weights_of(const Format& format, int64_t n, int64_t k, std::
 
 void run(const ek_isa* isa, const Format& format, int64_t m, int64_t n, int64_t k, int calls) {
   std::mt19937 random(1);
-  std::vector<int8_t> weights = weights_of(format, n, k, random);
-  std::vector<float> scale(n, 0.01f), lhs(m * k), y(m * n);
+  Problem problem{isa, m, n, k, weights_of(format, n, k, random)};
+  std::vector<float> lhs(m * k), y(m * n);
   for (float& x : lhs) x = static_cast<float>(random() % 2001) / 1000 - 1;
-
-  size_t size = ek_int8_packed_size(isa, format.form, n, k, weights.data(), k, nullptr);
-  std::unique_ptr<void, Free> packed(aligned_alloc(64, (size + 63) / 64 * 64));
-  require(ek_int8_pack(isa, format.form, n, k, weights.data(), k, scale.data(), nullptr, packed.get(), size, nullptr), "pack");
-  std::vector<char> workspace(ek_int8_workspace_size(isa, format.form, m, k));
-  for (int i = 0; i < calls; ++i)
-    require(ek_int8_linear(isa, packed.get(), size, m, lhs.data(), EK_F32, k, y.data(), n, EK_NONE, workspace.data(),
-                           workspace.size(), nullptr),
-            "linear");
-  int64_t kept = n * k - std::count(weights.begin(), weights.end(), 0);
+  Layer layer = format.pack(problem);
+  std::vector<char> workspace(layer.workspace_size);
+  for (int i = 0; i < calls; ++i) require(layer.run(layer, lhs.data(), y.data(), workspace.data()), "linear");
+  int64_t kept = n * k - std::count(problem.weights.begin(), problem.weights.end(), 0);
   printf("macs %" PRId64 "\n", m * kept);
 }
 

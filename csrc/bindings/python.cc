@@ -8,7 +8,7 @@
 
 #include "arrays.h"
 #include "edgekern/edgekern.h"
-#include "f32.h"
+#include "floats.h"
 #include "int4.h"
 #include "int8.h"
 #include "status.h"
@@ -94,5 +94,5 @@ PYBIND11_MODULE(_core, core) {
   core.def("register_torch_ops", edgekern::register_torch_ops, py::arg("symbols"));
   edgekern::bind_int8(core);
   edgekern::bind_int4(core);
-  edgekern::bind_f32(core);
+  edgekern::bind_floats(core);
 }

@@ -1,4 +1,4 @@
-// The torch ops edgekern::int8_linear, int4_linear and f32_linear: check their tensors, lend the library torch's memory and
+// The torch ops edgekern::int8_linear, int4_linear, f32_linear and f16_linear: check their tensors, lend the library torch's memory and
 // threads, make y.
 //
 // Cost decides the shape of this file: a 64x64 layer computes for a tenth of the time its dispatch takes, so an op
@@ -60,14 +60,21 @@ ek_status describe_int4(const void* packed, size_t size, Shape* shape) {
 size_t int4_workspace(int64_t, int64_t m, int64_t k) { return ek_int4_workspace_size(nullptr, m, k); }
 constexpr Format kInt4{"int4", "int4_linear", "int4_pack", describe_int4, int4_workspace, ek_int4_linear};
 
-ek_status describe_f32(const void* packed, size_t size, Shape* shape) {
+template <auto kDescribe>
+ek_status describe_floats(const void* packed, size_t size, Shape* shape) {
   ek_f32_shape found;
-  ek_status status = ek_f32_describe(packed, size, &found);
+  ek_status status = kDescribe(packed, size, &found);
   if (status == EK_OK) *shape = {found.n, found.k, found.channels};
   return status;
 }
-size_t f32_workspace(int64_t channels, int64_t m, int64_t k) { return ek_f32_workspace_size(nullptr, channels, m, k); }
-constexpr Format kF32{"f32", "f32_linear", "f32_pack", describe_f32, f32_workspace, ek_f32_linear};
+template <auto kWorkspaceSize>
+size_t floats_workspace(int64_t channels, int64_t m, int64_t k) {
+  return kWorkspaceSize(nullptr, channels, m, k);
+}
+constexpr Format kF32{
+    "f32", "f32_linear", "f32_pack", describe_floats<ek_f32_describe>, floats_workspace<ek_f32_workspace_size>, ek_f32_linear};
+constexpr Format kF16{
+    "f16", "f16_linear", "f16_pack", describe_floats<ek_f16_describe>, floats_workspace<ek_f16_workspace_size>, ek_f16_linear};
 
 [[noreturn]] void fail(const Format& format, const std::string& message) {
   throw std::invalid_argument(text("edgekern.", format.op, ": ", message));
@@ -270,6 +277,7 @@ void register_torch_ops(const std::unordered_map<std::string, uintptr_t>& symbol
   define_linear<kInt8>(fragment);
   define_linear<kInt4>(fragment);
   define_linear<kF32>(fragment);
+  define_linear<kF16>(fragment);
 }
 
 }  // namespace edgekern

@@ -22,6 +22,7 @@ struct Avx2 : Dot4<Avx2Vectors>, Avx2Expand {
   static constexpr const char* kInt8GemmName = "int8_gemm_avx2";
   static constexpr const char* kInt8GemvName = "int8_gemv_avx2";
   static constexpr const char* kF32SpmmName = "f32_spmm_avx2";
+  static constexpr const char* kF16SpmmName = "f16_spmm_avx2";
 
   struct Lhs {
     __m256i mask, magnitude;

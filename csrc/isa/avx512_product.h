@@ -14,6 +14,7 @@ struct Avx512Product : Dot4<Avx512Vectors> {
   static constexpr const char* kInt8GemmName = "int8_gemm_avx512_vnni";
   static constexpr const char* kInt8GemvName = "int8_gemv_avx512_vnni";
   static constexpr const char* kF32SpmmName = "f32_spmm_avx512";
+  static constexpr const char* kF16SpmmName = "f16_spmm_avx512";
 
   using Lhs = __m512i;
   using Rhs = __m512i;

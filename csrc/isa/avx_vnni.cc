@@ -14,6 +14,7 @@ struct AvxVnni : Dot4<Avx2Vectors>, Avx2Expand {
   static constexpr const char* kInt8GemmName = "int8_gemm_avx_vnni";
   static constexpr const char* kInt8GemvName = "int8_gemv_avx_vnni";
   static constexpr const char* kF32SpmmName = "f32_spmm_avx2";
+  static constexpr const char* kF16SpmmName = "f16_spmm_avx2";
 
   static constexpr const char* kInt4GemmName = "int4_gemm_avx_vnni";
   static constexpr const char* kInt4GemvName = "int4_gemv_avx_vnni";

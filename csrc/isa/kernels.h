@@ -21,7 +21,9 @@ namespace blocks {
 
 // How the rows of lhs are cut into tiles for a matrix of kept blocks:
 //
-//   tile of w rows:   block 0: r0 r1 .. r(w-1) | block 1: r0 r1 .. | ...       r: 4 bytes, a block's values of k of one row
+//   tile of w rows:   block 0: r0 r1 .. r(w-1) | block 1: r0 r1 .. | ...       r: a word, a block's values of k of one row
+//
+// A word is 4 bytes, or 2 where an ISA multiplies halves.
 //
 // Each tile has tile_rows rows; what is left at the end is cut into tiles of half, a quarter, ... down to the narrowest.
 struct Tiles {
@@ -30,14 +32,14 @@ struct Tiles {
   int64_t tile_rows, narrowest;
 };
 
-// A packed matrix of kept blocks (formats/blocks/layout.h explains it); a word is an int32_t or a float.
-template <class Word>
+// A packed matrix of kept blocks (formats/blocks/layout.h explains it); a weight is an int32_t, a float or an f16's bits.
+template <class Weight>
 struct Rhs {
   int64_t n, padded_n;
   int64_t k_panels;
   int64_t panel_blocks;    // blocks of K in each k panel
   const uint32_t* starts;  // [k_panels * groups + 1]
-  const Word* weights;     // [blocks][R]
+  const Weight* weights;   // [blocks][R]
   const void* places;      // [blocks] u8, or u16 for groups of 4 and 8; [blocks][D] u16 of scattered blocks
 };
 
@@ -173,38 +175,45 @@ struct Kernels {
 
 }  // namespace int4
 
-namespace f32 {
+// Weights that stay floats: f32 and f16.
+namespace floats {
 
 struct LhsTiles {
   blocks::Tiles tiles;
-  float* data;
+  void* data;        // f32, or f16 where an ISA multiplies halves
+  float* row_scale;  // [rows]: what such an ISA has divided them by
 };
 
+template <class Weight>
 struct SpmmArgs {
   LhsTiles lhs;
-  blocks::Rhs<float> rhs;
-  const float* bias;  // [padded_n]
+  blocks::Rhs<Weight> rhs;
+  const float* bias;   // [padded_n]
+  const float* scale;  // [padded_n], of f16
   Output output;
 };
 
+template <class Weight>
 struct Kernels {
   const char* name;
+  int64_t lhs_bytes;     // of an activation in its tile: 4, or 2 where halves are multiplied
   int64_t narrowest;     // rows of the narrowest tile, one vector; wider ones are a power of two times this
   int64_t tile_rows[4];  // for groups of 1, 2, 4, 8 output channels
-  // Rows [m0, m1) of lhs as f32, m0 a multiple of narrowest.
+  // Rows [m0, m1) of lhs, m0 a multiple of narrowest.
   void (*load)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsTiles& out);
   // y of the tile of w rows that starts at m0 x panels [p0, p1) of 16 output channels; by log2(R).
-  void (*spmm[4])(const SpmmArgs& args, int64_t m0, int64_t w, int64_t p0, int64_t p1);
+  void (*spmm[4])(const SpmmArgs<Weight>& args, int64_t m0, int64_t w, int64_t p0, int64_t p1);
 };
 
-}  // namespace f32
+}  // namespace floats
 
 struct Kernels {
   int8::DenseKernels int8;
   int8::BlockKernels int8_blocks;
   int8::BlockKernels int8_csr;  // groups of one channel alone
   int4::Kernels int4;
-  f32::Kernels f32;
+  floats::Kernels<float> f32;
+  floats::Kernels<uint16_t> f16;
   int64_t (*peak_int8_macs)(int64_t steps);
   uint64_t (*stream_read)(const void* data, size_t size);
 };

@@ -1,6 +1,7 @@
 // Fills a kernel table from one ISA's vocabulary. The last line of every ISA file uses it.
 #pragma once
 
+#include "formats/f16/spmm.h"
 #include "formats/f32/spmm.h"
 #include "formats/int4/gemm.h"
 #include "formats/int8/csr.h"
@@ -16,9 +17,16 @@ namespace {
 template <class Isa>
 constexpr int8::RowLayout kRowLayout{.rows = Isa::kRows, .group_rows = Isa::kGroupRows, .lhs_bytes = Isa::kLhsBytes};
 
+template <class Tile>
+constexpr int64_t tile_rows(int channels) {
+  return Tile::vectors(channels) * Tile::kLanes;
+}
+
 // Int4: the vocabulary for int4, where the ISA's own has a trick for s8 that nibbles do not need.
 template <class Isa, class Int4 = Isa>
 constexpr Kernels kernels_of() {
+  using F32Tile = f32::Product<Isa>;
+  using F16Tile = f16::Product<Isa>;
   return {
       .int8 = {.gemm_name = Isa::kInt8GemmName,
                .gemv_name = Isa::kInt8GemvName,
@@ -54,11 +62,17 @@ constexpr Kernels kernels_of() {
                .gemm_bitmap = int4::gemm<Int4, int4::BitmapRaw>,
                .gemm_bitmap_2 = int4::gemm<Int4, int4::PairRaw>},
       .f32 = {.name = Isa::kF32SpmmName,
-              .narrowest = Isa::kLanes,
-              .tile_rows = {Isa::f32_vectors(1) * Isa::kLanes, Isa::f32_vectors(2) * Isa::kLanes,
-                            Isa::f32_vectors(4) * Isa::kLanes, Isa::f32_vectors(8) * Isa::kLanes},
+              .lhs_bytes = sizeof(typename F32Tile::Word),
+              .narrowest = F32Tile::kLanes,
+              .tile_rows = {tile_rows<F32Tile>(1), tile_rows<F32Tile>(2), tile_rows<F32Tile>(4), tile_rows<F32Tile>(8)},
               .load = f32::load_tiles<Isa>,
               .spmm = {f32::spmm<Isa, 1>, f32::spmm<Isa, 2>, f32::spmm<Isa, 4>, f32::spmm<Isa, 8>}},
+      .f16 = {.name = Isa::kF16SpmmName,
+              .lhs_bytes = sizeof(typename F16Tile::Word),
+              .narrowest = F16Tile::kLanes,
+              .tile_rows = {tile_rows<F16Tile>(1), tile_rows<F16Tile>(2), tile_rows<F16Tile>(4), tile_rows<F16Tile>(8)},
+              .load = f16::load_tiles<Isa>,
+              .spmm = {f16::spmm<Isa, 1>, f16::spmm<Isa, 2>, f16::spmm<Isa, 4>, f16::spmm<Isa, 8>}},
       .peak_int8_macs = int8::peak_macs<Isa>,
       .stream_read = int8::stream_read<Isa>,
   };

@@ -19,6 +19,7 @@ struct Neon : NeonPairs {
   static constexpr const char* kInt8GemmName = "int8_gemm_neon";
   static constexpr const char* kInt8GemvName = "int8_gemv_neon";
   static constexpr const char* kF32SpmmName = "f32_spmm_neon";
+  static constexpr const char* kF16SpmmName = "f16_spmm_neon";
 
   static constexpr int8::Order kOrder{.line_depth = 4, .odd_sums = 1};
   static constexpr int kRows = 2;
@@ -85,6 +86,24 @@ struct Neon : NeonPairs {
   static constexpr int block_vectors(int channels) { return channels <= 2 ? 4 : 8 / channels; }
   static constexpr int block_phases(int, int) { return 1; }
   static constexpr int kCsrUnroll = 2;
+
+  // What multiply_f32 takes, of f16 weights.
+  template <int R, int B>
+  static EK_INLINE F32Weights<R * B> load_f16_weights(const uint16_t* p) {
+    constexpr int kWeights = R * B;
+    F32Weights<kWeights> w;
+    auto widen = [](uint16x4_t four) EK_LAMBDA_INLINE { return vcvt_f32_f16(vreinterpret_f16_u16(four)); };
+    if constexpr (kWeights == 1) {
+      w.four[0] = widen(vld1_dup_u16(p));
+    } else if constexpr (kWeights == 2) {
+      uint32_t two;
+      memcpy(&two, p, 4);
+      w.four[0] = widen(vreinterpret_u16_u32(vdup_n_u32(two)));
+    } else {
+      unroll<kWeights / 4>([&](auto i) EK_LAMBDA_INLINE { w.four[i] = widen(vld1_u16(p + 4 * i)); });
+    }
+    return w;
+  }
 
   using BlockAcc = NeonSums<2>;  // two partial sums a row: rows 0 and 1, rows 2 and 3
   static EK_INLINE BlockAcc block_zero() { return {}; }

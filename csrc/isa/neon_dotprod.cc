@@ -16,6 +16,7 @@ struct NeonDotprod : NeonDotBlocks {
   static constexpr const char* kInt4GemmName = "int4_gemm_neon_dotprod";
   static constexpr const char* kInt4GemvName = "int4_gemv_neon_dotprod";
   static constexpr const char* kF32SpmmName = "f32_spmm_neon";
+  static constexpr const char* kF16SpmmName = "f16_spmm_neon_fp16";
   static constexpr const char* kInt8SpmmName = "int8_spmm_neon_dotprod";
 
   static constexpr int8::Order kOrder{.line_depth = 4, .odd_sums = 0};
@@ -25,6 +26,7 @@ struct NeonDotprod : NeonDotBlocks {
 
   template <ek_dtype D>
   using Range = typename NeonHalfOr<D>::Range;
+  using Halves = NeonHalves;
 
   // [r]: row r, one sum a column.
   template <int R>

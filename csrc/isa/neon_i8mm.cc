@@ -16,6 +16,7 @@ struct NeonI8mm : NeonDotBlocks {
   static constexpr const char* kInt4GemmName = "int4_gemm_neon_i8mm";
   static constexpr const char* kInt4GemvName = "int4_gemv_neon_i8mm";
   static constexpr const char* kF32SpmmName = "f32_spmm_neon";
+  static constexpr const char* kF16SpmmName = "f16_spmm_neon_fp16";
   static constexpr const char* kInt8SpmmName = "int8_spmm_neon_i8mm";
 
   static constexpr int8::Order kOrder{.line_depth = 8, .odd_sums = 0};
@@ -25,6 +26,7 @@ struct NeonI8mm : NeonDotBlocks {
 
   template <ek_dtype D>
   using Range = typename NeonHalfOr<D>::Range;
+  using Halves = NeonHalves;
 
   // [h]: r0 c, r0 c + 1, r1 c, r1 c + 1 with c = 2h, of one row too.
   template <int>

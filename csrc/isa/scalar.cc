@@ -197,6 +197,7 @@ struct Scalar : Dot4<ScalarVectors> {
   static constexpr const char* kInt8GemmName = "int8_gemm_scalar";
   static constexpr const char* kInt8GemvName = "int8_gemv_scalar";
   static constexpr const char* kF32SpmmName = "f32_spmm_scalar";
+  static constexpr const char* kF16SpmmName = "f16_spmm_scalar";
 
   struct Lhs {
     int32_t q[4];

@@ -13,17 +13,18 @@ namespace edgekern::blocks {
 // How many rows go through the caller's workspace at a time, and how they are cut into tiles.
 struct Slab {
   Tiles tiles;
-  int64_t padded_rows;
+  int64_t padded_rows, word_bytes;
 
   // depth: blocks of K in a tile.
   template <class FormatKernels>
-  Slab(const FormatKernels& kernels, int64_t group_rows, int64_t m, int64_t depth) {
+  Slab(const FormatKernels& kernels, int64_t group_rows, int64_t m, int64_t depth, int64_t word_bytes_ = 4)
+      : word_bytes(word_bytes_) {
     int64_t tile_rows = kernels.tile_rows[log2_of_group_rows(group_rows)];
-    int64_t rows = min_of(m, max_of(1, kSlabBytes / (max_of(depth, 1) * 4 * tile_rows)) * tile_rows);
+    int64_t rows = min_of(m, max_of(1, kSlabBytes / (max_of(depth, 1) * word_bytes * tile_rows)) * tile_rows);
     tiles = {depth, rows, tile_rows, kernels.narrowest};
     padded_rows = round_up(rows, kernels.narrowest);
   }
-  size_t bytes() const { return static_cast<size_t>(64 + padded_rows * tiles.depth * 4); }
+  size_t bytes() const { return static_cast<size_t>(64 + padded_rows * tiles.depth * word_bytes); }
 
   template <class Word>
   Word* words(void* workspace) const {
@@ -31,15 +32,15 @@ struct Slab {
   }
 };
 
-template <class Word>
-Rhs<Word> rhs_of(const Layout& layout, const void* packed) {
+template <class Weight>
+Rhs<Weight> rhs_of(const Layout& layout, const void* packed) {
   int64_t total = *at<uint32_t>(packed, layout.last_start_offset());
   return {layout.n,
           layout.padded_n(),
           layout.k_panels(),
           layout.panel_blocks(),
           at<uint32_t>(packed, layout.starts_offset()),
-          at<Word>(packed, layout.weights_offset()),
+          at<Weight>(packed, layout.weights_offset()),
           at<char>(packed, layout.places_offset(total))};
 }
 
@@ -83,7 +84,7 @@ void run_slab(const FormatKernels& kernels, const Layout& layout, const void* pa
     ++count;
   });
   int64_t shares = threads == 1 ? 1 : kTicketsPerThread * threads;
-  int64_t run_bytes = work[panels] * (layout.group_rows * 4 + layout.place_bytes());
+  int64_t run_bytes = work[panels] * (layout.block_bytes() + layout.place_bytes());
   int64_t runs = std::clamp(max_of(ceil_div(shares, count), ceil_div(run_bytes, kRunBytes)), int64_t{1}, panels);
   int64_t ticket_rows = threads == 1 ? rows : rows_per_ticket(rows, layout.k, kernels.narrowest, threads);
   auto read_ticket = [&](int64_t t) { read(t * ticket_rows, min_of(rows, (t + 1) * ticket_rows)); };

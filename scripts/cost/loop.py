@@ -13,12 +13,14 @@ from objects.listing import Function, innermost_loops
 
 from .emulated import Call
 
-# int8 multiply-adds that one instruction does.
+# Multiply-adds that one instruction does.
 MULTIPLIES = (
     (re.compile(r"^(s|u|us|su)dot v\d+\.4s,"), 16),
     (re.compile(r"^(s|u|us)mmla v\d+\.4s,"), 32),
     (re.compile(r"^[su](mull|mlal|mlsl)2? v\d+\.8h,"), 8),
     (re.compile(r"^[su](mull|mlal|mlsl)2? v\d+\.4s,"), 4),  # of int8 that was widened before
+    (re.compile(r"^fmla v\d+\.8h,"), 8),
+    (re.compile(r"^fmla v\d+\.4s,"), 4),
 )
 MOST_OF_IT = 0.95  # a loop with a smaller share of the multiply-adds says too little about the kernel
 

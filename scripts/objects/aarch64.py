@@ -11,12 +11,12 @@ from .listing import Function, functions, run
 OBJDUMP = ("llvm-objdump-19", "llvm-objdump-16", "llvm-objdump")
 NM = ("llvm-nm-19", "llvm-nm-16", "llvm-nm")
 
-# The instructions each ISA multiplies int8, int4 and f32 with, and how many the widest tile must hold: proof that its
-# loop was found.
+# The instructions each ISA multiplies int8, int4 and floats with, as patterns, and how many the widest tile must hold:
+# proof that its loop was found.
 MULTIPLIES = {
-    "neon": {"smlsl": 16, "smlal": 16, "fmla": 16},  # dense; blocks and int4; f32
-    "neon_dotprod": {"sdot": 48, "fmla": 16},
-    "neon_i8mm": {"smmla": 24, "sdot": 16, "fmla": 16},
+    "neon": {"smlsl": 16, "smlal": 16, "fmla .*4s": 16},  # dense; blocks and int4; f32 and f16
+    "neon_dotprod": {"sdot": 48, "fmla .*4s": 16, "fmla .*8h": 16},
+    "neon_i8mm": {"smmla": 24, "sdot": 16, "fmla .*4s": 16, "fmla .*8h": 16},
 }
 # What an object may hold beyond armv8.0 with NEON, in llvm's names; the rows of cmake/isa_table.cmake need the same.
 EXTENSIONS = {"neon_dotprod": "+dotprod,+fullfp16", "neon_i8mm": "+dotprod,+fullfp16,+i8mm"}

@@ -1,6 +1,6 @@
 // Kept blocks: how a matrix with many zeros is packed, whatever its numbers are. A block is R output channels x D values of
-// k (R = 1, 2, 4, 8) and is kept when any of its weights is not zero. A channel's part of a block is one word of 4 bytes:
-// four s8, two s16 or one f32, so D is the format's.
+// k (R = 1, 2, 4, 8) and is kept when any of its weights is not zero. A channel's part of a block is one word: four s8, two
+// s16 or one f32 in 4 bytes, or one f16 in 2, so D is the format's.
 //
 //   begin
 //   +----------------+--------------------------+-----------------+------------+
@@ -34,14 +34,17 @@ struct Layout {
   int64_t depth;       // D
   int64_t begin;       // bytes into the packed matrix
   bool scattered = false;
+  int64_t word_bytes = 4;
+  int64_t longest_panel = 1024;  // blocks, for a format whose sums want panels shorter than what follows
 
   // Groups of one and two channels load a vector of activations for each product or two: their panel has to stay in L1, 26 KB
   // with tiles of 128 bytes a block. Larger groups load fewer, and are better off with fewer and longer runs of blocks, from
   // L2; so are scattered blocks, whose loads are few beside what else they take. Panels are about equal, so that none has short runs.
   int64_t panel_blocks() const {
-    int64_t most = scattered ? 256 : group_rows <= 2 ? 208 : 1024;
+    int64_t most = min_of(longest_panel, scattered ? 256 : group_rows <= 2 ? 208 : 1024);
     return ceil_div(k_blocks(), max_of(1, ceil_div(k_blocks(), most)));
   }
+  int64_t block_bytes() const { return group_rows * word_bytes; }
   int64_t place_bytes() const { return scattered ? 2 * depth : group_rows <= 2 ? 1 : 2; }
   int64_t panels() const { return ceil_div(n, kPanelChannels); }
   int64_t padded_n() const { return panels() * kPanelChannels; }
@@ -53,7 +56,7 @@ struct Layout {
   int64_t starts() const { return k_panels() * groups() + 1; }
   int64_t last_start_offset() const { return starts_offset() + (starts() - 1) * 4; }  // it counts all blocks
   int64_t weights_offset() const { return round_up(starts_offset() + starts() * 4, 64); }
-  int64_t places_offset(int64_t blocks) const { return weights_offset() + blocks * group_rows * 4; }
+  int64_t places_offset(int64_t blocks) const { return weights_offset() + blocks * block_bytes(); }
   int64_t bytes(int64_t blocks) const { return round_up(places_offset(blocks) + blocks * place_bytes(), 64) - begin; }
 };
 

@@ -80,7 +80,7 @@ template <class Kept>
 void pack(const Layout& layout, const Kept& kept, void* packed, const ek_parallel* parallel) {
   count(layout, kept, packed, parallel);
   const uint32_t* starts = at<uint32_t>(packed, layout.starts_offset());
-  int64_t total = starts[layout.starts() - 1], rows = layout.group_rows;
+  int64_t total = starts[layout.starts() - 1];
   uint8_t* places = at<uint8_t>(packed, layout.places_offset(total));
   auto clear = [&](int64_t begin, int64_t end) { memset(at<char>(packed, begin), 0, static_cast<size_t>(end - begin)); };
   clear(layout.starts_offset() + layout.starts() * 4, layout.weights_offset());
@@ -88,7 +88,9 @@ void pack(const Layout& layout, const Kept& kept, void* packed, const ek_paralle
   for_each_group(layout, parallel, [&](int64_t panel, int64_t group) {
     int64_t block = starts[panel * layout.groups() + group];
     kept(panel, group, [&](const uint16_t* of_block, const int32_t* words) {
-      memcpy(at<char>(packed, layout.weights_offset() + block * rows * 4), words, static_cast<size_t>(rows) * 4);
+      char* weights = at<char>(packed, layout.weights_offset() + block * layout.block_bytes());
+      for (int64_t r = 0; r < layout.group_rows; ++r)  // little-endian: the low bytes come first
+        memcpy(weights + r * layout.word_bytes, words + r, static_cast<size_t>(layout.word_bytes));
       memcpy(places + block++ * layout.place_bytes(), of_block, static_cast<size_t>(layout.place_bytes()));
     });
   });
@@ -98,7 +100,7 @@ void pack(const Layout& layout, const Kept& kept, void* packed, const ek_paralle
 template <class Clear, class Put>
 void unpack(const Layout& layout, const void* packed, const ek_parallel* parallel, Clear&& clear, Put&& put) {
   const uint32_t* starts = at<uint32_t>(packed, layout.starts_offset());
-  const int32_t* weights = at<int32_t>(packed, layout.weights_offset());
+  const char* weights = at<char>(packed, layout.weights_offset());
   const uint8_t* places = at<uint8_t>(packed, layout.places_offset(starts[layout.starts() - 1]));
   int64_t groups = layout.groups(), rows = layout.group_rows;
   parallel_for(parallel, ceil_div(layout.n, rows), [&](int64_t begin, int64_t end) {
@@ -108,8 +110,11 @@ void unpack(const Layout& layout, const void* packed, const ek_parallel* paralle
         for (int64_t b = starts[panel * groups + group]; b < starts[panel * groups + group + 1]; ++b) {
           uint16_t of_block[kMaxDepth] = {};
           memcpy(of_block, places + b * layout.place_bytes(), static_cast<size_t>(layout.place_bytes()));
-          for (int64_t n = group * rows; n < min_of(layout.n, (group + 1) * rows); ++n)
-            put(n, panel * layout.panel_blocks() * layout.depth, of_block, weights[b * rows + n % rows]);
+          for (int64_t n = group * rows; n < min_of(layout.n, (group + 1) * rows); ++n) {
+            int32_t word = 0;
+            memcpy(&word, weights + (b * rows + n % rows) * layout.word_bytes, static_cast<size_t>(layout.word_bytes));
+            put(n, panel * layout.panel_blocks() * layout.depth, of_block, word);
+          }
         }
   });
 }

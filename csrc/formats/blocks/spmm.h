@@ -12,9 +12,11 @@
 //
 // What a format's product is, over an ISA, it says by a struct Product:
 //
-//   Word, Vector, kLanes       int32_t or float; a vector of them
-//   load, store, add, transpose    of a Vector; transpose turns kLanes of them
-//   Acc, zero, merge, sum      what one vector of sums is while it is in registers; sum(acc) is the Vector of it
+//   Word, Vector, kLanes       what lhs is in tiles: int32_t, float or the bits of an f16; a vector of them
+//   Weight, Sum                what weights are as packed, and sums between panels: often a Word too
+//   Scratch<R>, open(p, count, scratch)    the `count` weights of a group in a panel, as load_weights takes them
+//   load, store, add, transpose    of a Vector, of the sums of one; transpose turns kLanes of them
+//   Acc, zero, merge, sum      what one vector of sums is while it is in registers; sum(acc) is what is stored of it
 //   load_weights<R, B>(p)      the weights of B neighbouring blocks
 //   multiply<i>(acc, a, weights)    acc and the products of vector a by weight i of these
 //   vectors(R), phases(R, V)   the widest tile; PH
@@ -28,15 +30,32 @@
 namespace edgekern::blocks {
 namespace {
 
-template <class Word>
+template <class Word, class Weight = Word, class Sum = Word>
 struct Run {
   const Word* lhs;         // the tile's k panel
   const uint32_t* starts;  // [groups + 1]
   int64_t groups;
-  const Word* weights;
+  const Weight* weights;
   const void* places;
-  Word* sums;  // [groups * R][tile rows]
+  Sum* sums;   // [groups * R][tile rows]
   bool first;  // k panel: the sums are set, not added to
+};
+
+template <class Product>
+using RunOf = Run<typename Product::Word, typename Product::Weight, typename Product::Sum>;
+
+// The types of a Product whose load_weights takes weights as they are packed.
+template <class W, class PackedW = W, class S = W>
+struct AsPacked {
+  using Word = W;
+  using Weight = PackedW;
+  using Sum = S;
+  template <int>
+  struct Scratch {};
+  template <int R>
+  static EK_INLINE const Weight* open(const Weight* p, int64_t, Scratch<R>&) {
+    return p;
+  }
 };
 
 template <int R>
@@ -53,21 +72,25 @@ struct PlaceOf<2> {
 };
 
 template <class Product, int R, int V>
-void accumulate(const Run<typename Product::Word>& run) {
+void accumulate(const RunOf<Product>& run) {
   using Vector = typename Product::Vector;
   using Word = typename Product::Word;
+  using Sum = typename Product::Sum;
   constexpr int PH = Product::phases(R, V);
   constexpr int64_t kLanes = Product::kLanes;
   using Place = typename PlaceOf<R>::Type;
   const Place* places = static_cast<const Place*>(run.places);
-  Word* sums = run.sums;
+  Sum* sums = run.sums;
+  typename Product::template Scratch<R> scratch;
   for (int64_t g = 0; g < run.groups; ++g, sums += R * V * kLanes) {
+    int64_t block = run.starts[g], end = run.starts[g + 1];
+    auto* packed = Product::template open<R>(run.weights + block * R, (end - block) * R, scratch);
     typename Product::Acc acc[PH][R][V];
     unroll<PH>([&](auto ph) EK_LAMBDA_INLINE {
       unroll<R>([&](auto r) EK_LAMBDA_INLINE { unroll<V>([&](auto v) EK_LAMBDA_INLINE { acc[ph][r][v] = Product::zero(); }); });
     });
-    auto step = [&](int64_t block, auto count) EK_LAMBDA_INLINE {
-      auto weights = Product::template load_weights<R, count>(run.weights + block * R);
+    auto step = [&](auto count) EK_LAMBDA_INLINE {
+      auto weights = Product::template load_weights<R, count>(packed);
       unroll<count>([&](auto ph) EK_LAMBDA_INLINE {
         const Word* lhs = run.lhs + places[block + ph] * (V * kLanes);
         unroll<V>([&](auto v) EK_LAMBDA_INLINE {
@@ -78,28 +101,27 @@ void accumulate(const Run<typename Product::Word>& run) {
         });
       });
     };
-    int64_t block = run.starts[g], end = run.starts[g + 1];
-    for (; block + PH <= end; block += PH) step(block, Index<PH>{});
+    for (; block + PH <= end; block += PH, packed += PH * R) step(Index<PH>{});
     if constexpr (PH > 1)
-      for (; block < end; ++block) step(block, Index<1>{});
+      for (; block < end; ++block, packed += R) step(Index<1>{});
     unroll<R>([&](auto r) EK_LAMBDA_INLINE {
       unroll<V>([&](auto v) EK_LAMBDA_INLINE {
         unroll<PH - 1>([&](auto ph) EK_LAMBDA_INLINE { acc[0][r][v] = Product::merge(acc[0][r][v], acc[ph + 1][r][v]); });
-        Word* sum = sums + (r * V + v) * kLanes;
-        Vector more = Product::sum(acc[0][r][v]);
+        Sum* sum = sums + (r * V + v) * kLanes;
+        auto more = Product::sum(acc[0][r][v]);
         Product::store(sum, run.first ? more : Product::add(more, Product::load(sum)));
       });
     });
   }
 }
 
-template <class Word>
-using Accumulate = void (*)(const Run<Word>&);
+template <class Word, class Weight = Word, class Sum = Word>
+using Accumulate = void (*)(const Run<Word, Weight, Sum>&);
 
 // accumulate for every tile width: 1, 2, 4, ... vectors up to the product's for this R.
 template <class Product, int R>
-Accumulate<typename Product::Word> choose_accumulate(int64_t vectors) {
-  Accumulate<typename Product::Word> found = nullptr;
+auto choose_accumulate(int64_t vectors) {
+  void (*found)(const RunOf<Product>&) = nullptr;
   unroll<5>([&](auto log2) EK_LAMBDA_INLINE {
     if constexpr ((1 << log2) <= Product::vectors(R))
       if (vectors == 1 << log2) found = accumulate<Product, R, (1 << log2)>;
@@ -108,11 +130,11 @@ Accumulate<typename Product::Word> choose_accumulate(int64_t vectors) {
 }
 
 // Sums of a tile of w rows x panels [p0, p1), to visit(sums [channels][w], n0, channels) for up to 64 channels at a time.
-template <int R, int kTileWords, class Word, class Visit>
-EK_INLINE void multiply(const Rhs<Word>& rhs, Accumulate<Word> accumulate_panel, const Word* tile, int64_t w, int64_t p0,
-                        int64_t p1, Visit&& visit) {
+template <int R, int kTileWords, class Word, class Weight, class Sum, class Visit>
+EK_INLINE void multiply(const Rhs<Weight>& rhs, Accumulate<Word, Weight, Sum> accumulate_panel, const Word* tile, int64_t w,
+                        int64_t p0, int64_t p1, Visit&& visit) {
   constexpr int64_t kChunk = kTileColumns / kPanelChannels;
-  alignas(64) Word sums[kTileColumns * kTileWords];
+  alignas(64) Sum sums[kTileColumns * kTileWords];
   int64_t groups = rhs.padded_n / R;
   for (int64_t p = p0; p < p1; p += kChunk) {
     int64_t n0 = p * kPanelChannels, channels = min_of(min_of(kChunk, p1 - p) * kPanelChannels, rhs.padded_n - n0);
@@ -120,7 +142,7 @@ EK_INLINE void multiply(const Rhs<Word>& rhs, Accumulate<Word> accumulate_panel,
       accumulate_panel({tile + panel * rhs.panel_blocks * w, rhs.starts + panel * groups + n0 / R, channels / R, rhs.weights,
                         rhs.places, sums, panel == 0});
     if (rhs.k_panels == 0) memset(sums, 0, sizeof(sums));
-    visit(static_cast<const Word*>(sums), n0, min_of(channels, rhs.n - n0));
+    visit(static_cast<const Sum*>(sums), n0, min_of(channels, rhs.n - n0));
   }
 }
 

@@ -16,13 +16,13 @@
 namespace edgekern::f32 {
 namespace {
 
-template <class Isa>
-struct Product {
-  using Word = float;
+// Types: Word, Weight, Sum, Scratch and open, which for weights that are packed as something else are not these.
+template <class Isa, class Types = blocks::AsPacked<float>>
+struct Product : Types {
   using Vector = typename Isa::F32;
   static constexpr int kLanes = Isa::kLanes;
-  static EK_INLINE Vector load(const Word* p) { return Isa::load(p); }
-  static EK_INLINE void store(Word* p, Vector v) { Isa::template store_as<EK_F32>(p, 0, v); }
+  static EK_INLINE Vector load(const float* p) { return Isa::load(p); }
+  static EK_INLINE void store(float* p, Vector v) { Isa::template store_as<EK_F32>(p, 0, v); }
   static EK_INLINE Vector add(Vector a, Vector b) { return Isa::add(a, b); }
   static EK_INLINE void transpose(Vector (&v)[kLanes]) {
     typename Isa::I32 bits[kLanes];
@@ -36,7 +36,7 @@ struct Product {
   static EK_INLINE Acc merge(Acc a, Acc b) { return Isa::add(a, b); }
   static EK_INLINE Vector sum(Acc acc) { return acc; }
   template <int R, int B>
-  static EK_INLINE auto load_weights(const Word* p) {
+  static EK_INLINE auto load_weights(const float* p) {
     return Isa::template load_f32_weights<R, B>(p);
   }
   template <int kWeight, class Weights>
@@ -50,48 +50,52 @@ struct Product {
   }
 };
 
-// One vector from x[i..]; past k the lanes are zero and memory is not read.
-template <class Isa, ek_dtype D>
-EK_INLINE typename Isa::F32 load_tail(const char* x, int64_t i, int64_t k) {
+// vector(row, i, r) for the last values of a row, from i on, where past k there is perhaps no memory.
+template <class Tile, ek_dtype D, class MakeVector>
+EK_INLINE typename Tile::Vector tail_of(const char* row, int64_t i, int64_t k, int r, MakeVector&& vector) {
   constexpr int64_t kBytes = D == EK_F32 ? 4 : 2;
-  alignas(64) char tail[Isa::kLanes * kBytes] = {};
-  memcpy(tail, x + i * kBytes, static_cast<size_t>((k - i) * kBytes));
-  return Isa::template load_as<D>(tail, 0);
+  alignas(64) char tail[Tile::kLanes * kBytes] = {};
+  memcpy(tail, row + i * kBytes, static_cast<size_t>((k - i) * kBytes));
+  return vector(static_cast<const char*>(tail), 0, r);
 }
 
-// kLanes rows, of which `rows` exist, into their columns of a tile.
-template <class Isa, ek_dtype D>
-EK_INLINE void load_rows(const char* x, int64_t row_bytes, int64_t k, int64_t rows, float* to, int64_t width) {
-  constexpr int kLanes = Isa::kLanes;
-  typename Isa::F32 v[kLanes];
+// kLanes rows of k values at x, of which `rows` exist, into their columns of a tile. vector(row, i, r) makes the kLanes values
+// from i on of row number r, which is at `row`.
+template <class Tile, ek_dtype D, class MakeVector>
+EK_INLINE void turn_rows(const char* x, int64_t row_bytes, int64_t k, int64_t rows, typename Tile::Word* to, int64_t width,
+                         MakeVector&& vector) {
+  constexpr int kLanes = Tile::kLanes;
+  typename Tile::Vector v[kLanes];
   // Rows that do not exist are the last one once more: what becomes of them goes nowhere.
   auto row = [&](int64_t r) EK_LAMBDA_INLINE { return x + min_of(r, rows - 1) * row_bytes; };
   auto turn = [&](int64_t i) EK_LAMBDA_INLINE {
-    Product<Isa>::transpose(v);
-    unroll<kLanes>([&](auto j) EK_LAMBDA_INLINE { Product<Isa>::store(to + (i + j) * width, v[j]); });
+    Tile::transpose(v);
+    unroll<kLanes>([&](auto j) EK_LAMBDA_INLINE { Tile::store(to + (i + j) * width, v[j]); });
   };
   int64_t i = 0;
   for (; i + kLanes <= k; i += kLanes) {
-    unroll<kLanes>([&](auto r) EK_LAMBDA_INLINE { v[r] = Isa::template load_as<D>(row(r), i); });
+    unroll<kLanes>([&](auto r) EK_LAMBDA_INLINE { v[r] = vector(row(r), i, r); });
     turn(i);
   }
   if (i == k) return;
-  unroll<kLanes>([&](auto r) EK_LAMBDA_INLINE { v[r] = load_tail<Isa, D>(row(r), i, k); });
+  unroll<kLanes>([&](auto r) EK_LAMBDA_INLINE { v[r] = tail_of<Tile, D>(row(r), i, k, r, vector); });
   turn(i);
 }
 
 template <class Isa, ek_dtype D>
-void load_tiles_as(const void* x, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsTiles& out) {
+void load_tiles_as(const void* x, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const floats::LhsTiles& out) {
   constexpr int64_t kBytes = D == EK_F32 ? 4 : 2;
   for (int64_t m = m0; m < m1; m += Isa::kLanes) {
     blocks::RowTile tile = blocks::tile_of(out.tiles, m);
-    load_rows<Isa, D>(static_cast<const char*>(x) + m * ld_x * kBytes, ld_x * kBytes, k, min_of(Isa::kLanes, m1 - m),
-                      out.data + tile.start * out.tiles.depth + m - tile.start, tile.width);
+    float* to = static_cast<float*>(out.data) + tile.start * out.tiles.depth + m - tile.start;
+    turn_rows<Product<Isa>, D>(
+        static_cast<const char*>(x) + m * ld_x * kBytes, ld_x * kBytes, k, min_of(Isa::kLanes, m1 - m), to, tile.width,
+        [](const char* row, int64_t i, int) EK_LAMBDA_INLINE { return Isa::template load_as<D>(row, i); });
   }
 }
 
 template <class Isa>
-void load_tiles(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsTiles& out) {
+void load_tiles(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const floats::LhsTiles& out) {
   if (dtype == EK_F32) return load_tiles_as<Isa, EK_F32>(x, ld_x, k, m0, m1, out);
   if (dtype == EK_F16) return load_tiles_as<Isa, EK_F16>(x, ld_x, k, m0, m1, out);
   return load_tiles_as<Isa, EK_BF16>(x, ld_x, k, m0, m1, out);
@@ -106,7 +110,7 @@ void finish_turned(const float* sums, int64_t w, const float* bias, TileOut to) 
 }
 
 template <class Isa, int R>
-void spmm(const SpmmArgs& args, int64_t m0, int64_t w, int64_t p0, int64_t p1) {
+void spmm(const floats::SpmmArgs<float>& args, int64_t m0, int64_t w, int64_t p0, int64_t p1) {
   using Finish = void (*)(const float* sums, int64_t w, const float* bias, TileOut to);
   const Output& output = args.output;
   Finish finish = choose_output(output.dtype, output.activation,
@@ -114,7 +118,8 @@ void spmm(const SpmmArgs& args, int64_t m0, int64_t w, int64_t p0, int64_t p1) {
   using Tile = Product<Isa>;
   int64_t rows = min_of(w, args.lhs.tiles.rows - m0);
   blocks::multiply<R, Tile::vectors(R) * Tile::kLanes>(
-      args.rhs, blocks::choose_accumulate<Tile, R>(w / Tile::kLanes), args.lhs.data + m0 * args.lhs.tiles.depth, w, p0, p1,
+      args.rhs, blocks::choose_accumulate<Tile, R>(w / Tile::kLanes),
+      static_cast<const float*>(args.lhs.data) + m0 * args.lhs.tiles.depth, w, p0, p1,
       [&](const float* sums, int64_t n0, int64_t channels) {
         finish(sums, w, args.bias + n0, {output.y, m0 * output.ld_y + n0, output.ld_y, rows, channels});
       });

@@ -25,7 +25,14 @@ struct RowScale {
   bool zero;  // nothing to round: a zero row, or one with NaN or Inf (scale NaN turns its outputs into NaN)
 };
 
-EK_INLINE RowScale scale_of(float low, float high, bool finite) {
+// What a row holds: low <= 0 <= high, of no meaning when it is not finite.
+struct RowRange {
+  float low, high;
+  bool finite;
+};
+
+EK_INLINE RowScale scale_of(RowRange range) {
+  auto [low, high, finite] = range;
   float scale = high / 255.0f - low / 255.0f;  // divided first: high - low may overflow
   if (!finite) return {__builtin_nanf(""), 0.0f, 0, true};
   if (!(scale >= kSmallestScale)) return {1.0f, 0.0f, 0, true};
@@ -54,7 +61,7 @@ EK_INLINE void load_parts(const void* x, int64_t i, int64_t k, typename V::F32 (
 
 // V: the vectors to look through the row with, Isa::Range<D>.
 template <class V, ek_dtype D>
-RowScale find_range(const void* x, int64_t k) {
+RowRange find_range(const void* x, int64_t k) {
   using Vector = typename V::F32;
   constexpr int P = V::kParts;
   Vector low[P], high[P], poison[P];
@@ -73,7 +80,7 @@ RowScale find_range(const void* x, int64_t k) {
     high[0] = V::max(high[0], high[p + 1]);
     poison[0] = V::add(poison[0], poison[p + 1]);
   });
-  return scale_of(V::reduce_min(low[0]), V::reduce_max(high[0]), V::reduce_add(poison[0]) == 0.0f);
+  return {V::reduce_min(low[0]), V::reduce_max(high[0]), V::reduce_add(poison[0]) == 0.0f};
 }
 
 // Rounds one row and hands each kStep bytes to store(bytes, i). A zero row is all zero bytes.
@@ -127,7 +134,7 @@ void quantize_as(const void* x, int64_t ld_x, int64_t k, int64_t m0, int64_t m1,
   constexpr int64_t kBytes = D == EK_F32 ? 4 : 2;
   for (int64_t m = m0; m < m1; ++m) {
     const char* row = static_cast<const char*>(x) + m * ld_x * kBytes;
-    RowScale scale = find_range<typename Isa::template Range<D>, D>(row, k);
+    RowScale scale = scale_of(find_range<typename Isa::template Range<D>, D>(row, k));
     if (scale.zero) scale.zero_point = Isa::kZeroOffset;  // stored as zeros, with a zero point of 0
     LhsStore<Isa> store{out, m, k};
     round_row<Isa, D>(row, k, scale, store);
@@ -151,7 +158,7 @@ void quantize_u8_as(const void* x, int64_t ld_x, int64_t k, int64_t m0, int64_t 
   constexpr int64_t kStep = Isa::kParts * Isa::kLanes;
   for (int64_t m = m0; m < m1; ++m) {
     const char* row = static_cast<const char*>(x) + m * ld_x * kBytes;
-    RowScale scale = find_range<typename Isa::template Range<D>, D>(row, k);
+    RowScale scale = scale_of(find_range<typename Isa::template Range<D>, D>(row, k));
     round_row<Isa, D>(row, k, scale, [&](typename Isa::Bytes bytes, int64_t i) EK_LAMBDA_INLINE {
       alignas(64) uint8_t step[kStep];
       Isa::store_bytes(step, bytes);

@@ -47,7 +47,7 @@ void quantize_tiles_as(const void* x, int64_t ld_x, int64_t k, int64_t m0, int64
     RowScale scale[Isa::kLanes];
     int32_t zero_point[Isa::kLanes] = {};
     for (int64_t r = 0; r < rows; ++r) {
-      scale[r] = find_range<typename Isa::template Range<D>, D>(row + r * ld_x * kBytes, k);
+      scale[r] = scale_of(find_range<typename Isa::template Range<D>, D>(row + r * ld_x * kBytes, k));
       zero_point[r] = scale[r].zero_point;
       out.scale[m + r] = scale[r].scale;
       out.zero_point[m + r] = owed_zero_point<Isa>(zero_point[r]);

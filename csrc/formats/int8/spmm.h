@@ -11,12 +11,11 @@ namespace edgekern::int8 {
 namespace {
 
 template <class Isa>
-struct BlockProduct {
-  using Word = int32_t;
+struct BlockProduct : blocks::AsPacked<int32_t> {
   using Vector = typename Isa::I32;
   static constexpr int kLanes = Isa::kLanes;
-  static EK_INLINE Vector load(const Word* p) { return Isa::load_i32(p); }
-  static EK_INLINE void store(Word* p, Vector v) { Isa::store_i32(p, v); }
+  static EK_INLINE Vector load(const int32_t* p) { return Isa::load_i32(p); }
+  static EK_INLINE void store(int32_t* p, Vector v) { Isa::store_i32(p, v); }
   static EK_INLINE Vector add(Vector a, Vector b) { return Isa::add_i32(a, b); }
   static EK_INLINE void transpose(Vector (&v)[kLanes]) { Isa::transpose(v); }
 
@@ -25,7 +24,7 @@ struct BlockProduct {
   static EK_INLINE Acc merge(Acc a, Acc b) { return Isa::merge_blocks(a, b); }
   static EK_INLINE Vector sum(Acc acc) { return Isa::block_sum(acc); }
   template <int R, int B>
-  static EK_INLINE auto load_weights(const Word* p) {
+  static EK_INLINE auto load_weights(const int32_t* p) {
     return Isa::template load_weights<R, B>(p);
   }
   template <int kWeight, class Weights>

@@ -268,6 +268,42 @@ EK_API ek_status ek_f32_linear(const ek_isa* isa, const void* packed, size_t pac
                                ek_dtype dtype, int64_t ld_lhs, void* y, int64_t ld_y, ek_activation activation, void* workspace,
                                size_t workspace_size, const ek_parallel* parallel);
 
+// ------------------------------------------------------------------------------------- f16, pruned
+//
+// The same with weights of two bytes, w = f16 * 2^e with one e for each output channel, and two ways to multiply:
+//
+//   where ek_f16_halves(isa) is 1 (ARMv8.2)   in f16, twice the products an instruction: x is rounded to f16, times a power of
+//                                             two for its row. Sums of up to 208 products are f16 and cannot overflow, and
+//                                             these are added up in f32. A row that holds NaN or Inf gives a row of NaN.
+//   elsewhere                                 in f32, as ek_f32_linear, on weights that are made f32 on the way
+//
+// By the weights as they are packed, which ek_f16_unpack gives back, and with `kept` as above, |y - exact| is in f32 at most
+//   (kept + 2) * 2^-23 * (sum_k |x * w| + |bias|)
+// before activation, and in halves at most
+//   (1.1 * p + 2) * 2^-11 * sum_k |x * w|  +  kept * 2^-29 * max|x| * max|w|  +  (kept + 3) * 2^-23 * |bias|
+// with p the most weights of that channel that are kept among the k of one panel, 208 or fewer neighbours, and the maxima over
+// that row and that channel. Errors that add up by chance, as they do, stay near sqrt(p) * 2^-12 * sqrt(sum_k (x * w)^2).
+
+// 1 where this ISA (NULL = default) multiplies halves; 0 elsewhere, and for an ISA that this CPU cannot run.
+EK_API int ek_f16_halves(const ek_isa* isa);
+
+typedef ek_f32_shape ek_f16_shape;
+EK_API size_t ek_f16_packed_size(int64_t channels, int64_t n, int64_t k, const void* w, ek_dtype dtype, int64_t ld_w,
+                                 const ek_parallel* parallel);
+// As ek_f32_pack. A weight is rounded to the nearest f16 times its channel's 2^e, by at most 2^-11 of it, or 2^-25 of the
+// channel's largest where that is more; below 2^128 it has to stay. Float16 weights of a channel below 2 are not rounded, nor is
+// what ek_f16_unpack gave.
+EK_API ek_status ek_f16_pack(int64_t channels, int64_t n, int64_t k, const void* w, ek_dtype dtype, int64_t ld_w,
+                             const float* bias, void* packed, size_t packed_size, const ek_parallel* parallel);
+EK_API ek_status ek_f16_describe(const void* packed, size_t packed_size, ek_f16_shape* shape);
+// The weights as they were rounded.
+EK_API ek_status ek_f16_unpack(const void* packed, size_t packed_size, float* w, int64_t ld_w, float* bias,
+                               const ek_parallel* parallel);
+EK_API size_t ek_f16_workspace_size(const ek_isa* isa, int64_t channels, int64_t m, int64_t k);
+EK_API ek_status ek_f16_linear(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m, const void* lhs,
+                               ek_dtype dtype, int64_t ld_lhs, void* y, int64_t ld_y, ek_activation activation, void* workspace,
+                               size_t workspace_size, const ek_parallel* parallel);
+
 // ------------------------------------------------------------------------------------- the machine's limits
 
 // Runs `steps` rounds of this ISA's int8 multiply-add from registers; returns the multiply-adds done, for timing.

@@ -1,10 +1,10 @@
-// The f32 functions of _core.
+// The f32 and f16 functions of _core.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
 namespace edgekern {
 
-void bind_f32(pybind11::module_& core);
+void bind_floats(pybind11::module_& core);
 
 }  // namespace edgekern
