@@ -152,7 +152,7 @@ def int4_quantize(weight, group_size, symmetric, dtype="float32", part=1):
 def _int4_scales(low, high, symmetric, dtype):
     """float16 scales [N, groups] by which weights of this range may be multiples, the largest first."""
     span = np.maximum(high, -low) if symmetric else high - low
-    reach = {"float32": 0, "float16": 2, "bfloat16": 5}[dtype]
+    reach = {"float32": 0, "float16": 2, "bfloat16": 9}[dtype]
     for levels in range(1, 9 if symmetric else 16):
         step = span / np.float32(levels)
         nearest = step.astype(np.float16)

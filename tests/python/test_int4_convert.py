@@ -68,16 +68,18 @@ def test_a_model_gets_eight_times_smaller_and_nearly_keeps_its_numbers(scheme, d
 
 
 def test_the_order_of_errors_is_that_of_the_options():
-    model, x = chain(), torch.randn(64, 203)
-    expected = run(model, x)
+    torch.manual_seed(0)
+    linear = nn.Linear(1024, 256)
+    nn.init.normal_(linear.weight)
 
     def error(scheme):
-        converted = copy.deepcopy(model)
-        convert_(converted, scheme)
-        return float((run(converted, x) - expected).norm())
+        layer = {"int8": Int8Linear, "int4": Int4Linear}[scheme.format].from_linear(linear, scheme)
+        return float((layer.weight - linear.weight).detach().norm())
 
-    assert error(Int8()) < error(Int4(32, symmetric=False)) < error(Int4(32)) < error(Int4(128))
-    assert error(Int4(32)) < error(Int4(32, clip="none"))
+    assert error(Int8()) < error(Int4(32, symmetric=False)) < error(Int4(32)) < error(Int4(64)) < error(Int4(128))
+    assert error(Int4(128, symmetric=False)) < error(Int4(128))
+    for size in (32, 64, 128):
+        assert error(Int4(size)) < error(Int4(size, clip="none"))
 
 
 def test_report_rows(measured):
@@ -88,7 +90,7 @@ def test_report_rows(measured):
     isa = kernels.default_isa()
     assert (row.format, row.kernel, row.isa) == ("int4", f"int4_gemm_{isa} / int4_gemv_{isa}", isa)
     assert row.packing == "bitmap (1.4/1.1/1.0x dense at 1/16/128 rows)"
-    assert row.zeros >= 0.7
+    assert row.zeros == pytest.approx(0.7, abs=0.05)
     assert ("bitmap_2", 1, 0.8) in row.timings
     assert row.bytes_after == model[0].packed.nbytes < model[0].dense_packed_size
     assert (last.format, last.reason) == ("int4", "")

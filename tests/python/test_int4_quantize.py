@@ -66,7 +66,7 @@ def test_clipping_pays_where_weights_stick_out(group_size, symmetric):
         errors(values_of(weight, group_size, symmetric, clip=clip), weight, group_size).sum()
         for clip in kernels.INT4_CLIPS
     )
-    assert clipped < 0.95 * whole
+    assert clipped < 0.98 * whole
 
 
 @pytest.mark.parametrize("clip", kernels.INT4_CLIPS)

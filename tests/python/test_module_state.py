@@ -260,7 +260,11 @@ def test_the_default_device_does_not_matter(kind):
     linear, layer = make_layer(kind=kind)
     scheme, state = make_scheme(kind), canonical(layer)
     with torch.device("meta"):
-        made = [layer_class(kind).from_linear(linear, scheme), copy.deepcopy(layer), layer_class(kind)(70, 33)]
+        made = [
+            layer_class(kind).from_linear(linear, scheme),
+            copy.deepcopy(layer),
+            layer_class(kind)(70, 33, scheme=scheme),
+        ]
         made[2].load_state_dict(state)
     for other in made:
         assert_same(canonical(other), state)

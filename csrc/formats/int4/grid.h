@@ -86,8 +86,8 @@ bool lies_on(const Group& group, const Grid& grid) {
 // The widest levels that all weights lie on, once those are rounded to the weights' dtype. False when there are none.
 bool find_grid(const Group& group, Grid* found) {
   float span = group.symmetric ? fmaxf(group.high, -group.low) : group.high - group.low;
-  // The span was rounded, if the weights are halves: by so many f16s may the scale be another, at most.
-  int reach = group.dtype == EK_F32 ? 0 : group.dtype == EK_F16 ? 2 : 5;
+  // The span was rounded, if the weights are halves: to 11 or 8 bits, where f16 has 11. By so many f16s may the scale be another.
+  int reach = group.dtype == EK_F32 ? 0 : group.dtype == EK_F16 ? 2 : 9;
   for (int levels = 1; levels <= (group.symmetric ? kSymmetricZero : kTop); ++levels) {
     float step = span / static_cast<float>(levels);
     int nearest = f32_to_f16(step);

@@ -22,8 +22,8 @@ def save(model: nn.Module, directory: str | os.PathLike[str], *, overwrite: bool
     """Writes ``model`` to ``directory`` as ``model.safetensors`` and ``edgekern.json``.
 
     The files hold canonical tensors (row-major weights, the scales of quantised ones, all other parameters and
-    buffers), the same on every machine. Weights with many zeros are stored as a bit mask and the values that are not zero.
-    ``directory`` is made when missing; other files in it stay. Each file appears whole or not at all.
+    buffers), the same on every machine. Weights with many zeros are stored as a bit mask and the values that are not
+    zero. ``directory`` is made when missing; other files in it stay. Each file appears whole or not at all.
 
     Args:
         model: any module, usually after ``convert_``.

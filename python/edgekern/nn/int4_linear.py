@@ -69,17 +69,17 @@ class Int4Linear(NativeLinear):
         """
         if bias is not None and not bias.isfinite().all():
             return empty_bytes(0), "its bias holds NaN or infinity"
-        largest = float(weight.detach().abs().max())
-        weights = None
-        if largest > _SURE_TO_FIT or self.scheme.form not in (MEASURED, DENSE):
-            try:
-                weights = self._quantize(weight)
-            except ValueError:
-                raise ValueError(
-                    f"its weights reach {largest:.3g}, and int4's float16 scales hold up to {_SURE_TO_FIT:,}; "
-                    "leave it alone (None), or give it Int8()"
-                ) from None
-        dense = weights is None or self.scheme.form in (MEASURED, DENSE)
+        low, high = torch.aminmax(weight.detach())  # one pass, no copy
+        largest, dense = max(-float(low), float(high)), self.scheme.form in (MEASURED, DENSE)
+        if dense and largest <= _SURE_TO_FIT:
+            return empty_bytes(self.dense_packed_size), ""
+        try:
+            weights = self._quantize(weight)
+        except ValueError:
+            raise ValueError(
+                f"its weights reach {largest:.3g}, and int4's float16 scales hold up to {_SURE_TO_FIT:,}; "
+                "leave it alone (None), or give it Int8()"
+            ) from None
         return empty_bytes(self.dense_packed_size if dense else weights.packed_size(self.scheme.form)), ""
 
     def take_(self, weight: Tensor, bias: Tensor | None, packed: Tensor | None = None) -> None:
@@ -98,7 +98,10 @@ class Int4Linear(NativeLinear):
     def _weight_like(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         n, k = self.out_features, self.in_features
         groups = -(-k // self.scheme.group_size)
-        like = {"weight": ((n, -(-k // 2)), torch.uint8), "weight_scale": ((n, groups), torch.float16)}
+        like: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            "weight": ((n, -(-k // 2)), torch.uint8),
+            "weight_scale": ((n, groups), torch.float16),
+        }
         return like if self.scheme.symmetric else {**like, "weight_zero": ((n, groups), torch.uint8)}
 
     def _unpack(self) -> tuple[dict[str, Tensor], Tensor | None]:

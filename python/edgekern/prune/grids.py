@@ -8,14 +8,11 @@ import torch
 from torch import Tensor
 
 from edgekern import ops
-from edgekern.config import Int4, Int8
+from edgekern.config import Int4
 
 
 class Grid(Protocol):
     """What weights may be, column by column, as a sweep comes to them."""
-
-    width: int
-    """Columns that share levels: runs that are swept as one are a multiple of them."""
 
     def reach(self, column: int, weight: Tensor) -> None:
         """It is the turn of ``column``; ``weight`` [out, in] is what the sweep has made of all of them by now."""
@@ -25,12 +22,16 @@ class Grid(Protocol):
 
 
 class Floats:
-    """Any value."""
+    """Any value. Remembers the weights of each group of ``group_size`` columns as they were when it was reached."""
 
-    width = 1
+    def __init__(self, group_size: int | None = None) -> None:
+        self._group_size = group_size
+        self.reached: dict[int, Tensor] = {}
 
     def reach(self, column: int, weight: Tensor) -> None:
-        """Nothing depends on where the sweep is."""
+        """At the first column of a group, copies it."""
+        if self._group_size and column % self._group_size == 0:
+            self.reached[column] = weight[:, column : column + self._group_size].clone()
 
     def round(self, column: int, values: Tensor) -> Tensor:
         """As they are."""
@@ -46,8 +47,6 @@ class Int8Grid:
     may exceed it. The step is then found again bit for bit. In bfloat16, a multiple q of the step is off by up to
     q / 512, less than half a step for q up to 127, and rounds to the same q.
     """
-
-    width = 1
 
     def __init__(self, pruned: Tensor, dtype: torch.dtype) -> None:
         stored = pruned.to(dtype).float()  # what the layer will hold
@@ -67,24 +66,28 @@ class Int8Grid:
 
 
 class Int4Grid:
-    """The levels of each group of columns, settled when the sweep reaches the first of them, from what it has made of
-    the weights by then.
+    """The levels of each group of columns, settled when the sweep reaches the first of them.
 
-    Nothing has to be pinned: conversion looks for levels that all weights of a group lie on, before it takes new ones.
+    They have to span what the weights kept will be in the end, which is often much more than what they are then: they
+    make up for those pruned after them. So they are taken from what a sweep without rounding made of the group, moved
+    by what rounding has changed before it. Nothing has to be pinned: conversion looks for levels that all weights of a
+    group lie on, before it takes new ones.
     """
 
-    def __init__(self, scheme: Int4, kept: Tensor) -> None:
-        self.width = scheme.group_size
-        self._scheme, self._kept = scheme, kept
+    def __init__(self, scheme: Int4, kept: Tensor, pruned: Tensor, before: Floats) -> None:
+        self._scheme, self._kept, self._pruned, self._before = scheme, kept, pruned, before
         self._scale = self._zero = torch.empty(0)
 
     def reach(self, column: int, weight: Tensor) -> None:
         """At the first column of a group, settles its levels."""
-        if column % self.width:
+        scheme = self._scheme
+        if column % scheme.group_size:
             return
-        columns, scheme = slice(column, column + self.width), self._scheme
-        group = weight[:, columns] * self._kept[:, columns]
-        _, scale, zero = ops.int4_quantize(group, self.width, symmetric=scheme.symmetric, clip=scheme.clip)
+        columns = slice(column, column + scheme.group_size)
+        expected = self._pruned[:, columns] + (weight[:, columns] - self._before.reached.pop(column))
+        _, scale, zero = ops.int4_quantize(
+            expected * self._kept[:, columns], scheme.group_size, symmetric=scheme.symmetric, clip=scheme.clip
+        )
         self._scale = scale[:, 0].float()
         self._zero = torch.full_like(self._scale, 8) if zero is None else zero[:, 0].float()
 
@@ -92,15 +95,3 @@ class Int4Grid:
         """To the nearest level."""
         levels = (values / self._scale).round().clamp(-self._zero, 15 - self._zero)
         return levels * self._scale
-
-
-def grid_for(scheme: Int8 | Int4, pruned: Tensor, kept: Tensor, dtype: torch.dtype) -> Grid:
-    """The grid that ``convert_`` with ``scheme`` finds.
-
-    Args:
-        scheme: what the layer will be converted to.
-        pruned: float32 [out, in], pruned but not rounded.
-        kept: bool [out, in], the mask.
-        dtype: of the layer's weight.
-    """
-    return Int8Grid(pruned, dtype) if isinstance(scheme, Int8) else Int4Grid(scheme, kept)

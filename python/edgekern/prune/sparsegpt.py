@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from edgekern.config import Int4, Int8
-from edgekern.prune.grids import Floats, Grid, grid_for
+from edgekern.prune.grids import Floats, Grid, Int4Grid, Int8Grid
 from edgekern.prune.patterns import Pattern, nearest
 
 
@@ -53,14 +53,18 @@ def sparsegpt(
     """
     factor, silent = _inverse_factor(hessian, damping)
     choice = _Choice(pattern, sparsity, silent, torch.ones_like(matrix, dtype=torch.bool))
-    pruned = _sweep(matrix, factor, block_size, choice, Floats())
+    floats = Floats(joint.group_size if isinstance(joint, Int4) else None)
+    pruned = _sweep(matrix, factor, block_size, choice, floats)
     if joint is None:
         return pruned
-    # A second sweep from the beginning, for the grid depends on what the first one left: int8's step on the largest
-    # weight of each row, int4's levels on which weights of a group are kept.
-    grid = grid_for(joint, pruned, choice.kept, dtype)
-    whole_groups = -(-block_size // grid.width) * grid.width
-    return _sweep(matrix, factor, whole_groups, _Settled(choice.kept), grid)
+    # A second sweep from the beginning, for the grid depends on what the first one left: its steps are those of the
+    # largest weights of each row or group.
+    grid: Grid
+    if isinstance(joint, Int8):
+        grid = Int8Grid(pruned, dtype)
+    else:
+        grid = Int4Grid(joint, choice.kept, pruned, floats)
+    return _sweep(matrix, factor, block_size, _Settled(choice.kept), grid)
 
 
 def _sweep(
