@@ -84,8 +84,8 @@ def make_layer(in_features=70, out_features=33, bias=True, dtype=torch.float32, 
 def make_scheme(kind):
     return {
         "int8": Int8(),
-        "int4": Int4(),
-        "int4 zero": Int4(group_size=32, symmetric=False),
+        "int4": Int4(symmetric=True, clip="mse"),
+        "int4 zero": Int4(group_size=32),
         "f32": Float32(channels=1),
         "f32 plain": Float32(),
     }[kind]

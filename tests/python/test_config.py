@@ -18,7 +18,7 @@ rules = st.dictionaries(
             Int8(),
             Int8(rows=7),
             Int4(),
-            Int4(32, symmetric=False, clip="none"),
+            Int4(32, symmetric=True, clip="mse"),
             Float32(),
             Float32(channels=4, rows=(1, 2)),
         ]
@@ -36,16 +36,16 @@ def test_int8_is_a_frozen_value():
 
 
 def test_int4_is_a_frozen_value():
-    assert Int4() == Int4(group_size=128, clip="mse", rows=[128, 1, 16, 1])
+    assert Int4() == Int4(group_size=128, symmetric=False, clip="none", rows=[128, 1, 16, 1])
     assert Int4().to_dict() == {"format": "int4"}
-    scheme = Int4(64, False, "bitmap", 1, "none")
+    scheme = Int4(64, True, "bitmap", 1, "mse")
     assert scheme.to_dict() == {
         "format": "int4",
         "group_size": 64,
-        "symmetric": False,
+        "symmetric": True,
         "form": "bitmap",
         "rows": [1],
-        "clip": "none",
+        "clip": "mse",
     }
     assert config_from_dict(json.loads(json.dumps(scheme.to_dict()))) == scheme
     assert eval(repr(scheme)) == scheme

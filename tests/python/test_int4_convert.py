@@ -51,7 +51,7 @@ def run(model, x):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("scheme", [Int4(), Int4(32, symmetric=False), Int4(64, clip="none")], ids=repr)
+@pytest.mark.parametrize("scheme", [Int4(), Int4(32, symmetric=True), Int4(64, clip="mse")], ids=repr)
 def test_a_model_gets_eight_times_smaller_and_nearly_keeps_its_numbers(scheme, dtype):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(512, 256), nn.GELU(), nn.Linear(256, 512)).to(dtype)
@@ -76,10 +76,11 @@ def test_the_order_of_errors_is_that_of_the_options():
         layer = {"int8": Int8Linear, "int4": Int4Linear}[scheme.format].from_linear(linear, scheme)
         return float((layer.weight - linear.weight).detach().norm())
 
-    assert error(Int8()) < error(Int4(32, symmetric=False)) < error(Int4(32)) < error(Int4(64)) < error(Int4(128))
-    assert error(Int4(128, symmetric=False)) < error(Int4(128))
+    assert error(Int8()) < error(Int4(32)) < error(Int4(64)) < error(Int4(128))
     for size in (32, 64, 128):
-        assert error(Int4(size)) < error(Int4(size, clip="none"))
+        for symmetric in (True, False):
+            assert error(Int4(size, symmetric=symmetric, clip="mse")) < error(Int4(size, symmetric=symmetric))
+        assert error(Int4(size)) < error(Int4(size, symmetric=True))
 
 
 def test_report_rows(measured):
@@ -115,7 +116,7 @@ def test_every_form_computes_what_the_dense_one_does(form, symmetric, shape):
 
 
 def test_pruned_weights_stay_zero():
-    for scheme in (Int4(), Int4(32, symmetric=False)):
+    for scheme in (Int4(), Int4(32, symmetric=True, clip="mse")):
         model = pruned()
         kept = model[0].weight.detach() != 0
         convert_(model, scheme)
@@ -211,9 +212,9 @@ def test_too_large_for_float16_scales_changes_nothing():
         model[4].weight[3, 5] = 5e5
     before = snapshot(model)
     with pytest.raises(ConvertError, match=r"layer '4' cannot be int4: its weights reach 5e\+05.*458,000.*Int8\(\)"):
-        convert_(model, Int4())
+        convert_(model, Int4(symmetric=True))
     assert_untouched(model, before)
-    convert_(model, Int4(symmetric=False))  # 5e5 / 15 is in range
+    convert_(model, Int4())  # 5e5 / 15 is in range
     assert model[4].weight[3, 5] == pytest.approx(5e5, rel=0.01)
 
 
@@ -245,7 +246,7 @@ def test_what_cannot_be_int4_is_left_alone_with_the_reason():
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("sparsity", [0.0, 0.7])
-@pytest.mark.parametrize("scheme", [Int4(), Int4(32, symmetric=False, rows=1), Int4(64, form="bitmap")], ids=repr)
+@pytest.mark.parametrize("scheme", [Int4(), Int4(32, symmetric=True, rows=1), Int4(64, form="bitmap")], ids=repr)
 def test_save_and_load(tmp_path, scheme, sparsity, device):
     model, x = pruned(sparsity), torch.randn(9, 203)
     convert_(model, PerLayer({"2": Int8(), "_default": scheme}))
@@ -288,7 +289,7 @@ def test_the_file_is_smaller_by_what_was_pruned(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(1024, 512, bias=False))
     ek.prune_(model, ek.Prune(0.8))
-    convert_(model, Int4(form="bitmap"))
+    convert_(model, Int4(symmetric=True, form="bitmap"))
     ek.save(model, tmp_path)
     stored = safetensors.torch.load_file(tmp_path / "model.safetensors")
     assert stored.keys() == {f"0.{part}" for part in ("shape", "bitmask", "compressed", "row_offsets", "weight_scale")}
@@ -337,7 +338,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_parts_that_do_not_belong_together_are_refused(damage):
     part, change, message = DAMAGES[damage]
-    layer = Int4Linear.from_linear(pruned(0.8)[0], Int4(32, symmetric=False))
+    layer = Int4Linear.from_linear(pruned(0.8)[0], Int4(32))
     state = layer.state_dict()
     given = {**nibbles.split(state["weight"], state["weight_zero"], 203, 32), "zero": state["weight_zero"]}
     given[part] = change(given[part])

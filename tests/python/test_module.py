@@ -64,7 +64,7 @@ def test_same_bits_as_the_numpy_kernel_of_int8(activation):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_same_bits_as_the_numpy_kernel_of_int4(symmetric, activation):
-    scheme = Int4(group_size=32, symmetric=symmetric)
+    scheme = Int4(group_size=32, symmetric=symmetric, clip="mse")
     linear, _ = make_layer()
     layer = Int4Linear.from_linear(linear, scheme)
     fused = Int4Linear(70, 33, activation=activation, scheme=scheme)

@@ -15,7 +15,7 @@ from edgekern import CheckpointError, Int4, Int8, PerLayer, Prune, config_from_d
         Prune(0.8, "4x4", "magnitude", "global", min_sparsity=0.2, max_sparsity=0.9),
         Prune(pattern="2:4", method="sparsegpt", damping=0.1, block_size=64),
         Prune(0.5, method="sparsegpt", joint=Int8(), target="this CPU"),
-        Prune(0.5, method="sparsegpt", joint=Int4(64, symmetric=False, rows=1)),
+        Prune(0.5, method="sparsegpt", joint=Int4(64, symmetric=True, rows=1)),
         PerLayer({"a": Prune(0.7, "1x4", "wanda"), "re:b.*": None, "_default": Prune(0.5, method="random", seed=3)}),
     ],
 )

@@ -10,7 +10,7 @@ from torch import nn
 
 from edgekern import Int4, Int8, Prune, PruneError, convert_, ops, prune_
 
-SCHEMES = [Int4(32), Int4(32, symmetric=False), Int4(64, clip="none"), Int4(128, symmetric=False, clip="none"), Int4()]
+SCHEMES = [Int4(), Int4(32), Int4(32, symmetric=True, clip="mse"), Int4(64, symmetric=True), Int4(clip="mse")]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 

@@ -53,15 +53,16 @@ class Int4(Scheme):
     keep their values. Pruned weights stay zero, and forms are chosen as :class:`Int8` chooses them.
 
     Attributes:
-        group_size: 32, 64 or 128 input features that share a scale. Fewer round less and take more bytes: 4.5, 4.25 or
-            4.125 bits a weight, and an eighth, or less, of a bit more for zero points. The last group of a row may be
-            shorter.
+        group_size: 32, 64 or 128 input features that share a scale. Fewer round less and take more bytes: 4.75, 4.38 or
+            4.19 bits a weight, or 4.5, 4.25 and 4.13 when symmetric. The last group of a row may be shorter.
         symmetric: whether the 16 values of every group lie around zero. False gives each group a zero point, so that
-            all 16 serve weights that are not centred; it rounds less, and is a little slower.
+            all 16 serve weights that are not centred, which rounds less. True takes a little less time, where weights
+            are packed without their zeros.
         form: ``"measured"``, or a form: a key of :data:`edgekern.kernels.INT4_FORMS`.
         rows: numbers of rows (tokens) of a call to measure at: what the model will be called with.
-        clip: ``"mse"`` narrows the range of a group where that lowers its squared error, and moves the few weights
-            outside in; it is never higher. ``"none"`` covers all of them.
+        clip: ``"none"`` has the 16 values of a group cover all of its weights. ``"mse"`` narrows the range where that
+            lowers the squared error of the group, and moves the few weights outside in; no error gets higher. What that
+            does to the model's own error is another matter: measure it.
 
     Raises:
         TypeError: an option of another type.
@@ -72,10 +73,10 @@ class Int4(Scheme):
     rounds: ClassVar[bool] = True
 
     group_size: int = 128
-    symmetric: bool = True
+    symmetric: bool = False
     form: str = MEASURED
     rows: tuple[int, ...] | int = (1, 16, 128)
-    clip: str = "mse"
+    clip: str = "none"
 
     def __post_init__(self) -> None:
         if type(self.group_size) is not int or self.group_size not in INT4_GROUP_SIZES:
