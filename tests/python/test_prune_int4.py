@@ -121,7 +121,7 @@ def test_everything_gone_nothing_to_round_and_convolutions():
     x = correlated()
     assert not pruned(linear(), joint(Int4(), 1.0), x)[0].weight.any()
     conv = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2))
-    got = pruned(conv, joint(Int4(32)), torch.randn(2, 4, 9, 9))[0].weight.detach()
+    got = pruned(conv, joint(Int4(32, symmetric=True)), torch.randn(2, 4, 9, 9))[0].weight.detach()
     matrix = got.permute(0, 2, 3, 1).flatten(1).contiguous()
     w, scale, _ = ops.int4_quantize(matrix, 32)
     assert torch.equal(ops.int4_integers(w, k=18, group_size=32) * scale.float(), matrix)
