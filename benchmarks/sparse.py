@@ -28,10 +28,11 @@ from harness.command import (
     run,
 )
 from harness.process import BENCHMARKS
-from harness.subject import F32_CHANNELS, FORMS
+from harness.subject import F32_CHANNELS, FORMS, INT4_FORMS
 from harness.table import Plan
 
 OURS = tuple(f"edgekern-{form}" for form in FORMS)
+OURS_INT4 = tuple(f"edgekern-int4-{form}" for form in INT4_FORMS)
 OURS_F32 = tuple(f"edgekern-f32-{channels}" for channels in F32_CHANNELS)
 DEEPSPARSE = ("deepsparse-fp32", "deepsparse-int8", "deepsparse-int8-fast")
 DEEPSPARSE_PYTHON = BENCHMARKS.parent / ".venv-deepsparse/bin/python"
@@ -68,9 +69,14 @@ def all_cells() -> list[dict[str, Any]]:
 
 
 def takes_part(subject: str, cell: dict[str, Any]) -> bool:
-    """Whether `subject` is measured in `cell`: ours cold too, as the goal there is to beat our own dense layer."""
+    """Whether `subject` is measured in `cell`: ours cold too, as the goal there is to beat our own dense layer.
+
+    int4 takes part there alone, being for weights that come from memory.
+    """
     if subject in OURS:
         return subject.removeprefix("edgekern-") in FORMS_OF[cell["pattern"]]
+    if subject in OURS_INT4:
+        return cell["cold"] and "bitmap" in FORMS_OF[cell["pattern"]]
     if subject == "edgekern-f32-4" and cell["pattern"] != "4x4":
         return False
     if subject == "torch-qnnpack-1x4" and cell["pattern"] not in ("1x4", "4x4"):
@@ -95,7 +101,7 @@ def main(
     if quick:
         rounds, seconds = min(rounds, 3), min(seconds, 0.03)
     plan = Plan(
-        subjects=[*OURS, *OURS_F32, *chosen] if ours else chosen,
+        subjects=[*OURS, *OURS_INT4, *OURS_F32, *chosen] if ours else chosen,
         limits=(),
         threads=threads or [1, 2],
         tasks=choose_cells(all_cells(), cells or (QUICK_CELLS if quick else ["*"])),

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 # What edgekern packs an int8 weight into.
 FORMS = ("dense", "blocks_1", "blocks_2", "blocks_4", "blocks_8", "csr", "bitmap", "bitmap_4")
+# An int4 weight.
+INT4_FORMS = ("dense", "bitmap", "bitmap_2")
 # And a float32 weight: kept blocks of so many output features.
 F32_CHANNELS = (1, 4)
 
@@ -18,6 +20,7 @@ F32_CHANNELS = (1, 4)
 SUBJECTS: dict[str, str] = {
     "edgekern": "rivals.linear_edgekern:EdgekernLinear",
     **{f"edgekern-{form}": f"rivals.sparse_edgekern:EdgekernForm:{form}" for form in FORMS},
+    **{f"edgekern-int4-{form}": f"rivals.sparse_edgekern:EdgekernInt4:{form}" for form in INT4_FORMS},
     **{f"edgekern-f32-{count}": f"rivals.sparse_edgekern:EdgekernF32:{count}" for count in F32_CHANNELS},
     "torch-fp32": "rivals.linear_torch:TorchFloat32",
     "torch-bf16": "rivals.linear_torch:TorchBfloat16",

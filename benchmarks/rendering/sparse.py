@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from harness.subject import F32_CHANNELS
+from harness.subject import F32_CHANNELS, INT4_FORMS
 
 from rendering.bars import Bar, geometric_mean, worst
 from rendering.charts import label
@@ -12,6 +12,8 @@ from rendering.pages import bars_table, facts, microseconds, plural, ratio, tabl
 from rendering.results import Cell, Results
 
 DENSE = "edgekern-dense"
+INT4_DENSE, *INT4_SPARSE = (f"edgekern-int4-{form}" for form in INT4_FORMS)
+INT4 = (INT4_DENSE, *INT4_SPARSE)
 F32 = tuple(f"edgekern-f32-{channels}" for channels in F32_CHANNELS)
 DEEPSPARSE = ("deepsparse-fp32", "deepsparse-int8")
 DEEPSPARSE_FAST = (*DEEPSPARSE, "deepsparse-int8-fast")  # with the sums that may saturate, where there are such
@@ -30,6 +32,10 @@ DEEPSPARSE_MEAN = 1.3
 # How many times faster float32 with zeros is than torch's dense float32, with 64 rows and more.
 F32_GOALS = {0.8: 2.3, 0.9: 4.0}
 
+# With one row and weights in memory: how many times faster than dense int8 the dense int4 form is, and the best other
+# one than that, by sparsity.
+INT4_GOAL, INT4_SPARSE_GOALS = 1.8, {0.7: 1.3}
+
 EXPLANATION = (
     "edgekern's time is that of its fastest sparse int8 form in the cell, which is named beside it. The ratios are the "
     "times of its own dense int8 form, and of the fastest DeepSparse, over that. Float32 weights with zeros have a "
@@ -43,7 +49,9 @@ def _fastest(cell: Cell, subjects: Iterable[str]) -> tuple[float, str] | None:
 
 def sparse_form(cell: Cell) -> tuple[float, str] | None:
     """Median seconds of our fastest sparse int8 form, and its name; None when there is none."""
-    return _fastest(cell, [name for name in cell.timings if name.startswith("edgekern-") and name not in (DENSE, *F32)])
+    return _fastest(
+        cell, [name for name in cell.timings if name.startswith("edgekern-") and name not in (DENSE, *INT4, *F32)]
+    )
 
 
 def ahead_of(cell: Cell, subjects: Iterable[str], f32: bool = False) -> float | None:
@@ -89,10 +97,10 @@ def sparse_bars(results: Results) -> list[Bar]:
                 mean >= DEEPSPARSE_MEAN if mean else None,
             )
         )
-    return bars
+    return [*bars, *_int4_bars(results)]
 
 
-def _row(cell: Cell, rivals: Sequence[str]) -> list[str]:
+def _row(cell: Cell, others: Sequence[str]) -> list[str]:
     seconds, form = sparse_form(cell) or (None, "")
     f32, _ = _fastest(cell, F32) or (None, "")
     shape = "x".join(str(cell.task[key]) for key in "mkn") + ", cold" * cell.task["cold"]
@@ -103,13 +111,36 @@ def _row(cell: Cell, rivals: Sequence[str]) -> list[str]:
         ratio(ahead_of(cell, [DENSE])),
         ratio(ahead_of(cell, DEEPSPARSE_FAST)),
         microseconds(f32),
-        *(microseconds(cell.seconds(name)) for name in (DENSE, *rivals)),
+        *(microseconds(cell.seconds(name)) for name in (DENSE, *others)),
     ]
+
+
+def _int4_bars(results: Results) -> list[Bar]:
+    """The goals for int4, where the file has any."""
+    cells = [cell for cell in results.cells if cell.seconds(INT4_DENSE) is not None]
+    if not cells:
+        return []
+    where = "M = 1, weights in memory"
+    bars = [
+        worst(f"int4, {where}: {INT4_GOAL} times our dense int8", _faster(cells, [INT4_DENSE], DENSE), INT4_GOAL, ".2f")
+    ]
+    for sparsity, goal in INT4_SPARSE_GOALS.items():
+        found = [c for c in cells if (c.task["pattern"], c.task["sparsity"]) == ("unstructured", sparsity)]
+        name = f"int4, {mask_name('unstructured', sparsity)}, {where}: {goal} times our dense int4"
+        bars.append(worst(name, _faster(found, INT4_SPARSE, INT4_DENSE), goal, ".2f"))
+    return bars
+
+
+def _faster(cells: Iterable[Cell], subjects: Sequence[str], than: str) -> list[tuple[float, Cell]]:
+    found = ((_fastest(cell, subjects), _fastest(cell, [than]), cell) for cell in cells)
+    return [(theirs[0] / ours[0], cell) for ours, theirs, cell in found if ours and theirs]
 
 
 def sparse_section(results: Results, charts: Sequence[str]) -> str:
     """One machine's pruned layers: goals, and every cell, mask by mask."""
-    rivals = [name for name in results.subjects() if not name.startswith("edgekern-")]
+    measured = results.subjects()
+    others = [name for name in INT4 if name in measured]
+    others += [name for name in measured if not name.startswith("edgekern-")]
     parts = [f"## One pruned linear layer: {results.title}", facts(results), bars_table(sparse_bars(results))]
     parts += [f"![{results.title}](img/{name})" for name in charts]
     parts.append(EXPLANATION)
@@ -120,9 +151,9 @@ def sparse_section(results: Results, charts: Sequence[str]) -> str:
         "dense int8 / sparse",
         "DeepSparse / sparse",
     ]
-    header += ["edgekern sparse float32", *map(label, (DENSE, *rivals))]
+    header += ["edgekern sparse float32", *map(label, (DENSE, *others))]
     for mask in dict.fromkeys((cell.task["pattern"], cell.task["sparsity"]) for cell in results.cells):
         cells = [cell for cell in results.cells if (cell.task["pattern"], cell.task["sparsity"]) == mask]
         parts.append(f"### {mask_name(*mask)} zeros, µs")
-        parts.append(table(header, [_row(cell, rivals) for cell in cells]))
+        parts.append(table(header, [_row(cell, others) for cell in cells]))
     return "\n\n".join(parts)

@@ -60,7 +60,7 @@ Weights weights_of(const py::object& w, const py::object& scale, const py::objec
   return out;
 }
 
-py::tuple quantize_rhs(const py::object& weight, int64_t group_size, bool symmetric, const py::object& dtype) {
+py::tuple quantize_rhs(const py::object& weight, int64_t group_size, bool symmetric, int clip, const py::object& dtype) {
   expect_group_size(group_size);
   FloatMatrix rhs = float_matrix(weight, dtype, "weight");
   const int64_t row_bytes = (rhs.cols + 1) / 2, groups = groups_of(rhs.cols, group_size);
@@ -69,8 +69,8 @@ py::tuple quantize_rhs(const py::object& weight, int64_t group_size, bool symmet
   uint8_t *w_data = w.mutable_data(), *zero_data = symmetric ? nullptr : zero.mutable_data();
   uint16_t* scale_data = static_cast<uint16_t*>(scale.mutable_data());
   ek_status status = run([&](const ek_parallel* parallel) {
-    return ek_int4_quantize_rhs(rhs.rows, rhs.cols, group_size, rhs.data(), rhs.dtype, rhs.ld, w_data, row_bytes, scale_data,
-                                zero_data, parallel);
+    return ek_int4_quantize_rhs(rhs.rows, rhs.cols, group_size, static_cast<ek_int4_clip>(clip), rhs.data(), rhs.dtype, rhs.ld,
+                                w_data, row_bytes, scale_data, zero_data, parallel);
   });
   if (status == EK_ERROR_VALUE) {
     throw py::value_error(
@@ -95,6 +95,15 @@ size_t size_of(const Weights& rhs, int form, const ek_isa* isa) {
 size_t packed_size(const py::object& w, const py::object& scale, const py::object& zero, int64_t k, int64_t group_size,
                    int form, const py::object& isa) {
   return size_of(weights_of(w, scale, zero, k, group_size), form, isa_of(isa));
+}
+
+// Of the dense form, whatever the weights are.
+size_t dense_packed_size(int64_t n, int64_t k, int64_t group_size, bool symmetric) {
+  expect_group_size(group_size);
+  const uint8_t zero = 0;
+  size_t size = ek_int4_packed_size(nullptr, EK_INT4_DENSE, n, k, group_size, nullptr, 0, symmetric ? nullptr : &zero, nullptr);
+  if (size == 0) throw py::value_error(text("a matrix of ", n, " x ", k, " is negative or too large to pack"));
+  return size;
 }
 
 void pack(const py::object& w, const py::object& scale, const py::object& zero, const py::object& bias_object, int64_t k,
@@ -164,9 +173,11 @@ py::array linear(const py::object& x, const py::object& packed_object, int activ
 void bind_int4(py::module_& core) {
   const py::none none;
   core.def("int4_quantize_rhs", quantize_rhs, py::arg("weight"), py::arg("group_size"), py::arg("symmetric") = true,
-           py::arg("dtype") = none);
+           py::arg("clip") = 0, py::arg("dtype") = none);
   core.def("int4_packed_size", packed_size, py::arg("w"), py::arg("scale"), py::arg("zero"), py::arg("k"),
            py::arg("group_size"), py::arg("form") = 0, py::arg("isa") = none);
+  core.def("int4_dense_packed_size", dense_packed_size, py::arg("n"), py::arg("k"), py::arg("group_size"),
+           py::arg("symmetric") = true);
   core.def("int4_pack", pack, py::arg("w"), py::arg("scale"), py::arg("zero"), py::arg("bias"), py::arg("k"),
            py::arg("group_size"), py::arg("out"), py::arg("form") = 0, py::arg("isa") = none);
   core.def("int4_describe", describe_packed, py::arg("packed"));

@@ -1,4 +1,4 @@
-"""edgekern: PyTorch models made smaller and faster on ordinary CPUs, with native int8 and sparse kernels.
+"""edgekern: PyTorch models made smaller and faster on ordinary CPUs, with native int8, int4 and sparse kernels.
 
 ``edgekern.kernels`` needs NumPy alone. Everything else needs torch, and says so when it is missing.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgekern import kernels
 from edgekern._lib import core as _core
 from edgekern._lib import has_torch as _has_torch
-from edgekern.config import Float32, Int8, PerLayer, Prune, Shrink, config_from_dict
+from edgekern.config import Float32, Int4, Int8, PerLayer, Prune, Shrink, config_from_dict
 
 __all__ = [
     "AGP",
@@ -20,6 +20,7 @@ __all__ = [
     "ConvertError",
     "Float32",
     "GradualPruner",
+    "Int4",
     "Int8",
     "MaskLock",
     "PerLayer",

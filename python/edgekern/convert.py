@@ -150,7 +150,10 @@ def _prepare(decisions: list[Decision]) -> tuple[list[_Step], dict[str, LeftAlon
 def _reserve(layer: Layer, scheme: Scheme) -> _Step | LeftAlone:
     native = NATIVE_LINEARS[scheme.format].like(layer.linear, scheme)
     # Fresh memory costs nothing until it is written, but running out of it shows here, while the model is whole.
-    packed, reason = native.reserve(layer.linear.weight, layer.linear.bias)
+    try:
+        packed, reason = native.reserve(layer.linear.weight, layer.linear.bias)
+    except ValueError as error:
+        raise ConvertError(f"layer {layer.name!r} cannot be {scheme.format}: {error}") from None
     return LeftAlone(reason, native.choice) if reason else _Step(layer, native, packed)
 
 

@@ -23,17 +23,21 @@ import numpy as np
 import torch
 
 from edgekern._lib import core
-from edgekern.kernels import ACTIVATIONS, form_code, int4_form_code
+from edgekern.kernels import ACTIVATIONS, INT4_CLIPS, form_code, int4_form_code
+from edgekern.kernels.packed import code_of
 
 __all__ = [
     "ACTIVATIONS",
     "f32_pack",
     "f32_packed_size",
     "f32_unpack",
+    "int4_integers",
     "int4_pack",
     "int4_packed_size",
+    "int4_pair",
     "int4_quantize",
     "int4_unpack",
+    "int4_unpair",
     "int8_pack",
     "int8_packed_size",
     "int8_quantize",
@@ -160,15 +164,33 @@ def int8_unpack(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch
 
 
 def int4_quantize(
-    weight: torch.Tensor, group_size: int = 128, *, symmetric: bool = True
+    weight: torch.Tensor, group_size: int = 128, *, symmetric: bool = True, clip: str = "none"
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Quantises weights [N, K] to int4 by groups: ``w`` uint8 [N, ceil(K / 2)], ``scale`` float16 [N, groups] and
     ``zero`` uint8 [N, groups], or None when symmetric.
 
     See :func:`edgekern.kernels.int4_quantize`.
     """
-    w, scale, zero = core.int4_quantize_rhs(_array("weight", weight), group_size, symmetric, _dtype(weight))
+    code = code_of("clip", clip, INT4_CLIPS)
+    w, scale, zero = core.int4_quantize_rhs(_array("weight", weight), group_size, symmetric, code, _dtype(weight))
     return torch.from_numpy(w), torch.from_numpy(scale), None if zero is None else torch.from_numpy(zero)
+
+
+def int4_unpair(w: torch.Tensor, k: int) -> torch.Tensor:
+    """Values of 4 bits, two a byte and the lower column in the low half, [N, ceil(K / 2)], as uint8 [N, K]."""
+    return torch.stack((w & 15, w >> 4), -1).flatten(1)[:, :k]
+
+
+def int4_pair(q: torch.Tensor) -> torch.Tensor:
+    """The inverse of :func:`int4_unpair`; the half byte beyond an odd K is 0."""
+    even = torch.nn.functional.pad(q, (0, q.shape[1] % 2))
+    return even[:, ::2] | even[:, 1::2] << 4
+
+
+def int4_integers(w: torch.Tensor, zero: torch.Tensor | None = None, *, k: int, group_size: int = 128) -> torch.Tensor:
+    """Canonical int4 weights without their zero points, ``w - zero``: int8 [N, K]."""
+    q = int4_unpair(w, k).view(torch.int8)
+    return q - (8 if zero is None else zero.view(torch.int8).repeat_interleave(group_size, 1)[:, :k])
 
 
 def int4_packed_size(
@@ -196,16 +218,17 @@ def int4_pack(
     k: int,
     group_size: int = 128,
     form: str = "dense",
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Packs canonical int4 weights, as :func:`int4_quantize` makes them, and ``bias`` float32 [N] or None: uint8, 1-D.
 
-    See :func:`edgekern.kernels.int4_pack`.
+    ``out`` may bring the :func:`int4_packed_size` bytes for it. See :func:`edgekern.kernels.int4_pack`.
     """
-    size = int4_packed_size(w, scale, zero, k=k, group_size=group_size, form=form)
-    packed = torch.empty(size, dtype=torch.uint8)
+    if out is None:
+        out = _empty_bytes(int4_packed_size(w, scale, zero, k=k, group_size=group_size, form=form))
     arrays = [None if t is None else _array(name, t) for name, t in (("zero", zero), ("bias", bias))]
-    core.int4_pack(_array("w", w), _array("scale", scale), *arrays, k, group_size, packed.numpy(), int4_form_code(form))
-    return packed
+    core.int4_pack(_array("w", w), _array("scale", scale), *arrays, k, group_size, out.numpy(), int4_form_code(form))
+    return out
 
 
 def int4_unpack(

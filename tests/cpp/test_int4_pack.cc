@@ -14,9 +14,30 @@ using namespace edgekern::test;
 
 namespace {
 
-ek_status quantize(const int4::reference::Weights& shape, const float* values, uint8_t* w, uint16_t* scale, uint8_t* zero) {
-  return ek_int4_quantize_rhs(shape.n, shape.k, shape.group_size, values, EK_F32, shape.k, w, shape.row_bytes(), scale, zero,
-                              nullptr);
+ek_status quantize(const int4::reference::Weights& shape, const float* values, uint8_t* w, uint16_t* scale, uint8_t* zero,
+                   ek_int4_clip clip = EK_INT4_CLIP_NONE) {
+  return ek_int4_quantize_rhs(shape.n, shape.k, shape.group_size, clip, values, EK_F32, shape.k, w, shape.row_bytes(), scale,
+                              zero, nullptr);
+}
+
+int4::reference::Weights quantized(int64_t n, int64_t k, int64_t group_size, const std::vector<float>& values, bool symmetric,
+                                   ek_int4_clip clip) {
+  int4::reference::Weights out{n, k, group_size, {}, {}, {}};
+  out.w.resize(n * out.row_bytes());
+  out.scale.resize(n * out.groups());
+  out.zero.resize(symmetric ? 0 : n * out.groups());
+  REQUIRE(quantize(out, values.data(), out.w.data(), out.scale.data(), symmetric ? nullptr : out.zero.data(), clip) == EK_OK);
+  return out;
+}
+
+// Squared error of each group.
+std::vector<double> errors_of(const int4::reference::Weights& weights, const std::vector<float>& values) {
+  std::vector<double> errors(weights.scale.size());
+  for (int64_t i = 0; i < weights.n * weights.k; ++i) {
+    double off = weights.value(i / weights.k, i % weights.k) - double{values[i]};
+    errors[weights.group_at(i / weights.k, i % weights.k)] += off * off;
+  }
+  return errors;
 }
 
 }  // namespace
@@ -47,6 +68,36 @@ TEST_CASE("int4: quantising follows the reference") {
       }
 }
 
+TEST_CASE("int4: clipping lowers the squared error of every group, or leaves it") {
+  for (bool symmetric : {true, false})
+    for (int64_t group_size : {32, 64, 128})
+      for (int64_t k : {1, 31, 100, 384}) {
+        std::vector<float> values = Random(6).normals(40 * k, 0.02f, 0.01f);
+        for (int64_t i = 0; i < 40 * k; i += 57) values[i] *= 4;
+        std::vector<double> whole = errors_of(quantized(40, k, group_size, values, symmetric, EK_INT4_CLIP_NONE), values),
+                            clipped = errors_of(quantized(40, k, group_size, values, symmetric, EK_INT4_CLIP_MSE), values);
+        int higher = 0, lower = 0;
+        for (size_t g = 0; g < whole.size(); ++g) {
+          higher += clipped[g] > whole[g];
+          lower += clipped[g] < 0.95 * whole[g];
+        }
+        CHECK(higher == 0);
+        if (k > 1) CHECK(lower > static_cast<int>(whole.size()) / 8);
+      }
+}
+
+TEST_CASE("int4: weights that lie on levels already come back with the same values") {
+  for (ek_int4_clip clip : {EK_INT4_CLIP_NONE, EK_INT4_CLIP_MSE})
+    for (bool symmetric : {true, false})
+      for (double density : {0.02, 0.2, 1.0})
+        for (int64_t k : {1, 31, 300}) {
+          Int4Weights rhs(30, k, 64, density, symmetric);
+          std::vector<float> values(30 * k);
+          for (int64_t i = 0; i < 30 * k; ++i) values[i] = static_cast<float>(rhs.value(i / k, i % k));
+          for (double error : errors_of(quantized(30, k, 64, values, symmetric, clip), values)) CHECK(error == 0);
+        }
+}
+
 TEST_CASE("int4: quantising refuses what no f16 scale holds, and bad arguments") {
   std::vector<float> values(3 * 40, 1.0f);
   int4::reference::Weights shape{3, 40, 32, {}, {}, {}};
@@ -61,14 +112,15 @@ TEST_CASE("int4: quantising refuses what no f16 scale holds, and bad arguments")
   CHECK(quantize(shape, values.data(), nullptr, scale.data(), nullptr) == EK_ERROR_NULL_POINTER);
   CHECK(quantize(shape, values.data(), w.data(), nullptr, nullptr) == EK_ERROR_NULL_POINTER);
   auto call = [&](int64_t n, int64_t k, int64_t group, int dtype, int64_t ld_rhs, int64_t ld_w) {
-    return ek_int4_quantize_rhs(n, k, group, values.data(), static_cast<ek_dtype>(dtype), ld_rhs, w.data(), ld_w, scale.data(),
-                                nullptr, nullptr);
+    return ek_int4_quantize_rhs(n, k, group, EK_INT4_CLIP_MSE, values.data(), static_cast<ek_dtype>(dtype), ld_rhs, w.data(),
+                                ld_w, scale.data(), nullptr, nullptr);
   };
   values[77] = 1;
   CHECK(call(3, 40, 32, EK_F32, 40, 20) == EK_OK);
   CHECK(call(-1, 40, 32, EK_F32, 40, 20) == EK_ERROR_SHAPE);
   for (int64_t group : {-32, 0, 31, 48, 256}) CHECK(call(3, 40, group, EK_F32, 40, 20) == EK_ERROR_GROUP);
   CHECK(call(3, 40, 32, 3, 40, 20) == EK_ERROR_DTYPE);
+  CHECK(quantize(shape, values.data(), w.data(), scale.data(), nullptr, static_cast<ek_int4_clip>(2)) == EK_ERROR_CLIP);
   CHECK(call(3, 40, 32, EK_F32, 39, 20) == EK_ERROR_STRIDE);
   CHECK(call(3, 40, 32, EK_F32, 40, 19) == EK_ERROR_STRIDE);
 }
@@ -123,8 +175,8 @@ TEST_CASE("int4: guard pages around quantize_rhs, pack and unpack") {
       Guarded w2(n * row), scale2(n * groups * 2), zero2(n * groups), bias2(n * 4);
       for (int64_t i = 0; i < n * k; ++i) values.as<float>()[i] = static_cast<float>(i % 5);
       memset(bias.as<char>(), 0, n * 4);
-      CHECK(ek_int4_quantize_rhs(n, k, 32, values.as<float>(), EK_F32, k, w.as<uint8_t>(), row, scale.as<uint16_t>(),
-                                 zero.as<uint8_t>(), nullptr) == EK_OK);
+      CHECK(ek_int4_quantize_rhs(n, k, 32, EK_INT4_CLIP_MSE, values.as<float>(), EK_F32, k, w.as<uint8_t>(), row,
+                                 scale.as<uint16_t>(), zero.as<uint8_t>(), nullptr) == EK_OK);
       for (ek_int4_form form : kInt4Forms) {
         size_t size = ek_int4_packed_size(nullptr, form, n, k, 32, w.as<uint8_t>(), row, zero.as<uint8_t>(), nullptr);
         Guarded packed(size);

@@ -104,23 +104,71 @@ def from_bfloat16(bits):
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def int4_quantize(weight, group_size, symmetric):
-    """Weights [N, K] to (integers [N, K], scale float16 [N, groups], zero int64 [N, groups])."""
+def round_as(x, dtype):
+    """float32 values, rounded to what another dtype holds."""
+    return as_dtype(x, dtype)[2]
+
+
+def int4_quantize(weight, group_size, symmetric, dtype="float32", part=1):
+    """Weights [N, K] to (integers [N, K], scale float16 [N, groups], zero int64 [N, groups]).
+
+    ``part`` of each group's range is covered, unless its weights lie on levels already, as ``dtype`` rounds them.
+    """
     weight = weight.astype(np.float32)
-    k = weight.shape[1]
-    starts = np.arange(0, k, group_size)
+    group = np.arange(weight.shape[1]) // group_size
+    starts = np.arange(0, weight.shape[1], group_size)
     low = np.minimum(np.minimum.reduceat(weight, starts, axis=1), np.float32(0))
     high = np.maximum(np.maximum.reduceat(weight, starts, axis=1), np.float32(0))
+
+    def zero_of(scale, low):
+        return np.full(scale.shape, 8) if symmetric else np.clip(np.rint(-low / scale), 0, 15).astype(np.int64)
+
+    def integers(scale, zero):
+        steps = np.rint(weight / scale.astype(np.float32)[:, group]).astype(np.int64)
+        return np.clip(steps, -zero[:, group], 15 - zero[:, group])
+
+    low_part, high_part = low * np.float32(part), high * np.float32(part)
     if symmetric:
-        scale = np.maximum(high / np.float32(7), -low / np.float32(8)).astype(np.float16)
+        wanted = np.maximum(high_part / np.float32(7), -low_part / np.float32(8)).astype(np.float16)
     else:
-        scale = (high / np.float32(15) - low / np.float32(15)).astype(np.float16)
-    empty = scale == 0
-    used = np.where(empty, np.float32(np.inf), scale.astype(np.float32))
-    zero = np.full(scale.shape, 8) if symmetric else np.clip(np.rint(-low / used), 0, 15).astype(np.int64)
+        wanted = (high_part / np.float32(15) - low_part / np.float32(15)).astype(np.float16)
+    empty = wanted == 0
+    scale = np.where(empty, np.float16(1), wanted)
+    zero = zero_of(np.where(empty, np.float32(np.inf), scale.astype(np.float32)), low_part)
+    settled = empty.copy()
+    for candidate in _int4_scales(low, high, symmetric, dtype):
+        usable = (candidate > 0) & np.isfinite(candidate)
+        candidate = np.where(usable, candidate, np.float16(1))
+        candidate_zero = zero_of(candidate.astype(np.float32), low)
+        values = candidate.astype(np.float32)[:, group] * integers(candidate, candidate_zero).astype(np.float32)
+        lies = np.logical_and.reduceat(round_as(values, dtype) == weight, starts, axis=1)
+        taken = usable & lies & ~settled
+        scale, zero = np.where(taken, candidate, scale), np.where(taken, candidate_zero, zero)
+        settled |= taken
+    q = np.where(empty[:, group], 0, integers(scale, zero)) + zero[:, group]
+    return q, scale, zero
+
+
+def _int4_scales(low, high, symmetric, dtype):
+    """float16 scales [N, groups] by which weights of this range may be multiples, the largest first."""
+    span = np.maximum(high, -low) if symmetric else high - low
+    reach = {"float32": 0, "float16": 2, "bfloat16": 9}[dtype]
+    for levels in range(1, 9 if symmetric else 16):
+        step = span / np.float32(levels)
+        nearest = step.astype(np.float16)
+        if dtype == "float32":
+            yield np.where(nearest.astype(np.float32) == step, nearest, np.float16(0))
+            continue
+        for i in range(2 * reach + 1):
+            bits = nearest.view(np.int16) + np.int16(i // 2 if i % 2 == 0 else -(i + 1) // 2)
+            yield np.maximum(bits, 0).astype(np.int16).view(np.float16)
+
+
+def int4_values(w, scale, zero, k, group_size):
+    """What canonical int4 weights stand for, float64 [N, K]."""
     group = np.arange(k) // group_size
-    q = np.clip(np.rint(weight / used[:, group]).astype(np.int64) + zero[:, group], 0, 15)
-    return q, np.where(empty, np.float16(1), scale), zero
+    q = np.stack((w & 15, w >> 4), axis=-1).reshape(len(w), -1)[:, :k].astype(np.int64)
+    return scale.astype(np.float64)[:, group] * (q - (8 if zero is None else zero.astype(np.int64)[:, group]))
 
 
 def int4_bytes(q):

@@ -3,12 +3,13 @@
 import torch
 from torch import nn
 
-from edgekern import Float32, Int8
+from edgekern import Float32, Int4, Int8
 from edgekern.nn import NATIVE_LINEARS, NativeLinear, forms
 from edgekern.nn.forms import Timing
 
-KINDS = ("int8", "f32", "f32 plain")
-"""Native layers by how they hold their weights; the last is what an F32Linear does where packing does not pay."""
+KINDS = ("int8", "int4", "int4 zero", "f32", "f32 plain")
+"""Native layers by how they hold their weights: int4 without and with zero points; and the last is what an F32Linear
+does where packing does not pay."""
 
 
 class OwnForward(nn.Linear):
@@ -81,7 +82,13 @@ def make_layer(in_features=70, out_features=33, bias=True, dtype=torch.float32, 
 
 
 def make_scheme(kind):
-    return {"int8": Int8(), "f32": Float32(channels=1), "f32 plain": Float32()}[kind]
+    return {
+        "int8": Int8(),
+        "int4": Int4(symmetric=True, clip="mse"),
+        "int4 zero": Int4(group_size=32),
+        "f32": Float32(channels=1),
+        "f32 plain": Float32(),
+    }[kind]
 
 
 def layer_class(kind):

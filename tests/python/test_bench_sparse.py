@@ -72,7 +72,11 @@ def test_who_is_measured_where() -> None:
     assert subjects("1x768x3072-unstructured-80-cold") == ours
     assert subjects("1x768x3072-unstructured-80") == ours | set(sparse.RIVALS) - {"torch-qnnpack-1x4"}
     assert "torch-qnnpack-1x4" in subjects("1x768x3072-4x4-80")
-    assert set(sparse.OURS) | set(sparse.RIVALS) <= set(SUBJECTS)
+    assert {*sparse.OURS, *sparse.OURS_INT4, *sparse.OURS_F32, *sparse.RIVALS} <= set(SUBJECTS)
+    for name, cell in cells.items():
+        int4 = {subject for subject in sparse.OURS_INT4 if sparse.takes_part(subject, cell)}
+        from_memory = cell["cold"] and sparse.takes_part("edgekern-bitmap", cell)
+        assert int4 == (set(sparse.OURS_INT4) if from_memory else set()), name
 
 
 @pytest.fixture
@@ -89,6 +93,9 @@ def torch_settings() -> None:
     ("name", "largest"),
     [
         ("edgekern-dense", 0.02),
+        ("edgekern-int4-dense", 0.15),
+        ("edgekern-int4-bitmap", 0.15),
+        ("edgekern-int4-bitmap_2", 0.15),
         ("edgekern-f32-1", 1e-6),
         ("edgekern-f32-4", 1e-6),
         ("torch-fp32", 1e-6),
@@ -178,6 +185,22 @@ def test_float32_is_compared_with_float32(tmp_path: Path) -> None:
         "0 of 1 cells; lowest 2.00 at 64x768x3072-unstructured-80, 2 threads",
     )
     assert found["Every cell at least as fast as DeepSparse"][0] is None
+
+
+def test_int4_is_compared_with_dense_int8_and_dense_int4(tmp_path: Path) -> None:
+    times = {"edgekern__bitmap": 1e-3, DENSE: 4e-3, "edgekern__int4__dense": 2e-3, "edgekern__int4__bitmap": 1.6e-3}
+    records = cell(DECODE, **times, edgekern__int4__bitmap_2=1.5e-3)
+    path = write_file(tmp_path, records, "sparse")
+    found = goals(path)
+    where = f"1 of 1 cells; lowest {{}} at {DECODE}, 2 threads"
+    assert found["int4, M = 1, weights in memory: 1.8 times our dense int8"] == (True, where.format("2.00"))
+    goal = "int4, unstructured, 70 %, M = 1, weights in memory: 1.3 times our dense int4"
+    assert found[goal] == (True, where.format("1.33"))
+    cold = "unstructured, 70 %, M = 1, weights in memory: 2.0 times our dense int8"
+    assert found[cold] == (True, where.format("4.00"))  # int8's own form, though int4's are faster than its dense one
+    section = sparse_section(read_results(path), [])
+    assert "| edgekern dense | edgekern int4 dense | edgekern int4 bitmap | edgekern int4 bitmap_2 |" in section
+    assert "| 1,000 | bitmap | 4.00 | - | - | 4,000 | 2,000 | 1,600 | 1,500 |" in section
 
 
 def test_a_dense_time_is_no_sparse_time(tmp_path: Path) -> None:

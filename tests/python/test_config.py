@@ -7,12 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekern.config import Float32, Int8, PerLayer, check_config, config_from_dict
+from edgekern.config import Float32, Int4, Int8, PerLayer, check_config, config_from_dict
 
 names = st.text("abc.01", min_size=1).filter(lambda name: not name.startswith("re:"))
 rules = st.dictionaries(
     st.one_of(names, names.map(lambda name: f"re:{name}.*"), st.just("_default")),
-    st.sampled_from([None, Int8(), Int8(rows=7), Float32(), Float32(channels=4, rows=(1, 2))]),
+    st.sampled_from(
+        [
+            None,
+            Int8(),
+            Int8(rows=7),
+            Int4(),
+            Int4(32, symmetric=True, clip="mse"),
+            Float32(),
+            Float32(channels=4, rows=(1, 2)),
+        ]
+    ),
     min_size=1,
 )
 
@@ -23,6 +33,43 @@ def test_int8_is_a_frozen_value():
     assert Int8().to_dict() == {"format": "int8"}
     with pytest.raises(dataclasses.FrozenInstanceError):
         Int8().format = "int4"
+
+
+def test_int4_is_a_frozen_value():
+    assert Int4() == Int4(group_size=128, symmetric=False, clip="none", rows=[128, 1, 16, 1])
+    assert Int4().to_dict() == {"format": "int4"}
+    scheme = Int4(64, True, "bitmap", 1, "mse")
+    assert scheme.to_dict() == {
+        "format": "int4",
+        "group_size": 64,
+        "symmetric": True,
+        "form": "bitmap",
+        "rows": [1],
+        "clip": "mse",
+    }
+    assert config_from_dict(json.loads(json.dumps(scheme.to_dict()))) == scheme
+    assert eval(repr(scheme)) == scheme
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Int4().group_size = 64
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"group_size": 16}, ValueError, "Int4: group_size must be one of 32, 64, 128; got 16"),
+        ({"group_size": 64.0}, ValueError, "Int4: group_size must be one of 32, 64, 128; got 64.0"),
+        ({"group_size": "64"}, ValueError, "got '64'"),
+        ({"symmetric": 1}, TypeError, "Int4: symmetric must be a bool, got int"),
+        ({"form": "blocks_4"}, ValueError, "Int4: unknown form 'blocks_4'; this version knows measured, dense, bitmap"),
+        ({"rows": 0}, ValueError, "Int4: rows must be 1 or more, got 0"),
+        ({"rows": ()}, TypeError, "Int4: rows must be numbers of rows"),
+        ({"clip": "max"}, ValueError, "Int4: unknown clip 'max'; this version knows none, mse"),
+        ({"clip": None}, ValueError, "Int4: unknown clip None"),
+    ],
+)
+def test_wrong_options_of_int4(options, error, message):
+    with pytest.raises(error, match=message):
+        Int4(**options)
 
 
 def test_float32_is_a_frozen_value():

@@ -137,7 +137,7 @@ def test_quantizing_follows_the_formula(dtype, n, k, group_size, symmetric, seed
     weight = rng.standard_normal((n, k), np.float32) * (rng.random((n, k)) < 0.7)
     weight, name, values = as_dtype(weight.astype(np.float32), dtype)
     w, scale, zero = kernels.int4_quantize(weight, group_size, symmetric=symmetric, dtype=name)
-    q_wanted, scale_wanted, zero_wanted = oracle.int4_quantize(values, group_size, symmetric)
+    q_wanted, scale_wanted, zero_wanted = oracle.int4_quantize(values, group_size, symmetric, dtype)
     np.testing.assert_array_equal(w, oracle.int4_bytes(q_wanted))
     np.testing.assert_array_equal(scale, scale_wanted)
     assert (w.dtype, scale.dtype) == (np.uint8, np.float16)
@@ -202,6 +202,7 @@ def packed():
         (lambda: kernels.int4_quantize(X.astype(np.float64)), TypeError, "weight must be .*float32.*got float64"),
         (lambda: kernels.int4_quantize(X[0]), ValueError, "weight must have 2 dimensions"),
         (lambda: kernels.int4_quantize(X, 48), ValueError, "group_size must be 32, 64 or 128, got 48"),
+        (lambda: kernels.int4_quantize(X, clip="max"), ValueError, "clip must be one of none, mse; got 'max'"),
         (lambda: kernels.int4_quantize(X * np.float32("nan")), ValueError, "weight must be finite"),
         (lambda: kernels.int4_quantize(X * np.float32(1e9)), ValueError, "weight must be finite and below"),
         (lambda: kernels.int4_pack(W.astype(np.int8), SCALE, **OPTIONS), TypeError, "w must be .*uint8, got int8"),

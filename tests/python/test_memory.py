@@ -29,7 +29,7 @@ def resident(field):
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 dtype, layers, features = getattr(torch, sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-scheme = {"int8": ek.Int8(), "f32": ek.Float32(channels=4)}[sys.argv[4]]
+scheme = {"int8": ek.Int8(), "int4": ek.Int4(), "f32": ek.Float32(channels=4)}[sys.argv[4]]
 
 def prune(model):
     for layer in model:
@@ -64,7 +64,7 @@ print(json.dumps({
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("format", ["int8", "f32"])
+@pytest.mark.parametrize("format", ["int8", "int4", "f32"])
 def test_conversion_frees_as_it_goes(dtype, format):
     command = [sys.executable, "-c", SCRIPT, dtype, str(LAYERS), str(FEATURES), format]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120)

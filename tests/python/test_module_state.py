@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from small_models import KINDS, assert_same, canonical, layer_class, make_layer, make_scheme
 from torch import nn
 
-from edgekern.nn import F32Linear, Int8Linear
+from edgekern import Int4
+from edgekern.nn import F32Linear, Int4Linear, Int8Linear
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -19,14 +20,34 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def test_state_dict_is_canonical():
     linear, layer = make_layer(bias=True, dtype=torch.bfloat16)
     state = layer.state_dict()
-    described = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()}
-    assert described == {
+    assert described(state) == {
         "weight": (torch.int8, (33, 70)),
         "weight_scale": (torch.float32, (33, 1)),
         "bias": (torch.bfloat16, (33,)),
     }
     assert torch.equal(state["bias"], linear.bias)
     assert "bias" not in make_layer(bias=False)[1].state_dict()
+
+
+def described(state):
+    return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()}
+
+
+def test_the_state_dict_of_int4_is_nibbles_and_scales_by_group():
+    symmetric, asymmetric = make_layer(71, 33, kind="int4")[1], make_layer(71, 33, kind="int4 zero")[1]
+    bias = (torch.float32, (33,))
+    assert described(symmetric.state_dict()) == {
+        "weight": (torch.uint8, (33, 36)),
+        "weight_scale": (torch.float16, (33, 1)),
+        "bias": bias,
+    }
+    assert described(asymmetric.state_dict()) == {
+        "weight": (torch.uint8, (33, 36)),
+        "weight_scale": (torch.float16, (33, 3)),
+        "weight_zero": (torch.uint8, (33, 3)),
+        "bias": bias,
+    }
+    assert (asymmetric.state_dict()["weight"][:, -1] < 16).all()  # nothing beyond the last of an odd number
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -69,11 +90,27 @@ def test_any_int8_value_survives_also_minus_128():
     assert torch.equal(layer.weight, values.float())
 
 
+@pytest.mark.parametrize("zero", [None, 0, 3, 15])
+def test_any_nibble_survives_whatever_stands_for_zero(zero):
+    layer = Int4Linear(16, 16, bias=False, scheme=Int4(32, symmetric=zero is None))
+    zeros = {} if zero is None else {"weight_zero": torch.full((16, 1), zero, dtype=torch.uint8)}
+    state = {
+        "weight": torch.arange(128, dtype=torch.uint8).reshape(16, 8) * 2 + 1,
+        "weight_scale": torch.ones(16, 1).half(),
+    }
+    layer.load_state_dict({**state, **zeros})
+    assert_same(layer.state_dict(), {**state, **zeros})
+    nibbles = torch.stack((state["weight"] & 15, state["weight"] >> 4), -1).reshape(16, 16)
+    assert torch.equal(layer.weight, nibbles.float() - (8 if zero is None else zero))
+
+
 INT8_CHOSEN = {"packed", "packed_few", "choice", "_few_elements"}
+INT4_CHOSEN = {"packed", "choice"}
 F32_CHOSEN = {"packed", "choice", "_plain"}
+CHOSEN = [INT8_CHOSEN, INT4_CHOSEN, INT4_CHOSEN, F32_CHOSEN, F32_CHOSEN]
 
 
-@pytest.mark.parametrize(("kind", "chosen"), list(zip(KINDS, [INT8_CHOSEN, F32_CHOSEN, F32_CHOSEN], strict=True)))
+@pytest.mark.parametrize(("kind", "chosen"), list(zip(KINDS, CHOSEN, strict=True)))
 def test_a_pickle_names_nothing_that_was_chosen_here(kind, chosen):
     layer = make_layer(kind=kind)[1]
     state = layer.__getstate__()
@@ -133,6 +170,30 @@ def test_float_state_dicts_that_do_not_fit_change_nothing(kind, change, message)
     assert_same(canonical(layer), before)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: {}, 'Missing key.*"weight", "weight_scale", "weight_zero", "bias"'),
+        (lambda s: without(s, "weight_zero"), 'Missing key.*"weight_zero"'),
+        (lambda s: {**s, "weight": s["weight"][:, :-1]}, "size mismatch for weight"),
+        (lambda s: {**s, "weight_zero": s["weight_zero"][:, :1]}, "size mismatch for weight_zero"),
+        (lambda s: {**s, "weight": s["weight"].float()}, "dtype mismatch for weight: expected torch.uint8"),
+        (lambda s: {**s, "weight": s["weight"].to(torch.int8)}, "dtype mismatch for weight: expected torch.uint8"),
+        (lambda s: {**s, "weight_scale": s["weight_scale"].float()}, "dtype mismatch for weight_scale: .*float16"),
+        (lambda s: {**s, "weight_scale": s["weight_scale"] / 0}, "NaN or infinite scale"),
+        (lambda s: {**s, "weight_zero": s["weight_zero"] + 16}, "zero at most 15"),
+        (lambda s: {**s, "bias": s["bias"] / 0}, "scale and bias must be finite"),
+        (lambda s: canonical(make_layer()[1]), "Missing key.*weight_zero|size mismatch"),
+    ],
+)
+def test_int4_state_dicts_that_do_not_fit_change_nothing(change, message):
+    layer = make_layer(seed=1, kind="int4 zero")[1]
+    before = canonical(layer)
+    with pytest.raises(RuntimeError, match=message):
+        layer.load_state_dict(change(canonical(make_layer(seed=2, kind="int4 zero")[1])))
+    assert_same(canonical(layer), before)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["zero_point", "weight.sub", "_extra_state"])
 def test_unexpected_keys_are_listed(kind, name):
@@ -184,7 +245,7 @@ def test_a_float_layer_takes_weights_of_any_mask():
     assert torch.equal(layer(x), expected)
 
 
-@pytest.mark.parametrize("kind", ["int8", "f32"])
+@pytest.mark.parametrize("kind", ["int8", "int4", "f32"])
 def test_an_empty_layer_is_like_one_on_the_meta_device(kind):
     layer = layer_class(kind)(8, 4)
     assert all(tensor.is_meta for tensor in layer.state_dict().values())
@@ -199,7 +260,11 @@ def test_the_default_device_does_not_matter(kind):
     linear, layer = make_layer(kind=kind)
     scheme, state = make_scheme(kind), canonical(layer)
     with torch.device("meta"):
-        made = [layer_class(kind).from_linear(linear, scheme), copy.deepcopy(layer), layer_class(kind)(70, 33)]
+        made = [
+            layer_class(kind).from_linear(linear, scheme),
+            copy.deepcopy(layer),
+            layer_class(kind)(70, 33, scheme=scheme),
+        ]
         made[2].load_state_dict(state)
     for other in made:
         assert_same(canonical(other), state)

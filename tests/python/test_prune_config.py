@@ -5,7 +5,7 @@ import pickle
 import pytest
 from torch import nn
 
-from edgekern import CheckpointError, Int8, PerLayer, Prune, config_from_dict, convert_, load, prune_, save
+from edgekern import CheckpointError, Int4, Int8, PerLayer, Prune, config_from_dict, convert_, load, prune_, save
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,7 @@ from edgekern import CheckpointError, Int8, PerLayer, Prune, config_from_dict, c
         Prune(0.8, "4x4", "magnitude", "global", min_sparsity=0.2, max_sparsity=0.9),
         Prune(pattern="2:4", method="sparsegpt", damping=0.1, block_size=64),
         Prune(0.5, method="sparsegpt", joint=Int8(), target="this CPU"),
+        Prune(0.5, method="sparsegpt", joint=Int4(64, symmetric=True, rows=1)),
         PerLayer({"a": Prune(0.7, "1x4", "wanda"), "re:b.*": None, "_default": Prune(0.5, method="random", seed=3)}),
     ],
 )
@@ -66,7 +67,8 @@ def test_n_of_m_settles_the_sparsity(pattern, sparsity):
         ({"sparsity": 0.5, "damping": float("inf")}, ValueError, "damping"),
         ({"sparsity": 0.5, "seed": 0.5}, TypeError, "seed must be an int, got float"),
         ({"sparsity": 0.5, "block_size": 0}, ValueError, "block_size must be 1 or more"),
-        ({"sparsity": 0.5, "joint": "int8"}, TypeError, r"joint must be Int8\(\) or None, got str"),
+        ({"sparsity": 0.5, "joint": "int8"}, TypeError, r"joint must be Int8\(\), Int4\(\) or None, got str"),
+        ({"sparsity": 0.5, "joint": Int4}, TypeError, "got the class Int4"),
         ({"sparsity": 0.5, "joint": Int8()}, ValueError, "for method='sparsegpt'; with 'magnitude', prune and then"),
         ({"sparsity": 0.5, "target": 3}, TypeError, "target must be a string such as 'this CPU' or 'avx2', got int"),
         ({"sparsity": 0.5, "target": "sse2"}, ValueError, "unknown target 'sse2'; this version knows 'this CPU', avx5"),

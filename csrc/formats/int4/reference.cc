@@ -17,6 +17,25 @@ double Weights::value(int64_t row, int64_t column) const {
   return double{f16_to_f32(scale[group_at(row, column)])} * integer(row, column);
 }
 
+namespace {
+
+// The largest f16 scale of which all weights are multiples by one of 16 neighbouring integers, 0 among them; 0 if there is none.
+uint16_t scale_of_multiples(const std::vector<float>& values, bool symmetric) {
+  for (uint16_t half = 0x7bff; half > 0; --half) {
+    double scale = f16_to_f32(half), low = symmetric ? -8 : 0, high = symmetric ? 7 : 0;
+    bool all = std::all_of(values.begin(), values.end(), [&](float value) {
+      double level = value / scale;
+      low = std::min(low, level);
+      high = std::max(high, level);
+      return level == nearbyint(level) && high - low <= 15;
+    });
+    if (all) return half;
+  }
+  return 0;
+}
+
+}  // namespace
+
 Weights quantize(int64_t n, int64_t k, int64_t group_size, const float* rhs, bool symmetric) {
   Weights out{n, k, group_size, {}, {}, {}};
   out.w.resize(n * out.row_bytes());
@@ -28,7 +47,9 @@ Weights quantize(int64_t n, int64_t k, int64_t group_size, const float* rhs, boo
         low = std::min(low, rhs[row * k + i]);
         high = std::max(high, rhs[row * k + i]);
       }
-      uint16_t half = f32_to_f16(symmetric ? std::max(high / 7, -low / 8) : high / 15 - low / 15);
+      std::vector<float> values(rhs + row * k + k0, rhs + row * k + k1);
+      uint16_t half = low == 0 && high == 0 ? 0 : scale_of_multiples(values, symmetric);
+      if (half == 0) half = f32_to_f16(symmetric ? std::max(high / 7, -low / 8) : high / 15 - low / 15);
       float scale = f16_to_f32(half);
       int zero = symmetric ? 8 : scale == 0 ? 0 : std::clamp(static_cast<int>(nearbyintf(-low / scale)), 0, 15);
       out.scale.push_back(scale == 0 ? f32_to_f16(1) : half);

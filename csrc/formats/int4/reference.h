@@ -25,7 +25,7 @@ struct Weights {
   double value(int64_t row, int64_t column) const;
 };
 
-// Round to nearest. rhs [n][k].
+// Round to nearest, without clipping. rhs [n][k].
 Weights quantize(int64_t n, int64_t k, int64_t group_size, const float* rhs, bool symmetric);
 
 struct Linear {

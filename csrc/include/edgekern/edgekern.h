@@ -44,7 +44,8 @@ typedef enum ek_status EK_ENUM_TYPE {
   EK_ERROR_OUT_OF_MEMORY = 10,
   EK_ERROR_ORDER = 11,  // packed for an ISA that reads another order of bytes; pack again for this one
   EK_ERROR_FORM = 12,   // not one of the format's forms, not 1, 2, 4 or 8 channels, or a form that cannot hold this matrix
-  EK_ERROR_GROUP = 13   // int4's group_size is not 32, 64 or 128
+  EK_ERROR_GROUP = 13,  // int4's group_size is not 32, 64 or 128
+  EK_ERROR_CLIP = 14    // not one of ek_int4_clip
 } ek_status;
 
 // English, static storage, never NULL.
@@ -185,12 +186,20 @@ EK_API ek_status ek_int8_matmul_s32(const ek_isa* isa, const void* packed, size_
 // Canonical weights: w is [n][ld_w] bytes of two weights each, k even in the low nibble; scale [n][groups] is f16 as bits, and
 // zero [n][groups] may be NULL everywhere: symmetric. groups = ceil(k / group_size).
 
+// Which weights of a group are moved in to its ends.
+typedef enum ek_int4_clip EK_ENUM_TYPE {
+  EK_INT4_CLIP_NONE = 0,  // none: the levels span all of them
+  EK_INT4_CLIP_MSE = 1    // where it lowers the group's squared error: the best of 17 ranges, from the whole to half of it
+} ek_int4_clip;
+
 // From floats, rounded to the nearest, half to even. Symmetric (zero NULL): scale = max(max w / 7, -min w / 8). Otherwise
 // scale = (high - low) / 15 and zero = round(-low / scale) with low = min(0, min w), high = max(0, max w): 0.0 is exact. Both
-// by the scale as f16; a group of zeros, or one too small for an f16 scale, has scale 1. EK_ERROR_VALUE for weights that are not
-// finite or need a scale beyond f16's range.
-EK_API ek_status ek_int4_quantize_rhs(int64_t n, int64_t k, int64_t group_size, const void* rhs, ek_dtype dtype, int64_t ld_rhs,
-                                      uint8_t* w, int64_t ld_w, uint16_t* scale, uint8_t* zero, const ek_parallel* parallel);
+// by the scale as f16; a group of zeros, or one too small for an f16 scale, has scale 1. With clipping, low and high are a part
+// of that. Weights of a group that lie on such levels already, rounded to their dtype, keep them: what was dequantised from
+// int4 comes back with the same values. EK_ERROR_VALUE for weights that are not finite or need a scale beyond f16's range.
+EK_API ek_status ek_int4_quantize_rhs(int64_t n, int64_t k, int64_t group_size, ek_int4_clip clip, const void* rhs,
+                                      ek_dtype dtype, int64_t ld_rhs, uint8_t* w, int64_t ld_w, uint16_t* scale, uint8_t* zero,
+                                      const ek_parallel* parallel);
 
 // How a matrix is packed. Every form holds any matrix and gives the same bits.
 typedef enum ek_int4_form EK_ENUM_TYPE {

@@ -29,15 +29,22 @@ def split(weight: Tensor) -> dict[str, Tensor] | None:
     if weight.ndim < 2 or not weight.numel():
         return None
     matrix = weight.reshape(len(weight), -1)
-    kept = matrix != 0
+    return split_by(matrix != 0, matrix, weight.shape, 8 * weight.element_size())
+
+
+def split_by(kept: Tensor, matrix: Tensor, shape: torch.Size, bits: int) -> dict[str, Tensor] | None:
+    """The parts of a matrix of which ``kept`` says what is not zero; None when they are not worthwhile.
+
+    ``bits`` is what a value takes on disk, and ``shape`` that of the weight that the matrix stands for.
+    """
     rows, columns = matrix.shape
     values = int(kept.sum())
-    size = values * weight.element_size() + rows * (math.ceil(columns / 8) + 8)
-    if size > _WORTHWHILE * weight.nbytes:
+    size = values * bits / 8 + rows * (math.ceil(columns / 8) + 8)
+    if size > _WORTHWHILE * matrix.numel() * bits / 8:
         return None
     ends = kept.sum(1, keepdim=True).cumsum(0)
     return {
-        "shape": torch.tensor(weight.shape, device="cpu"),
+        "shape": torch.tensor(shape, device="cpu"),
         "bitmask": torch.from_numpy(np.packbits(kept.numpy(), axis=1, bitorder="little")),
         "compressed": matrix[kept],
         "row_offsets": torch.cat([torch.zeros(1, 1, dtype=torch.int64, device="cpu"), ends[:-1]]),
@@ -50,43 +57,28 @@ def join(parts: Mapping[str, Tensor], name: str) -> Tensor:
     Raises:
         CheckpointCorruptError: the parts do not belong together.
     """
+    sizes, kept = mask_of(parts, name)
+    matrix = torch.zeros(kept.shape, dtype=parts["compressed"].dtype, device="cpu")
+    return fill(matrix, kept, parts["compressed"], name).reshape(sizes)
+
+
+def mask_of(parts: Mapping[str, Tensor], name: str) -> tuple[tuple[int, ...], Tensor]:
+    """The weight's shape, and which values are kept: bool [rows, columns]."""
     sizes = tuple(map(int, parts["shape"].flatten()))
     rows, columns = (sizes[0], math.prod(sizes[1:])) if len(sizes) >= 2 and min(sizes) >= 0 else (0, 0)
-    bitmask, values = parts["bitmask"], parts["compressed"]
+    bitmask = parts["bitmask"]
     if len(sizes) < 2 or bitmask.dtype != torch.uint8 or tuple(bitmask.shape) != (rows, math.ceil(columns / 8)):
         raise CheckpointCorruptError(
             f"{name!r}: its mask of {bitmask.dtype} {list(bitmask.shape)} does not fit its shape {list(sizes)}"
         )
-    kept = torch.from_numpy(np.unpackbits(bitmask.numpy(), axis=1, count=columns, bitorder="little").view(bool))
+    kept = np.unpackbits(bitmask.numpy(), axis=1, count=columns, bitorder="little")
+    return sizes, torch.from_numpy(kept.view(bool))
+
+
+def fill(matrix: Tensor, kept: Tensor, values: Tensor, name: str) -> Tensor:
+    """``matrix`` with the values where ``kept`` says so."""
     count = int(kept.sum())
     if values.ndim != 1 or len(values) != count:
         raise CheckpointCorruptError(f"{name!r}: its mask keeps {count} weights, but {list(values.shape)} are stored")
-    matrix = torch.zeros(rows, columns, dtype=values.dtype, device="cpu")
     matrix[kept] = values
-    return matrix.reshape(sizes)
-
-
-def split_all(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Tensors as they are stored, and the names of the weights among them that were split."""
-    stored: dict[str, Tensor] = {}
-    names = []
-    for name, tensor in tensors.items():
-        owner, _, leaf = name.rpartition(".")
-        free = owner and leaf == WEIGHT and not any(f"{owner}.{part}" in tensors for part in PARTS)
-        parts = split(tensor) if free else None
-        if parts is None:
-            stored[name] = tensor
-        else:
-            stored.update({f"{owner}.{part}": value for part, value in parts.items()})
-            names.append(name)
-    return stored, tuple(names)
-
-
-def join_all(stored: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
-    """The inverse of :func:`split_all`, for those of ``names`` whose parts are in ``stored``."""
-    tensors = dict(stored)
-    for name in names:
-        owner = name.rpartition(".")[0]
-        if f"{owner}.bitmask" in tensors:
-            tensors[name] = join({part: tensors.pop(f"{owner}.{part}") for part in PARTS}, name)
-    return tensors
+    return matrix

@@ -15,11 +15,14 @@ import torch
 
 from edgekern.checkpoint.bitmask import PARTS, WEIGHT
 from edgekern.checkpoint.errors import CheckpointFormatError, CheckpointVersionError
-from edgekern.config import Scheme, scheme_from_dict
+from edgekern.config import Int4, Scheme, scheme_from_dict
 
 FORMAT = "edgekern"
-FORMAT_VERSION = 2
-FORMAT_VERSION_WITHOUT_SPARSE = 1  # written, and read, where no weight is stored as mask and values
+# The lowest that says what there is: a file is not newer than it has to be.
+VERSION_DENSE = 1
+VERSION_SPARSE = 2  # weights that are stored as mask and values
+VERSION_SPARSE_INT4 = 3  # int4 weights among those, whose values are two to a byte
+VERSIONS = (VERSION_DENSE, VERSION_SPARSE, VERSION_SPARSE_INT4)
 MANIFEST_FILE = "edgekern.json"
 TENSORS_FILE = "model.safetensors"
 
@@ -62,7 +65,7 @@ class Manifest:
     non_persistent: tuple[str, ...]
     """Stored buffers that are in no state dict; they fill a model that was built on the meta device."""
     sparse: tuple[str, ...]
-    """Weights that are stored as mask and values; see ``bitmask.py``."""
+    """Weights that are stored as mask and values; see ``bitmask.py`` and ``nibbles.py``."""
     size: int
     """Bytes of the tensor file."""
     sha256: str
@@ -71,11 +74,16 @@ class Manifest:
     def to_json(self) -> str:
         """The text of ``edgekern.json``."""
         layers = [{**dataclasses.asdict(layer), "scheme": layer.scheme.to_dict()} for layer in self.layers]
-        version = FORMAT_VERSION if self.sparse else FORMAT_VERSION_WITHOUT_SPARSE
-        data = {"format": FORMAT, "format_version": version, **dataclasses.asdict(self), "layers": layers}
+        data = {"format": FORMAT, "format_version": self._version(), **dataclasses.asdict(self), "layers": layers}
         if not self.sparse:
             del data["sparse"]
         return json.dumps(data, indent=1) + "\n"
+
+    def _version(self) -> int:
+        if not self.sparse:
+            return VERSION_DENSE
+        int4 = {f"{layer.names[0]}.{WEIGHT}" for layer in self.layers if isinstance(layer.scheme, Int4)}
+        return VERSION_SPARSE if int4.isdisjoint(self.sparse) else VERSION_SPARSE_INT4
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -92,12 +100,12 @@ class Manifest:
         if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
             raise CheckpointFormatError(f'{MANIFEST_FILE} has no "format": "{FORMAT}"; it describes something else')
         version = data.pop("format_version", None)
-        if version not in (FORMAT_VERSION_WITHOUT_SPARSE, FORMAT_VERSION) or isinstance(version, bool):
+        if version not in VERSIONS or isinstance(version, bool):
             raise CheckpointVersionError(
-                f"{MANIFEST_FILE} has format_version {version!r}, this edgekern reads up to {FORMAT_VERSION}; "
+                f"{MANIFEST_FILE} has format_version {version!r}, this edgekern reads up to {VERSIONS[-1]}; "
                 "save the model again, or use the edgekern that wrote it"
             )
-        if version == FORMAT_VERSION_WITHOUT_SPARSE:
+        if version == VERSION_DENSE:
             data.setdefault("sparse", [])
         _check_fields(data, cls, "the file")
         return cls(

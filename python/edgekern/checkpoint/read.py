@@ -10,7 +10,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from edgekern.checkpoint.bitmask import join_all
 from edgekern.checkpoint.errors import (
     CheckpointCorruptError,
     CheckpointFormatError,
@@ -18,6 +17,7 @@ from edgekern.checkpoint.errors import (
 )
 from edgekern.checkpoint.fit import fill, find_places, fit
 from edgekern.checkpoint.manifest import MANIFEST_FILE, TENSORS_FILE, LayerRecord, Manifest, dtype_name
+from edgekern.checkpoint.sparse import join_all
 from edgekern.checkpoint.write import sha256_of
 from edgekern.nn import NATIVE_LINEARS, NativeLinear
 from edgekern.nn.memory import part_of_a_model
@@ -56,7 +56,7 @@ def load(model: M, directory: str | os.PathLike[str]) -> M:
     layers = find_places(model, manifest)
     native_parts = tuple(f"{name}." for record in manifest.layers for name in record.names)
     others = {name: tensor for name, tensor in tensors.items() if not name.startswith(native_parts)}
-    tensors = join_all(others, manifest.sparse)
+    tensors = join_all(others, manifest.sparse, ())
     plan = fit(model, layers, manifest, tensors)
     with uninterrupted():
         for layer, native in zip(layers, natives, strict=True):
@@ -129,7 +129,7 @@ def _make_native(record: LayerRecord, tensors: dict[str, Tensor], sparse: tuple[
     except ValueError as error:
         raise CheckpointFormatError(f"{MANIFEST_FILE}: layer {name!r}: {error}") from None
     prefix = f"{name}."
-    stored = join_all({key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}, sparse)
+    stored = join_all({key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}, sparse, (record,))
     own = {key.removeprefix(prefix): tensor for key, tensor in stored.items()}
     try:
         native.load_state_dict(own)

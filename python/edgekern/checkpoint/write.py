@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from edgekern._lib import core
-from edgekern.checkpoint.bitmask import split_all
 from edgekern.checkpoint.errors import CheckpointError, CheckpointExistsError
 from edgekern.checkpoint.manifest import MANIFEST_FILE, TENSORS_FILE, LayerRecord, Manifest, TensorRecord, dtype_name
+from edgekern.checkpoint.sparse import split_all
 from edgekern.nn import NativeLinear
 from edgekern.nn.layers import find_layers, tensor_identity
 
@@ -21,9 +21,9 @@ from edgekern.nn.layers import find_layers, tensor_identity
 def save(model: nn.Module, directory: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Writes ``model`` to ``directory`` as ``model.safetensors`` and ``edgekern.json``.
 
-    The files hold canonical tensors (row-major weights, the scales of int8 ones, all other parameters and buffers), the
-    same on every machine. Weights with many zeros are stored as a bit mask and the values that are not zero.
-    ``directory`` is made when missing; other files in it stay. Each file appears whole or not at all.
+    The files hold canonical tensors (row-major weights, the scales of quantised ones, all other parameters and
+    buffers), the same on every machine. Weights with many zeros are stored as a bit mask and the values that are not
+    zero. ``directory`` is made when missing; other files in it stay. Each file appears whole or not at all.
 
     Args:
         model: any module, usually after ``convert_``.
@@ -47,7 +47,8 @@ def save(model: nn.Module, directory: str | os.PathLike[str], *, overwrite: bool
     if existing and not overwrite:
         raise CheckpointExistsError(f"{folder} holds {' and '.join(existing)} already; overwrite=True replaces")
     tensors, aliases, non_persistent = _collect(model)
-    tensors, sparse = split_all(tensors)
+    layers = _layer_records(model)
+    tensors, sparse = split_all(tensors, layers)
     folder.mkdir(parents=True, exist_ok=True)
     tensors_part = folder / f".{TENSORS_FILE}.{os.getpid()}.part"
     manifest_part = folder / f".{MANIFEST_FILE}.{os.getpid()}.part"
@@ -55,7 +56,7 @@ def save(model: nn.Module, directory: str | os.PathLike[str], *, overwrite: bool
         safetensors.torch.save_file(tensors, tensors_part, metadata={"format": "pt"})
         manifest = Manifest(
             edgekern_version=core.version,
-            layers=_layer_records(model),
+            layers=layers,
             tensors={name: TensorRecord(dtype_name(t.dtype), tuple(t.shape)) for name, t in tensors.items()},
             aliases=aliases,
             non_persistent=non_persistent,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgekern.config.checks import check_choice, settled_rows
+from edgekern.config.checks import check_choice, kind_of, settled_rows
 from edgekern.config.scheme import MEASURED, Scheme
-from edgekern.kernels import F32_CHANNELS, FORMS
+from edgekern.kernels import F32_CHANNELS, FORMS, INT4_CLIPS, INT4_FORMS, INT4_GROUP_SIZES
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,6 +39,54 @@ class Int8(Scheme):
         object.__setattr__(self, "rows", settled_rows(self.rows, "Int8"))
         if self.packings not in (1, 2) or isinstance(self.packings, bool):
             raise ValueError(f"Int8: packings must be 1 or 2, got {self.packings!r}")
+
+
+@dataclass(frozen=True, repr=False)
+class Int4(Scheme):
+    """Four-bit weights and eight-bit activations (W4A8), nothing to calibrate.
+
+    Half the bytes of :class:`Int8`, which counts where reading weights takes the time, at a larger rounding error.
+    Neighbouring input features of an output channel share a float16 scale; sums over such a group are exact int32, and
+    groups are added up in float32. Activations are quantised as by :class:`Int8`; results have the dtype of the input.
+
+    Weights that lie on a grid of such values already, as those of a dequantised layer or of ``Prune(joint=Int4())`` do,
+    keep their values. Pruned weights stay zero, and forms are chosen as :class:`Int8` chooses them.
+
+    Attributes:
+        group_size: 32, 64 or 128 input features that share a scale. Fewer round less and take more bytes: 4.75, 4.38 or
+            4.19 bits a weight, or 4.5, 4.25 and 4.13 when symmetric. The last group of a row may be shorter.
+        symmetric: whether the 16 values of every group lie around zero. False gives each group a zero point, so that
+            all 16 serve weights that are not centred, which rounds less. True takes a little less time, where weights
+            are packed without their zeros.
+        form: ``"measured"``, or a form: a key of :data:`edgekern.kernels.INT4_FORMS`.
+        rows: numbers of rows (tokens) of a call to measure at: what the model will be called with.
+        clip: ``"none"`` has the 16 values of a group cover all of its weights. ``"mse"`` narrows the range where that
+            lowers the squared error of the group, and moves the few weights outside in; no error gets higher. What that
+            does to the model's own error is another matter: measure it.
+
+    Raises:
+        TypeError: an option of another type.
+        ValueError: a value that an option does not take.
+    """
+
+    format: ClassVar[str] = "int4"
+    rounds: ClassVar[bool] = True
+
+    group_size: int = 128
+    symmetric: bool = False
+    form: str = MEASURED
+    rows: tuple[int, ...] | int = (1, 16, 128)
+    clip: str = "none"
+
+    def __post_init__(self) -> None:
+        if type(self.group_size) is not int or self.group_size not in INT4_GROUP_SIZES:
+            known = ", ".join(map(str, INT4_GROUP_SIZES))
+            raise ValueError(f"Int4: group_size must be one of {known}; got {self.group_size!r}")
+        if not isinstance(self.symmetric, bool):
+            raise TypeError(f"Int4: symmetric must be a bool, got {kind_of(self.symmetric)}")
+        check_choice("form", self.form, (MEASURED, *INT4_FORMS), "Int4")
+        object.__setattr__(self, "rows", settled_rows(self.rows, "Int4"))
+        check_choice("clip", self.clip, tuple(INT4_CLIPS), "Int4")
 
 
 @dataclass(frozen=True, repr=False)

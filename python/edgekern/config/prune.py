@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from edgekern.config.checks import check_choice, check_count, check_number, kind_of
-from edgekern.config.formats import Int8
+from edgekern.config.formats import Int4, Int8
 from edgekern.config.scheme import Scheme
 from edgekern.targets import THIS_CPU, resolve
 
@@ -38,8 +38,8 @@ class Prune(Scheme):
         seed: of ``"random"``.
         damping: SparseGPT: added to the Hessian's diagonal, as a share of its mean.
         block_size: SparseGPT: columns that choose their mask together; a multiple of the pattern's width.
-        joint: SparseGPT: ``Int8()`` also rounds the weights kept to what converting to that will round them to, and
-            lets the others make up for it.
+        joint: SparseGPT: ``Int8()`` or ``Int4(...)`` also rounds the weights kept to what converting to that will round
+            them to, and lets the others make up for it.
         outlier_factor: OWL: an outlier's score is more than this many times its layer's mean score.
         spread: OWL: how far shares may differ, from the mean to either side, before the floor and the ceiling.
         target: leaves alone what zeros would not make faster on ``"this CPU"`` or an instruction set, as
@@ -62,7 +62,7 @@ class Prune(Scheme):
     seed: int = 0
     damping: float = 0.01
     block_size: int = 128
-    joint: Int8 | None = None
+    joint: Int8 | Int4 | None = None
     outlier_factor: float = 5.0
     spread: float = 0.08
     target: str | None = None
@@ -150,8 +150,8 @@ def _settled_sparsity(given: object, kept: int, of: int, pattern: str) -> object
 def _check_joint(value: object, method: str) -> None:
     if value is None:
         return
-    if not isinstance(value, Int8):
-        raise TypeError(f"Prune: joint must be Int8() or None, got {kind_of(value)}")
+    if not isinstance(value, Int8 | Int4):
+        raise TypeError(f"Prune: joint must be Int8(), Int4() or None, got {kind_of(value)}")
     if method != "sparsegpt":
         raise ValueError(f"Prune: joint rounding is for method='sparsegpt'; with {method!r}, prune and then convert")
 

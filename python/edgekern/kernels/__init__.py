@@ -12,7 +12,16 @@ from __future__ import annotations
 
 from edgekern._lib import get_num_threads, set_num_threads
 from edgekern.kernels.f32 import F32_CHANNELS, F32Packed, f32_linear, f32_pack
-from edgekern.kernels.int4 import INT4_FORMS, Int4Packed, int4_form_code, int4_linear, int4_pack, int4_quantize
+from edgekern.kernels.int4 import (
+    INT4_CLIPS,
+    INT4_FORMS,
+    INT4_GROUP_SIZES,
+    Int4Packed,
+    int4_form_code,
+    int4_linear,
+    int4_pack,
+    int4_quantize,
+)
 from edgekern.kernels.int8 import (
     FORMS,
     Int8Packed,
@@ -30,7 +39,9 @@ __all__ = [
     "ACTIVATIONS",
     "F32_CHANNELS",
     "FORMS",
+    "INT4_CLIPS",
     "INT4_FORMS",
+    "INT4_GROUP_SIZES",
     "F32Packed",
     "Int4Packed",
     "Int8Packed",

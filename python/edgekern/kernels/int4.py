@@ -27,6 +27,12 @@ which one is not zero and a bit for each pair, which is expanded faster. Every f
 bits.
 """
 
+INT4_GROUP_SIZES = (32, 64, 128)
+"""How many neighbouring input features may share a scale."""
+
+INT4_CLIPS: dict[str, int] = {"none": 0, "mse": 1}
+"""What :func:`int4_quantize` may move in to the ends of a group, by name: nothing, or what lowers the squared error."""
+
 
 class Int4Packed(Packed):
     """An int4 weight matrix in kernel order, with its scales, zero points and bias.
@@ -70,22 +76,30 @@ def int4_form_code(form: str) -> int:
 
 
 def int4_quantize(
-    weight: FloatArray, group_size: int = 128, *, symmetric: bool = True, dtype: BFloat16 | None = None
+    weight: FloatArray,
+    group_size: int = 128,
+    *,
+    symmetric: bool = True,
+    clip: str = "none",
+    dtype: BFloat16 | None = None,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16], npt.NDArray[np.uint8] | None]:
     """Quantises weights to int4, rounding to the nearest: ``weight ~ scale * (w - zero)`` by groups along K.
 
     Symmetric: ``zero`` is 8 and ``scale = max(max(weight) / 7, -min(weight) / 8)`` of each group. Otherwise the group's
-    range, widened to include 0, takes all 16 values, and 0.0 is exact. A zero weight stays zero either way.
+    range, widened to include 0, takes all 16 values, and 0.0 is exact. A zero weight stays zero either way. Where all
+    weights of a group are such values already, as those of a dequantised matrix are, they stay what they are.
 
     Args:
         weight: [N, K] float32 or float16, or bfloat16 bits. Finite.
         group_size: 32, 64 or 128; the last group may be shorter.
+        clip: a key of :data:`INT4_CLIPS`. ``"mse"`` takes the part of a group's range, of 17 from the whole to half of
+            it, that has the lowest squared error; what lies outside is moved in to its ends.
 
     Returns:
         ``w`` uint8 [N, ceil(K / 2)], two weights a byte, even k in the low half; ``scale`` float16 [N, groups];
         ``zero`` uint8 [N, groups], or None when symmetric.
     """
-    return core.int4_quantize_rhs(weight, group_size, symmetric, dtype)
+    return core.int4_quantize_rhs(weight, group_size, symmetric, code_of("clip", clip, INT4_CLIPS), dtype)
 
 
 def int4_pack(

@@ -84,14 +84,21 @@ Call = Callable[[Tensor], object]
 class Weights(Protocol):
     """One layer's weights, and the forms they can take."""
 
-    zeros: float
-    """Share of them that are zero."""
-    features: int
-    """K of the inputs that they multiply."""
-    dtype: torch.dtype
-    """Of the inputs to measure with."""
-    kind: Hashable
-    """The same for weights whose forms run alike when they are of equal sizes: layers of one format and shape."""
+    @property
+    def zeros(self) -> float:
+        """Share of them that are zero."""
+
+    @property
+    def features(self) -> int:
+        """K of the inputs that they multiply."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the inputs to measure with."""
+
+    @property
+    def kind(self) -> Hashable:
+        """The same for weights whose forms run alike when they are of equal sizes: layers of one format and shape."""
 
     def sizes(self) -> Mapping[str, float]:
         """Bytes of every form, the dense one among them; infinite where a form cannot hold these weights."""

@@ -81,13 +81,21 @@ class Job:
         """The matrix as SparseGPT prunes it; ``hessians`` is [groups, in, in], each group a problem of its own.
 
         Raises:
-            PruneError: a damped Hessian is singular.
+            PruneError: a damped Hessian is singular, or weights are too large for what they are rounded to.
         """
         scheme, pattern = self.scheme, self.pattern
-        round_to = self.weight.dtype if scheme.joint else None
         try:
             parts = [
-                sparsegpt(rows, hessian, pattern, self.share, scheme.damping, scheme.block_size, round_to)
+                sparsegpt(
+                    rows,
+                    hessian,
+                    pattern,
+                    self.share,
+                    scheme.damping,
+                    scheme.block_size,
+                    scheme.joint,
+                    self.weight.dtype,
+                )
                 for rows, hessian in zip(self.matrix.chunk(len(hessians)), hessians, strict=True)
             ]
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # it is there, but not exported
@@ -95,4 +103,6 @@ class Job:
                 f"the inputs of {self.name!r} are too few or too alike for SparseGPT with damping {scheme.damping}; "
                 "use more data or a larger damping"
             ) from None
+        except ValueError as error:
+            raise PruneError(f"{self.name!r} cannot be rounded to {scheme.joint!r} on the way: {error}") from None
         return torch.cat(parts)

@@ -12,12 +12,13 @@ Rounding a weight that is kept is an error like removing it, and made up for in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from edgekern.config import Int4, Int8
+from edgekern.prune.grids import Floats, Grid, Int4Grid, Int8Grid
 from edgekern.prune.patterns import Pattern, nearest
 
 
@@ -28,7 +29,8 @@ def sparsegpt(
     sparsity: float,
     damping: float,
     block_size: int,
-    round_to: torch.dtype | None = None,
+    joint: Int8 | Int4 | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """The pruned matrix, float32 [out, in].
 
@@ -42,19 +44,27 @@ def sparsegpt(
         sparsity: share to remove.
         damping: added to the diagonal, times its mean.
         block_size: columns in a run.
-        round_to: for weights of this dtype, also rounds those kept to int8 and back, making up for that as well.
+        joint: what the weights kept are also rounded to, and back, making up for that as well.
+        dtype: of the layer's weight, which will hold the result.
 
     Raises:
+        ValueError: weights that ``joint`` cannot hold.
         torch.linalg.LinAlgError: the damped Hessian is not positive definite.
     """
     factor, silent = _inverse_factor(hessian, damping)
     choice = _Choice(pattern, sparsity, silent, torch.ones_like(matrix, dtype=torch.bool))
-    pruned = _sweep(matrix, factor, block_size, choice, lambda column, values: values)
-    if round_to is None:
+    floats = Floats(joint.group_size if isinstance(joint, Int4) else None)
+    pruned = _sweep(matrix, factor, block_size, choice, floats)
+    if joint is None:
         return pruned
-    # A second sweep from the beginning, for the grid depends on what the first one left: its step on the largest weight
-    # of each row.
-    return _sweep(matrix, factor, block_size, _Settled(choice.kept), _Grid(pruned, round_to))
+    # A second sweep from the beginning, for the grid depends on what the first one left: its steps are those of the
+    # largest weights of each row or group.
+    grid: Grid
+    if isinstance(joint, Int8):
+        grid = Int8Grid(pruned, dtype)
+    else:
+        grid = Int4Grid(joint, choice.kept, pruned, floats)
+    return _sweep(matrix, factor, block_size, _Settled(choice.kept), grid)
 
 
 def _sweep(
@@ -62,9 +72,9 @@ def _sweep(
     factor: Tensor,
     block_size: int,
     choice: _Choice | _Settled,
-    settle: Callable[[int, Tensor], Tensor],
+    grid: Grid,
 ) -> Tensor:
-    """Settles the columns one by one: each weight goes to zero or to what ``settle`` makes of it."""
+    """Settles the columns one by one: each weight goes to zero or to what ``grid`` has for it."""
     weight = matrix.clone()
     columns = weight.shape[1]
     for start in range(0, columns, block_size):
@@ -73,8 +83,9 @@ def _sweep(
         errors = torch.zeros_like(block)
         for column in range(end - start):
             choice.choose(start + column, end, block[:, column:], local.diagonal()[column:])
+            grid.reach(start + column, weight)
             present = block[:, column].clone()
-            final = settle(start + column, present) * choice.kept[:, start + column]
+            final = grid.round(start + column, present) * choice.kept[:, start + column]
             error = (present - final) / local[column, column]
             block[:, column:] -= error[:, None] * local[column, column:]
             block[:, column] = final  # exactly, where the update left a rounding error
@@ -119,29 +130,6 @@ class _Settled:
 
     def choose(self, column: int, end: int, weights: Tensor, diagonal: Tensor) -> None:
         """Nothing is left to choose."""
-
-
-class _Grid:
-    """Rounds weights to the int8 grid that converting the result will find, and so to the very integers it will store.
-
-    Conversion takes the step of a row from its largest weight: max|w| / 127. A sweep moves weights, so the largest
-    would not stay what it was, and a grid with another step would round everything once more. Therefore the step comes
-    from the largest weight of the pruned row, and that one weight, the anchor, is pinned to its value, while no other
-    may exceed it. The step is then found again bit for bit. In bfloat16, a multiple q of the step is off by up to
-    q / 512, less than half a step for q up to 127, and rounds to the same q.
-    """
-
-    def __init__(self, pruned: Tensor, dtype: torch.dtype) -> None:
-        stored = pruned.to(dtype).float()  # what the layer will hold
-        self._anchor = stored.abs().argmax(1)
-        self._pinned = stored.gather(1, self._anchor[:, None])[:, 0]
-        self._largest = self._pinned.abs()
-        self._step = self._largest / 127
-
-    def __call__(self, column: int, values: Tensor) -> Tensor:
-        steps = torch.where(self._step > 0, values / self._step, 0).round()
-        rounded = (steps * self._step).clamp(-self._largest, self._largest)
-        return torch.where(self._anchor == column, self._pinned, rounded)
 
 
 class _Quota:

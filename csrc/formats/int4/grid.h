@@ -1,0 +1,157 @@
+// Sixteen levels for the weights of one group: scale * (0..15 - zero). Which ones is decided here, from the floats.
+//
+//   as it is     weights that lie on such levels already, as dequantised or jointly pruned ones do, keep theirs, to the bit
+//   range        else the levels span what the weights do
+//   clipped      or less than that, where it lowers the squared error: what sticks out is moved in, the rest is rounded finer
+//
+// The same arithmetic on every machine: a float is rounded after each operation, and lanes are added up in order.
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+
+#include "base/dtype.h"
+#include "base/math.h"
+#include "formats/int4/layout.h"
+
+namespace edgekern::int4 {
+namespace {
+
+constexpr int64_t kLanes = 8, kMostValues = 128;
+constexpr int kTop = 15;
+
+struct Group {
+  alignas(64) float values[kMostValues];  // zeros from count on
+  int64_t count;
+  float low, high;  // with zero between them
+  bool finite;
+  bool symmetric;
+  ek_dtype dtype;
+};
+
+struct Grid {
+  uint16_t half;  // the scale
+  float scale;    // its value; 0 where no f16 is as small
+  int zero;
+
+  int lowest() const { return -zero; }
+  int highest() const { return kTop - zero; }
+};
+
+Group read_group(const void* rhs, ek_dtype dtype, int64_t offset, int64_t count, bool symmetric) {
+  Group group{{}, count, 0.0f, 0.0f, true, symmetric, dtype};
+  for (int64_t i = 0; i < count; ++i) {
+    float value = float_at(rhs, dtype, offset + i);
+    group.values[i] = value;
+    group.finite = group.finite && isfinite(value);
+    group.low = value < group.low ? value : group.low;
+    group.high = value > group.high ? value : group.high;
+  }
+  return group;
+}
+
+int clamp_int(long value, int low, int high) { return static_cast<int>(value < low ? low : value > high ? high : value); }
+
+// Of the group's step of a level: a weight may round to beyond the last.
+int level_of(float value, const Grid& grid) { return clamp_int(lrintf(value / grid.scale), grid.lowest(), grid.highest()); }
+
+Grid grid_of_scale(uint16_t half, float low, bool symmetric) {
+  float scale = f16_to_f32(half);
+  int zero = symmetric ? kSymmetricZero : scale == 0.0f ? 0 : clamp_int(lrintf(-low / scale), 0, kTop);
+  return {half, scale, zero};
+}
+
+// Levels from low to high.
+Grid grid_of_range(float low, float high, bool symmetric) {
+  // Divided first: high - low may overflow.
+  float scale = symmetric ? fmaxf(high / 7.0f, -low / 8.0f) : high / 15.0f - low / 15.0f;
+  return grid_of_scale(f32_to_f16(scale), low, symmetric);
+}
+
+// ---------------------------------------------------------------------------------------------- as it is
+
+float rounded_as(float value, ek_dtype dtype) {
+  if (dtype == EK_F32) return value;
+  return dtype == EK_F16 ? f16_to_f32(f32_to_f16(value)) : bf16_to_f32(f32_to_bf16(value));
+}
+
+bool lies_on(const Group& group, const Grid& grid) {
+  for (int64_t i = 0; i < group.count; ++i) {
+    float value = group.values[i];
+    if (value != 0.0f && rounded_as(grid.scale * static_cast<float>(level_of(value, grid)), group.dtype) != value) return false;
+  }
+  return true;
+}
+
+// The widest levels that all weights lie on, once those are rounded to the weights' dtype. False when there are none.
+bool find_grid(const Group& group, Grid* found) {
+  float span = group.symmetric ? fmaxf(group.high, -group.low) : group.high - group.low;
+  // The span was rounded, if the weights are halves: to 11 or 8 bits, where f16 has 11. By so many f16s may the scale be another.
+  int reach = group.dtype == EK_F32 ? 0 : group.dtype == EK_F16 ? 2 : 9;
+  for (int levels = 1; levels <= (group.symmetric ? kSymmetricZero : kTop); ++levels) {
+    float step = span / static_cast<float>(levels);
+    int nearest = f32_to_f16(step);
+    if (group.dtype == EK_F32 && f16_to_f32(static_cast<uint16_t>(nearest)) != step) continue;
+    for (int i = 0; i <= 2 * reach; ++i) {  // nearest, and then those on either side
+      int half = nearest + (i % 2 == 0 ? i / 2 : -(i + 1) / 2);
+      if (half <= 0 || half >= 0x7c00) continue;  // zero and infinity
+      *found = grid_of_scale(static_cast<uint16_t>(half), group.low, group.symmetric);
+      if (lies_on(group, *found)) return true;
+    }
+  }
+  return false;
+}
+
+// ---------------------------------------------------------------------------------------------- clipped
+
+// Of a search for the range to cover: the part of the weights' own by which it is narrowed at each step, and how often. Below
+// half of it, the error only grew in groups of 32 to 128 weights of trained models.
+constexpr float kNarrowing = 1.0f / 32.0f;
+constexpr int kNarrowings = 16;
+// A narrower range has to be better than the rounding of these sums.
+constexpr float kBetter = 1.0f - 1e-4f;
+
+// Sum of (value / scale - level)^2, by lanes, so that it is vectors all the way.
+float squared_error(const Group& group, const Grid& grid) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves no place for a fraction
+  const float inverse = 1.0f / grid.scale, lowest = static_cast<float>(grid.lowest()),
+              highest = static_cast<float>(grid.highest());
+  float sums[kLanes] = {};
+  for (int64_t k = 0; k < group.count; k += kLanes)
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      float value = group.values[k + lane] * inverse;
+      float level = (value + kRound) - kRound;
+      level = level < lowest ? lowest : level;
+      level = level > highest ? highest : level;
+      sums[lane] += (value - level) * (value - level);
+    }
+  float sum = 0.0f;
+  for (float part : sums) sum += part;
+  return sum * grid.scale * grid.scale;
+}
+
+Grid clip(const Group& group, const Grid& whole) {
+  Grid best = whole;
+  float least = squared_error(group, whole);
+  for (int i = 1; i <= kNarrowings; ++i) {
+    float part = 1.0f - static_cast<float>(i) * kNarrowing;
+    Grid grid = grid_of_range(group.low * part, group.high * part, group.symmetric);
+    if (grid.scale == 0.0f) break;
+    float error = squared_error(group, grid);
+    if (error >= least * kBetter) continue;
+    best = grid;
+    least = error;
+  }
+  return best;
+}
+
+// The levels for a group of finite weights; scale 0 when they are all too small for any, infinite when too large.
+Grid choose_grid(const Group& group, ek_int4_clip how) {
+  Grid grid = grid_of_range(group.low, group.high, group.symmetric), found;
+  if (grid.scale == 0.0f || !isfinite(grid.scale)) return grid;
+  if (find_grid(group, &found)) return found;
+  return how == EK_INT4_CLIP_MSE ? clip(group, grid) : grid;
+}
+
+}  // namespace
+}  // namespace edgekern::int4
