@@ -11,7 +11,16 @@ variable ``EDGEKERN_ISA`` names.
 from __future__ import annotations
 
 from edgekern._lib import get_num_threads, set_num_threads
-from edgekern.kernels.f32 import F32_CHANNELS, F32Packed, f32_linear, f32_pack
+from edgekern.kernels.floats import (
+    F32_CHANNELS,
+    F16Packed,
+    F32Packed,
+    f16_halves,
+    f16_linear,
+    f16_pack,
+    f32_linear,
+    f32_pack,
+)
 from edgekern.kernels.int4 import INT4_FORMS, Int4Packed, int4_form_code, int4_linear, int4_pack, int4_quantize
 from edgekern.kernels.int8 import (
     FORMS,
@@ -31,11 +40,15 @@ __all__ = [
     "F32_CHANNELS",
     "FORMS",
     "INT4_FORMS",
+    "F16Packed",
     "F32Packed",
     "Int4Packed",
     "Int8Packed",
     "cpu",
     "default_isa",
+    "f16_halves",
+    "f16_linear",
+    "f16_pack",
     "f32_linear",
     "f32_pack",
     "form_code",
