@@ -73,7 +73,7 @@ INT8_CHOSEN = {"packed", "packed_few", "choice", "_few_elements"}
 F32_CHOSEN = {"packed", "choice", "_plain"}
 
 
-@pytest.mark.parametrize(("kind", "chosen"), list(zip(KINDS, [INT8_CHOSEN, F32_CHOSEN, F32_CHOSEN], strict=True)))
+@pytest.mark.parametrize(("kind", "chosen"), list(zip(KINDS, [INT8_CHOSEN, *[F32_CHOSEN] * 3], strict=True)))
 def test_a_pickle_names_nothing_that_was_chosen_here(kind, chosen):
     layer = make_layer(kind=kind)[1]
     state = layer.__getstate__()
@@ -124,7 +124,7 @@ def test_state_dicts_that_do_not_fit_change_nothing(change, message, assign):
         (lambda s: canonical(make_layer()[1]), "dtype mismatch for weight: expected torch.float32, got torch.int8"),
     ],
 )
-@pytest.mark.parametrize("kind", ["f32", "f32 plain"])
+@pytest.mark.parametrize("kind", ["f32", "f32 plain", "f16"])
 def test_float_state_dicts_that_do_not_fit_change_nothing(kind, change, message):
     layer = make_layer(seed=1, kind=kind)[1]
     before = canonical(layer)
@@ -184,7 +184,7 @@ def test_a_float_layer_takes_weights_of_any_mask():
     assert torch.equal(layer(x), expected)
 
 
-@pytest.mark.parametrize("kind", ["int8", "f32"])
+@pytest.mark.parametrize("kind", ["int8", "f32", "f16"])
 def test_an_empty_layer_is_like_one_on_the_meta_device(kind):
     layer = layer_class(kind)(8, 4)
     assert all(tensor.is_meta for tensor in layer.state_dict().values())

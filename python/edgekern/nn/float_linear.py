@@ -18,8 +18,6 @@ from edgekern.nn.memory import copies_of
 from edgekern.nn.native_linear import NativeLinear, empty_bytes
 from edgekern.summary import size_text
 
-_CallOp = Callable[[Tensor, Tensor, int, int], Tensor]
-
 _CHANNELS = {f"blocks_{channels}": channels for channels in F32_CHANNELS}
 """Output channels of a block, by the name of the form."""
 
@@ -40,7 +38,7 @@ class _Packing:
     pack: Callable[[Tensor, Tensor | None, int, Tensor | None], Tensor]
     unpack: Callable[[Tensor], tuple[Tensor, Tensor | None]]
     # Looked up once: going through torch.ops at every call would cost as much as a small layer.
-    linear: _CallOp
+    linear: Callable[..., Tensor]
 
 
 class FloatLinear(NativeLinear):
@@ -69,8 +67,8 @@ class FloatLinear(NativeLinear):
         """The layer in its dense form."""
         if x.requires_grad and torch.is_grad_enabled():
             raise ValueError(
-                f"{type(self).__name__} has no backward, and its input requires grad: wrap the call in torch.inference_mode() or "
-                "torch.no_grad() for inference, or call edgekern.dense_(model) to train"
+                f"{type(self).__name__} has no backward, and its input requires grad: wrap the call in "
+                "torch.inference_mode() or torch.no_grad() for inference, or call edgekern.dense_(model) to train"
             )
         alike = x.dtype == weight.dtype == (weight if bias is None else bias).dtype
         if alike:
