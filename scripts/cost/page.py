@@ -23,8 +23,8 @@ Compiler: {compiler}. Commit {commit}.
 
 A MAC is one multiply-add that the layer needs, of int8 unless `f32` or `f16` is said: {gemm} in `gemm`, {gemv}
 in `gemv`. The rest have weights that are zero, and need none for those: {spmm} in `spmm`, `f32` and `f16`, of whose
-blocks of 1 x 4 or 4 x 4 weights one in ten is kept, and {bitmap_gemv} in `bitmap gemv`, where every second weight is. `f16`
-is multiplied as halves, eight an instruction, where the tier has ARMv8.2's arithmetic, and as f32 on `neon`.
+blocks of 1 x 4 or 4 x 4 weights one in ten is kept, and {bitmap_gemv} in `bitmap gemv`, where every second weight is.
+`f16` is multiplied as halves, eight an instruction, where the tier has ARMv8.2's arithmetic, and as f32 on `neon`.
 The hot loop is where the multiplying is done; the whole call adds quantisation, scaling and stores, over the same MACs.
 
 {exact}
