@@ -37,11 +37,8 @@ class Format:
         kept, sums = np.count_nonzero(weight, axis=1), np.abs(x) @ np.abs(weight).T
         if not self.halves(isa):
             return (kept + 2) * 2.0**-23 * (sums + np.abs(bias))
-        panel = max(1, -(-weight.shape[1] // max(1, -(-weight.shape[1] // 208))))
-        starts = range(0, weight.shape[1], panel)
-        p = np.max([np.count_nonzero(weight[:, i : i + panel], axis=1) for i in starts], axis=0, initial=0)
         largest = np.abs(x).max(axis=1, initial=0)[:, None] * np.abs(weight).max(axis=1, initial=0)
-        return (1.1 * p + 2) * 2.0**-11 * sums + kept * 2.0**-29 * largest + (kept + 3) * 2.0**-23 * np.abs(bias)
+        return (1.1 * np.minimum(kept, 64) + 2) * 2.0**-11 * sums + kept * 2.0**-29 * largest + (kept + 3) * 2.0**-23 * np.abs(bias)
 
 
 F32, F16 = Format("f32"), Format("f16")
