@@ -97,9 +97,9 @@ TEST_CASE("f16: one large activation or weight leaves the small ones their bits"
 }
 
 TEST_CASE("f16: by chance halves lose less than bf16 does") {
-  constexpr int64_t m = 16, n = 64, k = 768;  // README.md has the share for 80 % zeros
+  constexpr int64_t m = 16, n = 64, k = 768;
   std::vector<float> w = Random(7).normals(n * k), x = Random(8).normals(m * k), chance = Random(9).uniforms(n * k);
-  for (int64_t i = 0; i < n * k; ++i) w[i] = chance[i] < 0.8f ? 0 : w[i];
+  for (int64_t i = 0; i < n * k; ++i) w[i] = chance[i] < static_cast<float>(i / k) / n ? 0 : w[i];  // from all to few
   Layer layer(n, k, w);
   auto exact = f16::reference::linear(m, n, k, x.data(), w.data(), nullptr, EK_NONE, false);
   for (const ek_isa* isa : tested_isas()) {
@@ -109,7 +109,7 @@ TEST_CASE("f16: by chance halves lose less than bf16 does") {
       lost += (y[i] - exact.y[i]) * (y[i] - exact.y[i]);
       whole += exact.y[i] * exact.y[i];
     }
-    CHECK_MESSAGE(sqrt(lost / whole) < (ek_f16_halves(isa) != 0 ? 1.2e-3 : 3e-4), ek_isa_name(isa));
+    CHECK_MESSAGE(sqrt(lost / whole) < (ek_f16_halves(isa) != 0 ? 1.5e-3 : 3e-4), ek_isa_name(isa));
   }
 }
 

@@ -81,7 +81,7 @@ class Float16(_Floats):
     A weight becomes a float16 times a power of two of its output channel, which changes it by at most 2^-11 of itself,
     or 2^-25 of the channel's largest where that is more; those of float16 and bfloat16 models hardly ever change. Sums
     are float32. On ARM from ARMv8.2 on (:func:`edgekern.kernels.f16_halves`) activations are rounded to float16 too,
-    and sums of up to 208 products are float16: twice as many products an instruction, for errors smaller than those of
+    and sums of up to 64 products are float16: twice as many products an instruction, for errors smaller than those of
     multiplying in bfloat16. What is packed, and what stays the nn.Linear it is, is settled as for ``Float32``.
 
     Attributes:

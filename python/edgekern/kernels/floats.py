@@ -152,7 +152,7 @@ def f16_linear(
 ) -> FloatArray:
     """A whole linear layer of float16 weights: ``act(x @ weight.T + bias)`` over the kept blocks alone.
 
-    Where :func:`f16_halves` is true x is rounded to float16 as well, times a power of two of its row, sums of up to 208
+    Where :func:`f16_halves` is true x is rounded to float16 as well, times a power of two of its row, sums of up to 64
     products are float16, and a row that holds NaN or Inf gives a row of NaN. Elsewhere everything is as in
     :func:`f32_linear`. ``edgekern.h`` has the bounds of the error.
 
