@@ -42,6 +42,9 @@
 //   and for f32 weights with zeros (formats/f32):
 //   f32_vectors(R)      width of a tile in vectors, for blocks of R output channels
 //   load_f32_weights<R, B>(p), multiply_f32<i>(acc, lhs, weights)    likewise: acc + lhs times weight i
+//   and, if it likes, for f16 weights with zeros (formats/f16), which otherwise become f32 beforehand:
+//   load_f16_weights<R, B>(p)   f16 weights for multiply_f32
+//   Halves              a vocabulary to multiply halves with: isa/neon_half.h's
 //
 // min and max must hand on a NaN in their second operand.
 //

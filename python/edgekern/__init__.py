@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from edgekern import kernels
 from edgekern._lib import core as _core
 from edgekern._lib import has_torch as _has_torch
-from edgekern.config import Float32, Int4, Int8, PerLayer, Prune, Shrink, config_from_dict
+from edgekern.config import Float16, Float32, Int4, Int8, PerLayer, Prune, Shrink, config_from_dict
 
 __all__ = [
     "AGP",
     "BenchResult",
     "CheckpointError",
     "ConvertError",
+    "Float16",
     "Float32",
     "GradualPruner",
     "Int4",

@@ -31,8 +31,8 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
     Left alone, each with its reason in the report: layers without a rule or with the rule None, those ``filter_fn``
     declines, subclasses with a forward of their own, parametrised, pruned, lazy, meta, sparse or quantised layers,
     other devices and dtypes, and, unless a rule names or matches them, layers whose weight another module shares and,
-    where weights would be rounded, the output head ``lm_head``. ``Float32()`` also leaves alone every layer that it
-    would not make faster and smaller, with the measured times in the report.
+    where weights would be rounded, the output head ``lm_head``. ``Float32()`` and ``Float16()`` also leave alone
+    every layer that they would not make faster and smaller, with the measured times in the report.
 
     Args:
         model: any module that holds layers; a single nn.Linear has no place to be replaced in.

@@ -3,9 +3,10 @@
 ``int8_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
 ``int4_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
 ``f32_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
+``f16_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
 
 - ``x``: [..., K] float32, bfloat16 or float16 on CPU, any strides
-- ``packed``: uint8, 1-D, from :func:`int8_pack`, :func:`int4_pack` or :func:`f32_pack`
+- ``packed``: uint8, 1-D, from :func:`int8_pack`, :func:`int4_pack`, :func:`f32_pack` or :func:`f16_pack`
 - ``out_features``: N, which fake tensors cannot read from ``packed``
 - ``activation``: a code of :data:`ACTIVATIONS`
 - result: [..., N] of x's dtype, contiguous
@@ -28,6 +29,9 @@ from edgekern.kernels.packed import code_of
 
 __all__ = [
     "ACTIVATIONS",
+    "f16_pack",
+    "f16_packed_size",
+    "f16_unpack",
     "f32_pack",
     "f32_packed_size",
     "f32_unpack",
@@ -89,7 +93,7 @@ def _fake_linear(op: str) -> Callable[[torch.Tensor, torch.Tensor, int, int], to
     return linear
 
 
-for _op in ("int8_linear", "int4_linear", "f32_linear"):
+for _op in ("int8_linear", "int4_linear", "f32_linear", "f16_linear"):
     # The ops have no backward, and their kernels say so themselves. Without this line torch's fallback for ops that
     # know no autograd runs before every call: it costs half a microsecond and would let a backward pass go through with
     # a warning.
@@ -106,6 +110,10 @@ def _array(name: str, tensor: torch.Tensor) -> np.ndarray:
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(np.uint16)
     return tensor.numpy()
+
+
+def _optional(name: str, tensor: torch.Tensor | None) -> np.ndarray | None:
+    return None if tensor is None else _array(name, tensor)
 
 
 def _dtype(tensor: torch.Tensor) -> str | None:
@@ -253,12 +261,31 @@ def f32_pack(
     ``out`` may bring the :func:`f32_packed_size` bytes for it. See :func:`edgekern.kernels.f32_pack`.
     """
     packed = _empty_bytes(f32_packed_size(weight, channels)) if out is None else out
-    bias_array = None if bias is None else _array("bias", bias)
-    core.f32_pack(_array("weight", weight), bias_array, packed.numpy(), channels, _dtype(weight))
+    core.f32_pack(_array("weight", weight), _optional("bias", bias), packed.numpy(), channels, _dtype(weight))
     return packed
 
 
 def f32_unpack(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The inverse of :func:`f32_pack`: ``weight`` float32 [N, K] and ``bias``."""
     weight, bias = core.f32_unpack(_array("packed", packed))
+    return torch.from_numpy(weight), None if bias is None else torch.from_numpy(bias)
+
+
+def f16_packed_size(weight: torch.Tensor, channels: int = 1) -> int:
+    """Bytes that :func:`f16_pack` makes of ``weight`` in blocks of ``channels`` output features."""
+    return core.f16_packed_size(_array("weight", weight), channels, _dtype(weight))
+
+
+def f16_pack(
+    weight: torch.Tensor, bias: torch.Tensor | None = None, channels: int = 1, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """As :func:`f32_pack`, with weights rounded to float16. See :func:`edgekern.kernels.f16_pack`."""
+    packed = _empty_bytes(f16_packed_size(weight, channels)) if out is None else out
+    core.f16_pack(_array("weight", weight), _optional("bias", bias), packed.numpy(), channels, _dtype(weight))
+    return packed
+
+
+def f16_unpack(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The weights as :func:`f16_pack` rounded them, float32 [N, K], and ``bias``."""
+    weight, bias = core.f16_unpack(_array("packed", packed))
     return torch.from_numpy(weight), None if bias is None else torch.from_numpy(bias)

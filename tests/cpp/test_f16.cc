@@ -96,6 +96,23 @@ TEST_CASE("f16: one large activation or weight leaves the small ones their bits"
   }
 }
 
+TEST_CASE("f16: by chance halves lose less than bf16 does") {
+  constexpr int64_t m = 16, n = 64, k = 768;
+  std::vector<float> w = Random(7).normals(n * k), x = Random(8).normals(m * k), chance = Random(9).uniforms(n * k);
+  for (int64_t i = 0; i < n * k; ++i) w[i] = chance[i] < static_cast<float>(i / k) / n ? 0 : w[i];  // from all to few
+  Layer layer(n, k, w);
+  auto exact = f16::reference::linear(m, n, k, x.data(), w.data(), nullptr, EK_NONE, false);
+  for (const ek_isa* isa : tested_isas()) {
+    std::vector<float> y = layer.run(isa, m, x);
+    double lost = 0, whole = 0;
+    for (int64_t i = 0; i < m * n; ++i) {
+      lost += (y[i] - exact.y[i]) * (y[i] - exact.y[i]);
+      whole += exact.y[i] * exact.y[i];
+    }
+    CHECK_MESSAGE(sqrt(lost / whole) < (ek_f16_halves(isa) != 0 ? 1.5e-3 : 3e-4), ek_isa_name(isa));
+  }
+}
+
 TEST_CASE("f16: weights that are f16 come back bit for bit, and what is too small stays kept") {
   std::vector<float> w = {1.9990234375f, 0.333251953125f, 5.9604645e-8f, 0, -6.1035156e-5f, 0, 0, 1.5f};
   CHECK(Layer(1, 8, w).unpacked() == w);

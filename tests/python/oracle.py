@@ -41,6 +41,15 @@ def as_dtype(x, dtype):
     return x, None, x.astype(np.float32)
 
 
+def round_f16(weight):
+    """Weights [N, K] as float16 times a power of two a row: its largest, once rounded, is 1 or more, and below 2."""
+    weight = weight.astype(np.float64)
+    fraction, exponent = np.frexp(np.abs(weight).max(axis=1, initial=0, keepdims=True))
+    exponent += np.rint(fraction * 2.0**11) == 2.0**11
+    scale = np.where(fraction == 0, 1, np.exp2(exponent - 1))
+    return ((weight / scale).astype(np.float16) * scale).astype(np.float32)
+
+
 def quantize_rhs(weight):
     """Weights [N, K] to (q int8, scale float32 [N])."""
     weight = weight.astype(np.float32)

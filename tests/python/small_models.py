@@ -3,13 +3,13 @@
 import torch
 from torch import nn
 
-from edgekern import Float32, Int4, Int8
+from edgekern import Float16, Float32, Int4, Int8
 from edgekern.nn import NATIVE_LINEARS, NativeLinear, forms
 from edgekern.nn.forms import Timing
 
-KINDS = ("int8", "int4", "int4 zero", "f32", "f32 plain")
-"""Native layers by how they hold their weights: int4 without and with zero points; and the last is what an F32Linear
-does where packing does not pay."""
+KINDS = ("int8", "int4", "int4 zero", "f32", "f32 plain", "f16")
+"""Native layers by how they hold their weights: int4 without and with zero points; plain is what an F32Linear does where
+packing does not pay."""
 
 
 class OwnForward(nn.Linear):
@@ -75,7 +75,7 @@ def make_layer(in_features=70, out_features=33, bias=True, dtype=torch.float32, 
     """A dense layer, and its native counterpart of a kind."""
     torch.manual_seed(seed)
     linear = nn.Linear(in_features, out_features, bias=bias, dtype=dtype)
-    if kind == "f32":
+    if kind in ("f32", "f16"):
         with torch.no_grad():
             linear.weight *= torch.rand(linear.weight.shape) < 0.2
     return linear, layer_class(kind).from_linear(linear, make_scheme(kind))
@@ -88,6 +88,7 @@ def make_scheme(kind):
         "int4 zero": Int4(group_size=32),
         "f32": Float32(channels=1),
         "f32 plain": Float32(),
+        "f16": Float16(channels=1),
     }[kind]
 
 

@@ -61,7 +61,16 @@ def test_the_layout_is_the_documented_one():
 
 @pytest.mark.parametrize("default_device", ["cpu", "meta"])
 @pytest.mark.parametrize(
-    "scheme", [None, ek.Int8(rows=16), ek.Int8(form="blocks_1"), ek.Float32(channels=1), ek.Float32(rows=16)], ids=str
+    "scheme",
+    [
+        None,
+        ek.Int8(rows=16),
+        ek.Int8(form="blocks_1"),
+        ek.Float32(channels=1),
+        ek.Float32(rows=16),
+        ek.Float16(channels=1),
+    ],
+    ids=str,
 )
 def test_round_trip_of_a_pruned_model(tmp_path, scheme, default_device):
     model = pruned()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekern.config import Float32, Int4, Int8, PerLayer, check_config, config_from_dict
+from edgekern.config import Float16, Float32, Int4, Int8, PerLayer, check_config, config_from_dict
 
 names = st.text("abc.01", min_size=1).filter(lambda name: not name.startswith("re:"))
 rules = st.dictionaries(
@@ -21,6 +21,8 @@ rules = st.dictionaries(
             Int4(32, symmetric=True, clip="mse"),
             Float32(),
             Float32(channels=4, rows=(1, 2)),
+            Float16(),
+            Float16(channels=1),
         ]
     ),
     min_size=1,
@@ -72,9 +74,11 @@ def test_wrong_options_of_int4(options, error, message):
         Int4(**options)
 
 
-def test_float32_is_a_frozen_value():
+def test_float32_and_float16_are_frozen_values():
     assert Float32() == Float32(channels="measured", rows=[128, 1, 16, 1])
     assert Float32().to_dict() == {"format": "f32"}
+    assert Float16(rows=2).to_dict() == {"format": "f16", "rows": [2]}
+    assert Float16() != Float32()
     assert Float32(channels=4, rows=32).to_dict() == {"format": "f32", "channels": 4, "rows": [32]}
     assert [repr(scheme) for scheme in (Float32(), Float32(channels=2), Int8(), Int8(rows=3))] == [
         "Float32()",
@@ -97,9 +101,11 @@ def test_float32_is_a_frozen_value():
         ({"rows": (1.5,)}, TypeError, "Float32: rows must be an int"),
     ],
 )
-def test_wrong_options_of_float32(options, error, message):
+def test_wrong_options_of_float32_and_float16(options, error, message):
     with pytest.raises(error, match=message):
         Float32(**options)
+    with pytest.raises(error, match=message.replace("Float32", "Float16")):
+        Float16(**options)
 
 
 @given(rules)

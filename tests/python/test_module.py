@@ -11,8 +11,8 @@ import torch
 from small_models import KINDS, assert_same, canonical, layer_class, make_layer, make_scheme
 from torch import nn
 
-from edgekern import Float32, Int4, Int8, kernels
-from edgekern.nn import F32Linear, Int4Linear, Int8Linear
+from edgekern import Float16, Float32, Int4, Int8, kernels
+from edgekern.nn import F16Linear, F32Linear, Int4Linear, Int8Linear
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -79,15 +79,22 @@ def test_same_bits_as_the_numpy_kernel_of_int4(symmetric, activation):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("channels", kernels.F32_CHANNELS)
-def test_same_bits_as_the_numpy_kernel_of_f32(channels, activation):
+@pytest.mark.parametrize(
+    ("cls", "scheme", "pack", "run"),
+    [
+        (F32Linear, Float32, kernels.f32_pack, kernels.f32_linear),
+        (F16Linear, Float16, kernels.f16_pack, kernels.f16_linear),
+    ],
+)
+def test_same_bits_as_the_numpy_kernel_of_floats(cls, scheme, pack, run, channels, activation):
     torch.manual_seed(0)
     weight, bias = torch.randn(33, 70) * (torch.rand(33, 70) < 0.02), torch.randn(33)
-    layer = F32Linear(70, 33, activation=activation, scheme=Float32(channels=channels))
+    layer = cls(70, 33, activation=activation, scheme=scheme(channels=channels))
     layer.load_state_dict({"weight": weight, "bias": bias})
     x = torch.randn(6, 70)
-    packed = kernels.f32_pack(weight.numpy(), bias.numpy(), channels=channels)
+    packed = pack(weight.numpy(), bias.numpy(), channels=channels)
     with torch.inference_mode():
-        assert torch.equal(layer(input=x), torch.from_numpy(kernels.f32_linear(x.numpy(), packed, activation)))
+        assert torch.equal(layer(input=x), torch.from_numpy(run(x.numpy(), packed, activation)))
     assert layer.choice.form == f"blocks_{channels}"
 
 
@@ -157,8 +164,15 @@ def test_dynamo_and_export_see_one_operator(make, kind):
     program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     calls = [node.target for node in program.graph.nodes if node.op == "call_function"]
     ops = torch.ops.edgekern
-    operators = {"int8": ops.int8_linear, "int4": ops.int4_linear, "f32": ops.f32_linear}
-    assert calls == [torch.ops.aten.linear.default if kind == "f32 plain" else operators[kind.split()[0]].default]
+    operators = {
+        "int8": ops.int8_linear,
+        "int4": ops.int4_linear,
+        "int4 zero": ops.int4_linear,
+        "f32": ops.f32_linear,
+        "f32 plain": torch.ops.aten.linear,
+        "f16": ops.f16_linear,
+    }
+    assert calls == [operators[kind].default]
     torch.testing.assert_close(program.module()(x[:3]), expected[:3])
 
 
@@ -171,8 +185,12 @@ def test_weight_and_bias_look_dense(make, kind, dtype):
     assert (layer.weight.shape, layer.weight.dtype) == (linear.weight.shape, dtype)
     largest = linear.weight.detach().float().abs().amax(1, keepdim=True)
     error = (layer.weight.float() - linear.weight.detach().float()).abs()
-    # Of int8, half a step; int4 may clip a weight by half its range.
-    allowed = {"int8": largest / 127 * 0.501 + largest * torch.finfo(dtype).eps, "int4": 0.51 * largest}
+    # Of int8, half a step; int4 may clip a weight by half its range; f16 has 11 bits.
+    allowed = {
+        "int8": largest / 127 * 0.501 + largest * torch.finfo(dtype).eps,
+        "int4": 0.51 * largest,
+        "f16": linear.weight.detach().float().abs() * 2**-11 + largest * 2**-25,
+    }
     assert (error <= allowed.get(kind.split()[0], torch.zeros(1))).all()
     if kind == "int4":
         assert error.square().mean() < (largest.mean() / 7) ** 2 / 12
@@ -307,7 +325,7 @@ def test_several_threads_at_once(make):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # Python 3.12 warns; surviving it is the point
-@pytest.mark.parametrize("kind", ["int8", "int4", "f32"])  # a plain one calls torch's own operators
+@pytest.mark.parametrize("kind", ["int8", "int4", "f32", "f16"])  # a plain one calls torch's own operators
 def test_a_forked_child_computes_and_unpacks(make):
     _, layer = make(200, 300)
     x = torch.randn(64, 200)

@@ -107,7 +107,7 @@ def test_any_nibble_survives_whatever_stands_for_zero(zero):
 INT8_CHOSEN = {"packed", "packed_few", "choice", "_few_elements"}
 INT4_CHOSEN = {"packed", "choice"}
 F32_CHOSEN = {"packed", "choice", "_plain"}
-CHOSEN = [INT8_CHOSEN, INT4_CHOSEN, INT4_CHOSEN, F32_CHOSEN, F32_CHOSEN]
+CHOSEN = [INT8_CHOSEN, *[INT4_CHOSEN] * 2, *[F32_CHOSEN] * 3]
 
 
 @pytest.mark.parametrize(("kind", "chosen"), list(zip(KINDS, CHOSEN, strict=True)))
@@ -161,7 +161,7 @@ def test_state_dicts_that_do_not_fit_change_nothing(change, message, assign):
         (lambda s: canonical(make_layer()[1]), "dtype mismatch for weight: expected torch.float32, got torch.int8"),
     ],
 )
-@pytest.mark.parametrize("kind", ["f32", "f32 plain"])
+@pytest.mark.parametrize("kind", ["f32", "f32 plain", "f16"])
 def test_float_state_dicts_that_do_not_fit_change_nothing(kind, change, message):
     layer = make_layer(seed=1, kind=kind)[1]
     before = canonical(layer)
@@ -245,7 +245,7 @@ def test_a_float_layer_takes_weights_of_any_mask():
     assert torch.equal(layer(x), expected)
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4", "f32"])
+@pytest.mark.parametrize("kind", ["int8", "int4", "f32", "f16"])
 def test_an_empty_layer_is_like_one_on_the_meta_device(kind):
     layer = layer_class(kind)(8, 4)
     assert all(tensor.is_meta for tensor in layer.state_dict().values())

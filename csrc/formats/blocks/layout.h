@@ -28,6 +28,9 @@ namespace edgekern::blocks {
 inline constexpr int64_t kPanelChannels = 16;  // N is padded to this with channels that keep nothing
 inline constexpr int64_t kMaxGroupRows = 8, kMaxDepth = 4;
 
+// Blocks in a k panel that are not scattered: see panel_blocks.
+constexpr int64_t longest_panel(int64_t group_rows) { return group_rows <= 2 ? 208 : 1024; }
+
 struct Layout {
   int64_t n, k;
   int64_t group_rows;  // R
@@ -35,13 +38,12 @@ struct Layout {
   int64_t begin;       // bytes into the packed matrix
   bool scattered = false;
   int64_t word_bytes = 4;
-  int64_t longest_panel = 1024;  // blocks, for a format whose sums want panels shorter than what follows
 
   // Groups of one and two channels load a vector of activations for each product or two: their panel has to stay in L1, 26 KB
   // with tiles of 128 bytes a block. Larger groups load fewer, and are better off with fewer and longer runs of blocks, from
   // L2; so are scattered blocks, whose loads are few beside what else they take. Panels are about equal, so that none has short runs.
   int64_t panel_blocks() const {
-    int64_t most = min_of(longest_panel, scattered ? 256 : group_rows <= 2 ? 208 : 1024);
+    int64_t most = scattered ? 256 : longest_panel(group_rows);
     return ceil_div(k_blocks(), max_of(1, ceil_div(k_blocks(), most)));
   }
   int64_t block_bytes() const { return group_rows * word_bytes; }

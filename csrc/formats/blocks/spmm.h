@@ -18,6 +18,7 @@
 //   load, store, add, transpose    of a Vector, of the sums of one; transpose turns kLanes of them
 //   Acc, zero, merge, sum      what one vector of sums is while it is in registers; sum(acc) is what is stored of it
 //   load_weights<R, B>(p)      the weights of B neighbouring blocks
+//   kMostBlocks                that are summed in one Acc before they go to the sums; 0: all of a panel
 //   multiply<i>(acc, a, weights)    acc and the products of vector a by weight i of these
 //   vectors(R), phases(R, V)   the widest tile; PH
 #pragma once
@@ -50,6 +51,7 @@ struct AsPacked {
   using Word = W;
   using Weight = PackedW;
   using Sum = S;
+  static constexpr int64_t kMostBlocks = 0;
   template <int>
   struct Scratch {};
   template <int R>
@@ -85,33 +87,39 @@ void accumulate(const RunOf<Product>& run) {
   for (int64_t g = 0; g < run.groups; ++g, sums += R * V * kLanes) {
     int64_t block = run.starts[g], end = run.starts[g + 1];
     auto* packed = Product::template open<R>(run.weights + block * R, (end - block) * R, scratch);
-    typename Product::Acc acc[PH][R][V];
-    unroll<PH>([&](auto ph) EK_LAMBDA_INLINE {
-      unroll<R>([&](auto r) EK_LAMBDA_INLINE { unroll<V>([&](auto v) EK_LAMBDA_INLINE { acc[ph][r][v] = Product::zero(); }); });
-    });
-    auto step = [&](auto count) EK_LAMBDA_INLINE {
-      auto weights = Product::template load_weights<R, count>(packed);
-      unroll<count>([&](auto ph) EK_LAMBDA_INLINE {
-        const Word* lhs = run.lhs + places[block + ph] * (V * kLanes);
-        unroll<V>([&](auto v) EK_LAMBDA_INLINE {
-          Vector a = Product::load(lhs + v * kLanes);
-          unroll<R>([&](auto r) EK_LAMBDA_INLINE {
-            acc[ph][r][v] = Product::template multiply<ph * R + r>(acc[ph][r][v], a, weights);
+    bool first = run.first;
+    do {
+      const int64_t until = Product::kMostBlocks == 0 ? end : min_of(end, block + Product::kMostBlocks);
+      typename Product::Acc acc[PH][R][V];
+      unroll<PH>([&](auto ph) EK_LAMBDA_INLINE {
+        unroll<R>([&](auto r)
+                      EK_LAMBDA_INLINE { unroll<V>([&](auto v) EK_LAMBDA_INLINE { acc[ph][r][v] = Product::zero(); }); });
+      });
+      auto step = [&](auto count) EK_LAMBDA_INLINE {
+        auto weights = Product::template load_weights<R, count>(packed);
+        unroll<count>([&](auto ph) EK_LAMBDA_INLINE {
+          const Word* lhs = run.lhs + places[block + ph] * (V * kLanes);
+          unroll<V>([&](auto v) EK_LAMBDA_INLINE {
+            Vector a = Product::load(lhs + v * kLanes);
+            unroll<R>([&](auto r) EK_LAMBDA_INLINE {
+              acc[ph][r][v] = Product::template multiply<ph * R + r>(acc[ph][r][v], a, weights);
+            });
           });
         });
+      };
+      for (; block + PH <= until; block += PH, packed += PH * R) step(Index<PH>{});
+      if constexpr (PH > 1)
+        for (; block < until; ++block, packed += R) step(Index<1>{});
+      unroll<R>([&](auto r) EK_LAMBDA_INLINE {
+        unroll<V>([&](auto v) EK_LAMBDA_INLINE {
+          unroll<PH - 1>([&](auto ph) EK_LAMBDA_INLINE { acc[0][r][v] = Product::merge(acc[0][r][v], acc[ph + 1][r][v]); });
+          Sum* sum = sums + (r * V + v) * kLanes;
+          auto more = Product::sum(acc[0][r][v]);
+          Product::store(sum, first ? more : Product::add(more, Product::load(sum)));
+        });
       });
-    };
-    for (; block + PH <= end; block += PH, packed += PH * R) step(Index<PH>{});
-    if constexpr (PH > 1)
-      for (; block < end; ++block, packed += R) step(Index<1>{});
-    unroll<R>([&](auto r) EK_LAMBDA_INLINE {
-      unroll<V>([&](auto v) EK_LAMBDA_INLINE {
-        unroll<PH - 1>([&](auto ph) EK_LAMBDA_INLINE { acc[0][r][v] = Product::merge(acc[0][r][v], acc[ph + 1][r][v]); });
-        Sum* sum = sums + (r * V + v) * kLanes;
-        auto more = Product::sum(acc[0][r][v]);
-        Product::store(sum, run.first ? more : Product::add(more, Product::load(sum)));
-      });
-    });
+      first = false;
+    } while (Product::kMostBlocks > 0 && block < end);
   }
 }
 

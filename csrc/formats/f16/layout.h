@@ -2,10 +2,10 @@
 // channel's scale, a power of two that brings the largest weight of the channel, once rounded, to 1 or more, and below 2: so what
 // was rounded packs as it is, bit for bit.
 //
-// Sums of f16 in f16 must neither overflow nor be long, since each addition rounds to 11 bits. So a k panel has at most 208
-// blocks, whatever R is (measured: README.md), and where halves are multiplied a row of activations is divided by a power of
-// two that brings its largest to 64 or more, and below 128. A sum of i products is then at most i * 2 * 128, which is an f16 as
-// it stands, so that rounding cannot carry it further: 208 * 256 = 53248, and f16 ends at 65504.
+// Sums of f16 in f16 must neither overflow nor be long, since each addition rounds to 11 bits. So where halves are multiplied no
+// more than 64 blocks are summed before they go to sums of f32 (measured: README.md), and a row of activations is divided by a
+// power of two that brings its largest to 128 or more, and below 256. A sum of i products is then at most i * 2 * 256, which is
+// an f16 as it stands, so that rounding cannot carry it further: 64 * 512 = 32768, and f16 ends at 65504.
 #pragma once
 
 #include "base/half.h"
@@ -13,9 +13,9 @@
 
 namespace edgekern::f16 {
 
-inline constexpr int64_t kLongestPanel = 208;
-inline constexpr float kLhsHeadroom = 64;
-static_assert(kLongestPanel * 2 * 2 * static_cast<int64_t>(kLhsHeadroom) <= 65504);
+inline constexpr int64_t kMostBlocks = 64;
+inline constexpr float kLhsHeadroom = 128;
+static_assert(kMostBlocks * 2 * 2 * static_cast<int64_t>(kLhsHeadroom) <= 65504);
 
 namespace {
 
@@ -33,8 +33,7 @@ struct Format {
   static constexpr bool kScaled = true;
 
   static blocks::Layout layout_of(int64_t channels, int64_t n, int64_t k) {
-    blocks::Layout layout{
-        .n = n, .k = k, .group_rows = channels, .depth = 1, .begin = 0, .word_bytes = 2, .longest_panel = kLongestPanel};
+    blocks::Layout layout{n, k, channels, 1, 0, /*scattered=*/false, /*word_bytes=*/2};
     layout.begin = floats::scale_offset(layout) + layout.padded_n() * 4;
     return layout;
   }

@@ -17,16 +17,6 @@ double largest_of(int64_t k, const float* values) {
   return largest;
 }
 
-// The most weights that are kept in one panel of k.
-int64_t kept_in_a_panel(int64_t k, const float* w) {
-  int64_t panels = (k + 207) / 208, length = panels == 0 ? 1 : (k + panels - 1) / panels, most = 0;
-  for (int64_t first = 0; first < k; first += length) {
-    const float* end = w + std::min(first + length, k);
-    most = std::max<int64_t>(most, end - w - first - std::count(w + first, end, 0.0f));
-  }
-  return most;
-}
-
 double sum_of_magnitudes(int64_t k, const float* x, const float* w) {
   double sum = 0;
   for (int64_t i = 0; i < k; ++i) sum += w[i] == 0 ? 0 : fabs(double{x[i]} * w[i]);
@@ -56,8 +46,8 @@ f32::reference::Linear linear(int64_t m, int64_t n, int64_t k, const float* x, c
   if (!halves) return out;
   for (int64_t j = 0; j < n; ++j) {
     const float* row = w + j * k;
-    double p = static_cast<double>(kept_in_a_panel(k, row)), largest_w = largest_of(k, row);
-    double kept = static_cast<double>(k - std::count(row, row + k, 0.0f)), b = bias == nullptr ? 0 : fabs(bias[j]);
+    double largest_w = largest_of(k, row), kept = static_cast<double>(k - std::count(row, row + k, 0.0f));
+    double p = std::min(kept, 64.0), b = bias == nullptr ? 0 : fabs(bias[j]);
     for (int64_t i = 0; i < m; ++i)
       out.error[i * n + j] = (1.1 * p + 2) * ldexp(sum_of_magnitudes(k, x + i * k, row), -11) +
                              kept * ldexp(largest_of(k, x + i * k) * largest_w, -29) + (kept + 3) * ldexp(b, -23);

@@ -1,8 +1,8 @@
 // Activations by kept f16 weights, in one of two ways:
 //
 //   where an ISA multiplies halves (Isa::Halves)   a row of lhs is scaled by a power of two, rounded to f16 and turned; products
-//                                                  are f16 fused multiply-adds, eight a vector, and their sums are added up
-//                                                  in f32 between k panels (layout.h: they cannot overflow)
+//                                                  are f16 fused multiply-adds, eight a vector, and sums of 64 are added up
+//                                                  in f32 (layout.h: they cannot overflow)
 //   elsewhere                                      as f32's, by weights that are widened where they are loaded, if the ISA
 //                                                  multiplies by lanes of a register (Isa::load_f16_weights), or else a
 //                                                  group at a time beforehand, since spreading a word is then part of a load
@@ -26,11 +26,12 @@ struct Expanded {
   using Word = float;
   using Weight = uint16_t;
   using Sum = float;
+  static constexpr int64_t kMostBlocks = 0;
   static constexpr int kLanes = Isa::kLanes;
 
   template <int R>
   struct Scratch {
-    float words[kLanes + R * kLongestPanel];
+    float words[kLanes + R * blocks::longest_panel(R)];
   };
   // In whole vectors from the last weight on backwards: what is read too much stands before them, in the packed matrix.
   template <int R>
@@ -54,6 +55,7 @@ struct Product<Isa> : f32::Product<Isa, blocks::AsPacked<float, uint16_t>> {
 
 template <MultipliesHalves Isa>
 struct Product<Isa> : blocks::AsPacked<uint16_t, uint16_t, float> {
+  static constexpr int64_t kMostBlocks = f16::kMostBlocks;
   using Halves = typename Isa::Halves;
   using Vector = typename Halves::Vector;
   static constexpr int kLanes = Halves::kLanes;

@@ -11,7 +11,16 @@ variable ``EDGEKERN_ISA`` names.
 from __future__ import annotations
 
 from edgekern._lib import get_num_threads, set_num_threads
-from edgekern.kernels.f32 import F32_CHANNELS, F32Packed, f32_linear, f32_pack
+from edgekern.kernels.floats import (
+    F32_CHANNELS,
+    F16Packed,
+    F32Packed,
+    f16_halves,
+    f16_linear,
+    f16_pack,
+    f32_linear,
+    f32_pack,
+)
 from edgekern.kernels.int4 import (
     INT4_CLIPS,
     INT4_FORMS,
@@ -42,11 +51,15 @@ __all__ = [
     "INT4_CLIPS",
     "INT4_FORMS",
     "INT4_GROUP_SIZES",
+    "F16Packed",
     "F32Packed",
     "Int4Packed",
     "Int8Packed",
     "cpu",
     "default_isa",
+    "f16_halves",
+    "f16_linear",
+    "f16_pack",
     "f32_linear",
     "f32_pack",
     "form_code",

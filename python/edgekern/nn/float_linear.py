@@ -1,8 +1,9 @@
-"""The linear layer of pruned weights that stay floats."""
+"""The linear layers of pruned weights that stay floats."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -10,15 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from edgekern import ops
-from edgekern.config import MEASURED, Float32
+from edgekern.config import MEASURED, Float16, Float32
 from edgekern.kernels import F32_CHANNELS, default_isa
 from edgekern.nn.forms import DENSE, LEAST_ZEROS, Call, Choice, choose
 from edgekern.nn.memory import copies_of
 from edgekern.nn.native_linear import NativeLinear, empty_bytes
 from edgekern.summary import size_text
-
-# Looked up once: going through torch.ops at every call would cost as much as a small layer.
-_f32_linear = torch.ops.edgekern.f32_linear.default
 
 _CHANNELS = {f"blocks_{channels}": channels for channels in F32_CHANNELS}
 """Output channels of a block, by the name of the form."""
@@ -31,20 +29,31 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class F32Linear(NativeLinear):
+@dataclass(frozen=True)
+class _Packing:
+    """How a format packs weights, and the op that runs them."""
+
+    format: str
+    size: Callable[[Tensor, int], int]
+    pack: Callable[[Tensor, Tensor | None, int, Tensor | None], Tensor]
+    unpack: Callable[[Tensor], tuple[Tensor, Tensor | None]]
+    # Looked up once: going through torch.ops at every call would cost as much as a small layer.
+    linear: Callable[..., Tensor]
+
+
+class FloatLinear(NativeLinear):
     """``nn.Linear`` on float weights packed without their zeros; see :class:`NativeLinear` for arguments and use.
 
-    Packed weights are float32 whatever ``dtype``, and so are products and sums. Where no packing is faster and smaller
-    on this machine the layer keeps its weights plain, in their own dtype, and runs PyTorch's dense kernel: one that
-    comes from another machine, or with other weights, is not slower here than nn.Linear either. A state dict holds
-    ``weight`` ``[out_features, in_features]`` of ``dtype``, zeros and all, and ``bias``.
+    Where no packing is faster and smaller on this machine the layer keeps its weights plain, in their own dtype, and
+    runs PyTorch's dense kernel: one that comes from another machine, or with other weights, is not slower here than
+    nn.Linear either. A state dict holds ``weight`` ``[out_features, in_features]`` of ``dtype``, zeros and all, and
+    ``bias``.
     """
 
-    format: ClassVar[str] = Float32.format
-    scheme_class: ClassVar[type[Float32]] = Float32
+    _packing: ClassVar[_Packing]
     _chosen_here: ClassVar[tuple[str, ...]] = ("packed", "choice", "_plain")
 
-    scheme: Float32
+    scheme: Float32 | Float16
     _plain: tuple[Tensor, Tensor | None] | None
     """Weight and bias in the dense form, inside of ``packed``."""
 
@@ -52,19 +61,19 @@ class F32Linear(NativeLinear):
         """``[..., in_features]`` to ``[..., out_features]``, in the dtype of ``input``."""
         if self._plain is not None:
             return self._run_plain(input, *self._plain)
-        return _f32_linear(input, self.packed, self.out_features, self._activation_code)
+        return self._packing.linear(input, self.packed, self.out_features, self._activation_code)
 
     def _run_plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer in its dense form."""
         if x.requires_grad and torch.is_grad_enabled():
             raise ValueError(
-                "F32Linear has no backward, and its input requires grad: wrap the call in torch.inference_mode() or "
-                "torch.no_grad() for inference, or call edgekern.dense_(model) to train"
+                f"{type(self).__name__} has no backward, and its input requires grad: wrap the call in "
+                "torch.inference_mode() or torch.no_grad() for inference, or call edgekern.dense_(model) to train"
             )
         alike = x.dtype == weight.dtype == (weight if bias is None else bias).dtype
         if alike:
             y = nn.functional.linear(x, weight, bias)
-        else:  # in float32, as packed
+        else:  # in float32, as it would be packed
             y = nn.functional.linear(x.float(), weight.float(), None if bias is None else bias.float())
         if self.activation != "none":
             y = _ACTIVATIONS[self.activation](y)
@@ -85,7 +94,7 @@ class F32Linear(NativeLinear):
         if bias is not None and not bias.isfinite().all():
             return empty_bytes(0), "its bias holds NaN or infinity"
         self.choice, reason = self._choose(weight)
-        return empty_bytes(0 if reason else ops.f32_packed_size(weight, _CHANNELS[self.choice.form])), reason
+        return empty_bytes(0 if reason else self._packing.size(weight, _CHANNELS[self.choice.form])), reason
 
     def take_(self, weight: Tensor, bias: Tensor | None, packed: Tensor | None = None) -> None:
         """Takes finite dense weights ``[out_features, in_features]`` and packs a copy, into what ``reserve`` gave."""
@@ -96,11 +105,11 @@ class F32Linear(NativeLinear):
             return
         bias = None if bias is None else bias.detach().float()
         self._plain = None
-        self.packed = ops.f32_pack(weight, bias, _CHANNELS[self.choice.form], packed)
+        self.packed = self._packing.pack(weight, bias, _CHANNELS[self.choice.form], packed)
 
     def _choose(self, weight: Tensor) -> tuple[Choice, str]:
         """The form for these weights, and, where it is the dense one, why."""
-        forms = _Forms(weight.detach())
+        forms = _Forms(weight.detach(), self._packing)
         channels, rows = self.scheme.channels, self.scheme.rows
         choice = choose(forms, MEASURED if channels == MEASURED else f"blocks_{channels}", rows)
         sizes = forms.sizes()
@@ -126,7 +135,7 @@ class F32Linear(NativeLinear):
         if self._plain is not None:
             weight, bias = self._plain
             return {"weight": weight.clone()}, None if bias is None else bias.clone()
-        weight, bias = ops.f32_unpack(self.packed)
+        weight, bias = self._packing.unpack(self.packed)
         return {"weight": weight.to(self.dtype)}, bias
 
     def _float_weight(self, tensors: dict[str, Tensor]) -> Tensor:
@@ -142,20 +151,43 @@ class F32Linear(NativeLinear):
         self._plain = None
 
 
+class F32Linear(FloatLinear):
+    """Weights packed as float32 whatever ``dtype``, and so are products and sums; see :class:`FloatLinear`."""
+
+    format: ClassVar[str] = Float32.format
+    scheme_class: ClassVar[type[Float32]] = Float32
+    _packing: ClassVar[_Packing] = _Packing(
+        format, ops.f32_packed_size, ops.f32_pack, ops.f32_unpack, torch.ops.edgekern.f32_linear.default
+    )
+
+
+class F16Linear(FloatLinear):
+    """Weights packed as float16, rounded; see :class:`edgekern.Float16` for sums, :class:`FloatLinear` for the rest.
+
+    Weights that are kept plain are not rounded, and those of a state dict are what the layer multiplies.
+    """
+
+    format: ClassVar[str] = Float16.format
+    scheme_class: ClassVar[type[Float16]] = Float16
+    _packing: ClassVar[_Packing] = _Packing(
+        format, ops.f16_packed_size, ops.f16_pack, ops.f16_unpack, torch.ops.edgekern.f16_linear.default
+    )
+
+
 class _Forms:
     """What ``weight`` [N, K] of floats can be packed as, and as it is."""
 
-    def __init__(self, weight: Tensor) -> None:
-        self._weight = weight
+    def __init__(self, weight: Tensor, packing: _Packing) -> None:
+        self._weight, self._packing = weight, packing
         self.zeros = 1 - int(weight.count_nonzero()) / weight.numel()
         self.features = weight.shape[1]
         self.dtype = weight.dtype
-        self.kind: Hashable = ("f32", tuple(weight.shape), weight.dtype)
+        self.kind: Hashable = (packing.format, tuple(weight.shape), weight.dtype)
         self._sizes: dict[str, float] = {}
 
     def sizes(self) -> Mapping[str, float]:
         if not self._sizes:
-            sizes = {form: ops.f32_packed_size(self._weight, channels) for form, channels in _CHANNELS.items()}
+            sizes = {form: self._packing.size(self._weight, channels) for form, channels in _CHANNELS.items()}
             self._sizes = {DENSE: self._weight.nbytes, **sizes}
         return self._sizes
 
@@ -163,8 +195,9 @@ class _Forms:
         # Without the bias, which costs PyTorch some time and the packed forms none.
         if form == DENSE:
             return [partial(nn.functional.linear, weight=copy) for copy in copies_of(self._weight, copies)]
-        packed, n = ops.f32_pack(self._weight, None, _CHANNELS[form]), len(self._weight)
-        return [partial(_f32_linear, packed=copy, out_features=n, activation=0) for copy in copies_of(packed, copies)]
+        packed, n = self._packing.pack(self._weight, None, _CHANNELS[form], None), len(self._weight)
+        op = self._packing.linear
+        return [partial(op, packed=copy, out_features=n, activation=0) for copy in copies_of(packed, copies)]
 
 
 def _why_dense(choice: Choice, sizes: Mapping[str, float]) -> str:
