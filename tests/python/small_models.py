@@ -8,8 +8,8 @@ from edgekern.nn import NATIVE_LINEARS, NativeLinear, forms
 from edgekern.nn.forms import Timing
 
 KINDS = ("int8", "int4", "int4 zero", "f32", "f32 plain", "f16")
-"""Native layers by how they hold their weights: int4 without and with zero points; plain is what an F32Linear does where
-packing does not pay."""
+"""Native layers by how they hold their weights: int4 without and with zero points; plain is what an F32Linear does
+where packing does not pay."""
 
 
 class OwnForward(nn.Linear):
