@@ -84,6 +84,8 @@ def test_a_loop_that_does_little_of_the_work_does_not_stand_for_it():
         ("smlsl v0.8h, v1.8b, v2.8b", 8),
         ("smlal2 v0.4s, v1.8h, v2.8h", 4),
         ("sadalp v0.4s, v1.8h", 0),
+        ("fmla v0.8h, v1.8h, v2.h[3]", 8),
+        ("fmla v0.4s, v1.4s, v2.s[0]", 4),
     ],
 )
 def test_multiply_adds_of_an_instruction(text, macs):

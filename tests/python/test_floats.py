@@ -38,11 +38,8 @@ class Format:
         if not self.halves(isa):
             return (kept + 2) * 2.0**-23 * (sums + np.abs(bias))
         largest = np.abs(x).max(axis=1, initial=0)[:, None] * np.abs(weight).max(axis=1, initial=0)
-        return (
-            (1.1 * np.minimum(kept, 64) + 2) * 2.0**-11 * sums
-            + kept * 2.0**-29 * largest
-            + (kept + 3) * 2.0**-23 * np.abs(bias)
-        )
+        of_sums = (1.1 * np.minimum(kept, 64) + 2) * 2.0**-11 * sums
+        return of_sums + kept * 2.0**-29 * largest + (kept + 3) * 2.0**-23 * np.abs(bias)
 
 
 F32, F16 = Format("f32"), Format("f16")
