@@ -41,6 +41,9 @@ KERNELS = {
     "spmm 1x4": ("int8_blocks_1x4", (64, 768, 768)),
     "spmm 4x4": ("int8_blocks_4x4", (64, 768, 768)),
     "bitmap gemv": ("int8_bitmap", (1, 768, 768)),
+    "int4 gemm": ("int4", (48, 3072, 768)),
+    "int4 gemv": ("int4", (1, 3072, 768)),
+    "int4 bitmap gemv": ("int4_bitmap", (1, 768, 768)),
 }
 
 

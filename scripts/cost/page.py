@@ -29,7 +29,8 @@ The hot loop is where the multiplying is done; the whole call adds quantisation,
 {exact}
 
 One pass of each hot loop (of one row, `smmla` spends half of its multiplies on a second that is not there; a bitmap is
-expanded in registers, and its zeros are multiplied, since few rows wait for memory and not for multiplies):
+expanded in registers, and its zeros are multiplied, since few rows wait for memory and not for multiplies; `int4` has
+the same shapes, and groups of 128 weights with zero points):
 
 {passes}
 
