@@ -40,7 +40,8 @@ most of the multiplying. A load is a register loaded, so that a pair counts as t
 address that was used, not by the name of a register.
 
 `make arm-cost-check` fails when a figure of the first table grows by more than 1 %, and when one is over its bar: the
-column `bar`, {loads} loads for 16 weights in `gemv`, no stack access in any hot loop.
+column `bar`, {loads} loads for 16 weights in `gemv`, no stack access in any hot loop but `int4 gemm`'s, which loads the
+weights of a group from where they were unpacked.
 
 ## Estimated
 
