@@ -2,8 +2,8 @@
 
 Pruned weights make a layer smaller, and faster where a sparse form beats the dense one. Whether it does depends on the
 mask, the shape, the rows of a call, the CPU, and on whether weights come from its cache (``memory.py``), so the forms
-are tried. A sparse form is taken only when it was never slower than the dense one; see :class:`edgekern.Int8` and
-:class:`edgekern.Float32` for what a user can ask for.
+are tried. A sparse form is taken only when it was never slower than the dense one; see :class:`edgekern.Int8`,
+:class:`edgekern.Int4` and :class:`edgekern.Float32` for what a user can ask for.
 """
 
 from __future__ import annotations
