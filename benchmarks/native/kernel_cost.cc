@@ -59,6 +59,30 @@ Layer int8_layer(const Problem& p) {
   return layer;
 }
 
+// Of groups of 128 with zero points, whose own zero is not the middle.
+template <ek_int4_form kForm>
+Layer int4_layer(const Problem& p) {
+  constexpr int64_t kGroup = 128;
+  constexpr int kZero = 7;
+  int64_t row = (p.k + 1) / 2, groups = (p.k + kGroup - 1) / kGroup;
+  std::vector<uint8_t> w(p.n * row), zero(p.n * groups, kZero);
+  std::vector<uint16_t> scale(p.n * groups, 0x211f);  // 0.01 as f16
+  for (int64_t i = 0; i < p.n * p.k; ++i) {
+    int nibble = p.weights[i] == 0 ? kZero : (kZero + 1 + p.weights[i] % 15) % 16;
+    w[i / p.k * row + i % p.k / 2] |= static_cast<uint8_t>(nibble << 4 * (i % p.k % 2));
+  }
+  Layer layer(ek_int4_packed_size(p.isa, kForm, p.n, p.k, kGroup, w.data(), row, zero.data(), nullptr));
+  require(ek_int4_pack(p.isa, kForm, p.n, p.k, kGroup, w.data(), row, scale.data(), zero.data(), nullptr, layer.packed.get(),
+                       layer.size, nullptr),
+          "pack");
+  layer.workspace_size = ek_int4_workspace_size(p.isa, p.m, p.k);
+  layer.run = [&p](const Layer& from, const float* lhs, float* y, void* workspace) {
+    return ek_int4_linear(p.isa, from.packed.get(), from.size, p.m, lhs, EK_F32, p.k, y, p.n, EK_NONE, workspace,
+                          from.workspace_size, nullptr);
+  };
+  return layer;
+}
+
 template <int64_t kChannels, auto kPackedSize, auto kPack, auto kWorkspaceSize, auto kLinear>
 Layer float_layer(const Problem& p) {
   std::vector<float> weights(p.weights.begin(), p.weights.end());
@@ -88,6 +112,8 @@ constexpr Format kFormats[] = {{"int8", int8_layer<EK_INT8_DENSE>, 1, 1, 1},
                                {"int8_blocks_1x4", int8_layer<EK_INT8_BLOCKS_1>, 1, 4, 10},
                                {"int8_blocks_4x4", int8_layer<EK_INT8_BLOCKS_4>, 4, 4, 10},
                                {"int8_bitmap", int8_layer<EK_INT8_BITMAP>, 1, 1, 2},
+                               {"int4", int4_layer<EK_INT4_DENSE>, 1, 1, 1},
+                               {"int4_bitmap", int4_layer<EK_INT4_BITMAP>, 1, 1, 2},
                                {"f32_1x4", kF32Layer<1>, 1, 4, 10},
                                {"f32_4x4", kF32Layer<4>, 4, 4, 10},
                                {"f16_1x4", kF16Layer<1>, 1, 4, 10},

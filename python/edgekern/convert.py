@@ -32,7 +32,8 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
     declines, subclasses with a forward of their own, parametrised, pruned, lazy, meta, sparse or quantised layers,
     other devices and dtypes, and, unless a rule names or matches them, layers whose weight another module shares and,
     where weights would be rounded, the output head ``lm_head``. ``Float32()`` and ``Float16()`` also leave alone
-    every layer that they would not make faster and smaller, with the measured times in the report.
+    every layer that they would not make faster and smaller, with the measured times in the report, and like ``Int4()``
+    one whose bias holds NaN or infinity.
 
     Args:
         model: any module that holds layers; a single nn.Linear has no place to be replaced in.
@@ -44,8 +45,8 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
 
     Raises:
         TypeError: an argument of another type.
-        ConvertError: a weight that holds NaN or infinity, a rule for a layer that does not exist or cannot be
-            converted, rules at odds over a layer with several names, or nothing to convert at all.
+        ConvertError: a weight that holds NaN or infinity, or what its scheme cannot; a rule for a layer that does not
+            exist or cannot be converted, rules at odds over a layer with several names, or nothing to convert at all.
     """
     _check_model(model)
     check_config(config)

@@ -22,7 +22,7 @@ class LayerRow:
     shape: tuple[int, ...]
     """Shape of the weight: (out_features, in_features) of a Linear."""
     format: str
-    """``"int8"``, ``"f32"``, ``"f16"``, or ``"dense"`` for what PyTorch computes."""
+    """``"int8"``, ``"int4"``, ``"f32"``, ``"f16"``, or ``"dense"`` for what PyTorch computes."""
     kernel: str
     """Kernels that may run it: many rows / few rows of input. Empty when PyTorch runs it."""
     isa: str

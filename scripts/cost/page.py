@@ -30,7 +30,8 @@ The hot loop is where the multiplying is done; the whole call adds quantisation,
 {exact}
 
 One pass of each hot loop (of one row, `smmla` spends half of its multiplies on a second that is not there; a bitmap is
-expanded in registers, and its zeros are multiplied, since few rows wait for memory and not for multiplies):
+expanded in registers, and its zeros are multiplied, since few rows wait for memory and not for multiplies; `int4` has
+the same shapes, and groups of 128 weights with zero points):
 
 {passes}
 
@@ -40,7 +41,8 @@ most of the multiplying. A load is a register loaded, so that a pair counts as t
 address that was used, not by the name of a register.
 
 `make arm-cost-check` fails when a figure of the first table grows by more than 1 %, and when one is over its bar: the
-column `bar`, {loads} loads for 16 weights in `gemv`, no stack access in any hot loop.
+column `bar`, {loads} loads for 16 weights in `gemv`, no stack access in any hot loop but `int4 gemm`'s, which loads the
+weights of a group from where they were unpacked.
 
 ## Estimated
 

@@ -144,7 +144,7 @@ def int4_quantize(weight, group_size, symmetric, dtype="float32", part=1):
     empty = wanted == 0
     scale = np.where(empty, np.float16(1), wanted)
     zero = zero_of(np.where(empty, np.float32(np.inf), scale.astype(np.float32)), low_part)
-    settled = empty.copy()
+    settled = (low == 0) & (high == 0)
     for candidate in _int4_scales(low, high, symmetric, dtype):
         usable = (candidate > 0) & np.isfinite(candidate)
         candidate = np.where(usable, candidate, np.float16(1))
@@ -153,7 +153,7 @@ def int4_quantize(weight, group_size, symmetric, dtype="float32", part=1):
         lies = np.logical_and.reduceat(round_as(values, dtype) == weight, starts, axis=1)
         taken = usable & lies & ~settled
         scale, zero = np.where(taken, candidate, scale), np.where(taken, candidate_zero, zero)
-        settled |= taken
+        settled, empty = settled | taken, empty & ~taken
     q = np.where(empty[:, group], 0, integers(scale, zero)) + zero[:, group]
     return q, scale, zero
 

@@ -11,6 +11,7 @@ import pytest
 
 import edgekern
 from edgekern import kernels
+from edgekern._lib import core
 
 N, K = 5, 12
 
@@ -56,7 +57,7 @@ NUMPY_ERRORS = {
         "activation must be one of none, relu, .*got 'tanh'",
     ),
     "activation code is unknown": (
-        lambda: kernels.core.int8_linear(ones(2, K), PACKED.data, 9),
+        lambda: core.int8_linear(ones(2, K), PACKED.data, 9),
         ValueError,
         "edgekern.int8_linear: .*activation",
     ),
@@ -81,8 +82,8 @@ NUMPY_ERRORS = {
     "packed is 2-D": (lambda: kernels.Int8Packed(PACKED.data[None]), ValueError, "packed must have 1 dimension"),
     "packed is int8": (lambda: kernels.Int8Packed(PACKED.data.view(np.int8)), TypeError, "packed must be .*uint8"),
     "packed is a list": (lambda: kernels.Int8Packed([1]), TypeError, "packed must be .*got list"),
-    "packed is unaligned": (lambda: kernels.core.int8_describe(PACKED.data[1:]), ValueError, "multiple of 64 bytes"),
-    "packed is strided": (lambda: kernels.core.int8_describe(PACKED.data[::2]), ValueError, "contiguous"),
+    "packed is unaligned": (lambda: core.int8_describe(PACKED.data[1:]), ValueError, "multiple of 64 bytes"),
+    "packed is strided": (lambda: core.int8_describe(PACKED.data[::2]), ValueError, "contiguous"),
     "weight is int8": (lambda: kernels.int8_quantize(Q), TypeError, "weight must be .*got int8"),
     "weight is 1-D": (lambda: kernels.int8_quantize(ones(K)), ValueError, "weight must have 2 dimensions"),
     "weight is NaN": (lambda: kernels.int8_quantize(ones(N, K) * np.nan), ValueError, "weight must be finite"),
@@ -96,7 +97,7 @@ NUMPY_ERRORS = {
     "bias is long": (lambda: kernels.int8_pack(Q, ones(N), ones(N + 1)), ValueError, "bias must have 5 values.*got 6"),
     "bias is int": (lambda: kernels.int8_pack(Q, ones(N), Q[:, 0]), TypeError, "bias must be .*float32"),
     "out is short": (
-        lambda: kernels.core.int8_pack(Q, ones(N), None, PACKED.data[:64]),
+        lambda: core.int8_pack(Q, ones(N), None, PACKED.data[:64]),
         ValueError,
         "out must have the .* bytes of int8_packed_size, got 64",
     ),
@@ -105,9 +106,9 @@ NUMPY_ERRORS = {
         ValueError,
         "form must be .*blocks_4.*got 'coo'",
     ),
-    "form code is unknown": (lambda: kernels.core.int8_packed_size(Q, 3), ValueError, "unknown form"),
-    "size is negative": (lambda: kernels.core.int8_dense_packed_size(-1, 4), ValueError, "-1 x 4"),
-    "size is too large": (lambda: kernels.core.int8_dense_packed_size(1, 1 << 40), ValueError, "too large"),
+    "form code is unknown": (lambda: core.int8_packed_size(Q, 3), ValueError, "unknown form"),
+    "size is negative": (lambda: core.int8_dense_packed_size(-1, 4), ValueError, "-1 x 4"),
+    "size is too large": (lambda: core.int8_dense_packed_size(1, 1 << 40), ValueError, "too large"),
     "q columns": (lambda: kernels.int8_matmul(U8[:, 1:], ZERO_POINT, PACKED), ValueError, "q must have 12 columns"),
     "q dtype": (lambda: kernels.int8_matmul(Q[:2], ZERO_POINT, PACKED), TypeError, "q must be .*uint8, got int8"),
     "zero_point length": (
@@ -117,8 +118,8 @@ NUMPY_ERRORS = {
     ),
     "zero_point dtype": (lambda: kernels.int8_matmul(U8, ones(2), PACKED), TypeError, "zero_point must be .*int32"),
     "threads": (lambda: kernels.set_num_threads(0), ValueError, "num_threads must be at least 1, got 0"),
-    "steps": (lambda: kernels.core.peak_int8_macs("scalar", 0), ValueError, "steps must be at least 1"),
-    "stream": (lambda: kernels.core.stream_read("scalar", ones(3)), TypeError, "data must be .*uint8"),
+    "steps": (lambda: core.peak_int8_macs("scalar", 0), ValueError, "steps must be at least 1"),
+    "stream": (lambda: core.stream_read("scalar", ones(3)), TypeError, "data must be .*uint8"),
 }
 
 
@@ -238,7 +239,7 @@ def test_results_are_freed():
 
 def test_registering_twice_is_refused():
     with pytest.raises(RuntimeError, match="already registered"):
-        kernels.core.register_torch_ops({})
+        core.register_torch_ops({})
 
 
 # The modules below edgekern/__init__.py alone, so that a test can change what torch is asked for.

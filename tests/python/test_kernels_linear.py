@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from oracle import MAX_EXACT_K, as_dtype, quick, random_int8, seeds, sizes
 
 from edgekern import kernels
+from edgekern._lib import core
 
 TOLERANCE = {"float32": 2e-6, "float16": 1e-3, "bfloat16": 8e-3}
 
@@ -154,7 +155,7 @@ def test_every_thread_count_gives_the_same_bits(isa, rng):
 
 
 def test_the_machine_limits_can_be_measured(isa):
-    few, many = (kernels.core.peak_int8_macs(isa, steps) for steps in (1, 1000))
+    few, many = (core.peak_int8_macs(isa, steps) for steps in (1, 1000))
     assert 0 < few < many
     data = np.arange(1000, dtype=np.uint8)
-    kernels.core.stream_read(isa, data)
+    core.stream_read(isa, data)

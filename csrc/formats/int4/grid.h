@@ -104,8 +104,8 @@ bool find_grid(const Group& group, Grid* found) {
 
 // ---------------------------------------------------------------------------------------------- clipped
 
-// Of a search for the range to cover: the part of the weights' own by which it is narrowed at each step, and how often. Below
-// half of it, the error only grew in groups of 32 to 128 weights of trained models.
+// Of a search for the range to cover: the part of the weights' own by which it is narrowed at each step, and how often. To half
+// of it: no group of twelve of MiniLM's layers wanted less than two thirds, and steps half as wide gained 0.03 dB at most.
 constexpr float kNarrowing = 1.0f / 32.0f;
 constexpr int kNarrowings = 16;
 // A narrower range has to be better than the rounding of these sums.
@@ -148,8 +148,9 @@ Grid clip(const Group& group, const Grid& whole) {
 // The levels for a group of finite weights; scale 0 when they are all too small for any, infinite when too large.
 Grid choose_grid(const Group& group, ek_int4_clip how) {
   Grid grid = grid_of_range(group.low, group.high, group.symmetric), found;
-  if (grid.scale == 0.0f || !isfinite(grid.scale)) return grid;
+  if (group.low == 0.0f && group.high == 0.0f) return grid;
   if (find_grid(group, &found)) return found;
+  if (grid.scale == 0.0f || !isfinite(grid.scale)) return grid;
   return how == EK_INT4_CLIP_MSE ? clip(group, grid) : grid;
 }
 

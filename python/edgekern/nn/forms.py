@@ -3,7 +3,7 @@
 Pruned weights make a layer smaller, and faster where a sparse form beats the dense one. Whether it does depends on the
 mask, the shape, the rows of a call, the CPU, and on whether weights come from its cache (``memory.py``), so the forms
 are tried. A sparse form is taken only when it was never slower than the dense one; see :class:`edgekern.Int8`,
-:class:`edgekern.Float32` and :class:`edgekern.Float16` for what a user can ask for.
+:class:`edgekern.Int4`, :class:`edgekern.Float32` and :class:`edgekern.Float16` for what a user can ask for.
 """
 
 from __future__ import annotations

@@ -104,5 +104,7 @@ class Job:
                 "use more data or a larger damping"
             ) from None
         except ValueError as error:
+            if scheme.joint is None:
+                raise
             raise PruneError(f"{self.name!r} cannot be rounded to {scheme.joint!r} on the way: {error}") from None
         return torch.cat(parts)
