@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -52,10 +52,15 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
     if filter_fn is not None and not callable(filter_fn):
         raise TypeError(f"filter_fn: expected a function (module, name) -> bool, got {type(filter_fn).__name__}")
     decisions = plan(model, config, filter_fn)
-    with part_of_a_model(sum(map(_bytes_of, decisions))):
+    with part_of_a_model(sum(map(bytes_of, decisions))):
         steps, left_alone = _prepare(decisions)
         del decisions  # it holds the originals, which are to be freed one by one
-        _commit(model, steps)
+        commit(model, steps)
+    return report_on(model, left_alone)
+
+
+def report_on(model: nn.Module, left_alone: Mapping[str, LeftAlone]) -> Report:
+    """What became of every layer; the model keeps why layers were left alone, by name, for ``explain``."""
     layers = find_layers(model)
     setattr(model, _LEFT_ALONE, {layer.name: left_alone[layer.name] for layer in layers if not layer.native})
     return Report(tuple(row for layer in layers for row in _rows(layer, left_alone.get(layer.name, LeftAlone("")))))
@@ -117,7 +122,7 @@ class LeftAlone:
 
 
 @dataclass
-class _Step:
+class Step:
     """A layer, what replaces it, and the memory for that."""
 
     layer: Layer
@@ -125,7 +130,7 @@ class _Step:
     packed: Tensor
 
 
-def _bytes_of(decision: Decision) -> int:
+def bytes_of(decision: Decision) -> int:
     """What a layer's weights would take if none were left out; nothing where it is left alone."""
     if decision.scheme is None:
         return 0
@@ -134,12 +139,12 @@ def _bytes_of(decision: Decision) -> int:
     return NATIVE_LINEARS[decision.scheme.format].weight_bytes(in_features, out_features, weight.dtype)
 
 
-def _prepare(decisions: list[Decision]) -> tuple[list[_Step], dict[str, LeftAlone]]:
+def _prepare(decisions: list[Decision]) -> tuple[list[Step], dict[str, LeftAlone]]:
     """What to convert, and what not. Nothing else holds the originals afterwards: they are to be freed one by one."""
     steps, left_alone = [], {}
     for decision in decisions:
         layer, scheme = decision.layer, decision.scheme
-        planned = LeftAlone(decision.reason) if scheme is None else _reserve(layer, scheme)
+        planned = LeftAlone(decision.reason) if scheme is None else reserve(layer, scheme)
         if isinstance(planned, LeftAlone):
             left_alone[layer.name] = planned
         else:
@@ -147,14 +152,15 @@ def _prepare(decisions: list[Decision]) -> tuple[list[_Step], dict[str, LeftAlon
     return steps, left_alone
 
 
-def _reserve(layer: Layer, scheme: Scheme) -> _Step | LeftAlone:
+def reserve(layer: Layer, scheme: Scheme) -> Step | LeftAlone:
+    """What it takes to convert ``layer``, or why it is better left alone."""
     native = NATIVE_LINEARS[scheme.format].like(layer.linear, scheme)
     # Fresh memory costs nothing until it is written, but running out of it shows here, while the model is whole.
     packed, reason = native.reserve(layer.linear.weight, layer.linear.bias)
-    return LeftAlone(reason, native.choice) if reason else _Step(layer, native, packed)
+    return LeftAlone(reason, native.choice) if reason else Step(layer, native, packed)
 
 
-def _commit(model: nn.Module, steps: list[_Step]) -> None:
+def commit(model: nn.Module, steps: list[Step]) -> None:
     """Packs and swaps layer by layer. ``steps`` is used up, so that nothing here keeps an original alive."""
     largest = max((step.layer.dense_bytes for step in steps), default=0)
     scratch = torch.empty(largest, dtype=torch.uint8, device="cpu")  # proves that one layer's temporaries have room
