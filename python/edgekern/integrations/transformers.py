@@ -204,8 +204,8 @@ class _Take(ConversionOps):
 
 def _check_complete(model: Any) -> None:
     """Raises ConvertError when the checkpoint lacked a tensor: transformers then warns, and makes values up."""
-    persistent = model.state_dict().keys()
-    tensors = [*model.named_parameters(), *(item for item in model.named_buffers() if item[0] in persistent)]
+    made = {id(module._buffers[name]) for module in model.modules() for name in module._non_persistent_buffers_set}
+    tensors = [*model.named_parameters(), *(item for item in model.named_buffers() if id(item[1]) not in made)]
     expendable = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_missing or ()]
     absent = [name for name, tensor in tensors if not getattr(tensor, "_is_hf_initialized", False)]
     absent = [name for name in absent if not any(pattern.search(name) for pattern in expendable)]
