@@ -16,7 +16,7 @@ from torch import nn
 
 from ..bench.tokens import token_rates
 from ..config import check_config, scheme_from_dict
-from ..integrations.transformers import is_converted, load_model
+from ..integrations.transformers import is_converted, load_model, progress_bars
 from ..nn.layers import find_layers
 from ..report.machine import describe_machine
 from ..summary import size_text
@@ -53,7 +53,8 @@ def measure(
         _check(kind)
     machine = describe_machine()  # before the measurement adds to the machine's load itself
     variants = [(folder, kind) for folder in folders for kind in weights]
-    models = {str(index): _load(folder, kind) for index, (folder, kind) in enumerate(variants)}
+    with progress_bars(False):
+        models = {str(index): _load(folder, kind) for index, (folder, kind) in enumerate(variants)}
     vocabulary = min(cast(Any, model).config.vocab_size for model in models.values())
     rows = []
     default = torch.get_num_threads()

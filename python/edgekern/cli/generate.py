@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ..integrations.transformers import generate, load_language_model
+from ..integrations.transformers import generate, load_language_model, progress_bars
 
 
 def run(folder: Path, prompt: str, most: int, raw: bool) -> None:
@@ -16,7 +16,8 @@ def run(folder: Path, prompt: str, most: int, raw: bool) -> None:
     """
     if not prompt.strip():
         raise ValueError("--prompt: expected some text, got none")
-    loaded = load_language_model(folder)
+    with progress_bars(False):
+        loaded = load_language_model(folder)
     ids = loaded.ids(prompt) if raw or not loaded.tokenizer.chat_template else loaded.chat(prompt)
     speed = generate(loaded, ids, most, lambda text: print(text, end="", flush=True))
     print()

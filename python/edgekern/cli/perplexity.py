@@ -17,11 +17,12 @@ def run(folder: Path, text: Path | None, tokens: int, most: int | None, as_json:
     """
     prose = None if text is None else _read(text)
     from ..evaluate import perplexity, wikipedia_prose, windows
-    from ..integrations.transformers import load_language_model
+    from ..integrations.transformers import load_language_model, progress_bars
 
     if prose is None:
         prose = wikipedia_prose()
-    loaded = load_language_model(folder)
+    with progress_bars(False):
+        loaded = load_language_model(folder)
     longest = getattr(loaded.model.config, "max_position_embeddings", None)
     if isinstance(longest, int) and tokens > longest:
         raise ValueError(f"--tokens: the model reads {longest} tokens at once, not {tokens}")

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from ..config import Config, check_config, read_config, scheme_from_dict, write_config
 
@@ -23,9 +24,8 @@ def choose(scheme: str | None, file: Path | None) -> Config:
     """
     if (scheme is None) == (file is None):
         raise ValueError("quantize takes --config FILE or --scheme NAME, and one of them")
-    config = scheme_from_dict({"format": scheme}) if file is None else read_config(file)
     try:
-        return check_config(config)
+        return check_config(scheme_from_dict({"format": scheme}) if file is None else read_config(file))
     except TypeError as error:
         raise ValueError(f"{file or f'--scheme {scheme}'}: {error}") from None
 
@@ -41,10 +41,20 @@ def run(folder: Path, output: Path, config: Config) -> None:
         raise FileExistsError(f"OUT: {output} exists already; remove it, or give another name")
     output.parent.mkdir(parents=True, exist_ok=True)
     from ..convert import explain
-    from ..integrations.transformers import load_model, load_tokenizer
+    from ..integrations.transformers import load_model, load_tokenizer, progress_bars
 
     start = time.perf_counter()
-    tokenizer, model = load_tokenizer(folder), load_model(folder, config)
+    with progress_bars(sys.stderr.isatty()):
+        tokenizer, model = load_tokenizer(folder), load_model(folder, config)
+        _save(model, tokenizer, config, output)
+    report = explain(model)
+    for row in report.skipped:
+        print(f"left alone: {row.name}: {row.reason}")
+    print(report.totals)
+    print(f"Written to {output} in {time.perf_counter() - start:.1f} s, peak memory {_peak_bytes() / 1e6:,.0f} MB")
+
+
+def _save(model: Any, tokenizer: Any, config: Config, output: Path) -> None:
     made = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
     try:
         model.save_pretrained(made)
@@ -55,11 +65,6 @@ def run(folder: Path, output: Path, config: Config) -> None:
         made.rename(output)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    report = explain(model)
-    for row in report.skipped:
-        print(f"left alone: {row.name}: {row.reason}")
-    print(report.totals)
-    print(f"Written to {output} in {time.perf_counter() - start:.1f} s, peak memory {_peak_bytes() / 1e6:,.0f} MB")
 
 
 def _peak_bytes() -> int:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, TextStreamer
 from transformers.core_model_loading import ConversionOps
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.utils import logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from edgekern.config import Config, PerLayer, check_config, config_from_dict
@@ -212,6 +214,17 @@ def _check_complete(model: Any) -> None:
     if absent:
         shown = ", ".join(map(repr, absent[:5])) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
         raise ConvertError(f"the checkpoint has no values for {shown}; it is incomplete, or of another model")
+
+
+@contextmanager
+def progress_bars(shown: bool) -> Iterator[None]:
+    """Inside, transformers shows its progress or does not; outside, as before."""
+    before = logging.is_progress_bar_enabled()
+    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+    try:
+        yield
+    finally:
+        (logging.enable_progress_bar if before else logging.disable_progress_bar)()
 
 
 def load_model(folder: str | os.PathLike[str], config: Config | None = None, dtype: str = "auto") -> PreTrainedModel:
