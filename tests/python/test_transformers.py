@@ -16,7 +16,7 @@ from tiny_llama import folder_of, greedy, logits, tiny  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
 import edgekern as ek  # noqa: E402
-from edgekern.integrations.transformers import EdgekernConfig  # noqa: E402
+from edgekern.integrations.transformers import EdgekernConfig, adopt_  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -111,6 +111,62 @@ def test_pruned_floats(tmp_path):
     converted.save_pretrained(tmp_path / "out")
     assert torch.equal(logits(load(tmp_path / "out")), logits(converted))
     torch.testing.assert_close(logits(converted), logits(model), rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_converted_in_memory_is_saved_when_adopted(folders, tmp_path):
+    model = load(folders["tied"])
+    with pytest.raises(ek.ConvertError, match="call convert_ first"):
+        adopt_(model, EVERYTHING)
+    ek.prune_(model, ek.Prune(0.5))
+    ek.convert_(model, EVERYTHING)
+    adopt_(model, EVERYTHING)
+    model.save_pretrained(tmp_path)
+    again = load(tmp_path)
+    assert torch.equal(logits(again), logits(model))
+    assert isinstance(again.lm_head, ek.nn.Int8Linear)
+    assert again.config.quantization_config.config == EVERYTHING
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_model_from_gguf_is_converted_and_saved(folders, tmp_path):
+    gguf = pytest.importorskip("gguf")
+    pytest.importorskip("accelerate")
+    source = tiny(vocab_size=128, hidden_size=64, tied=False)
+    write_gguf(gguf, source, tmp_path / "tiny.gguf")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="tiny.gguf", dtype=torch.float32)
+    torch.testing.assert_close(logits(model), logits(source), rtol=1e-4, atol=1e-4)
+    ek.convert_(source, ek.Int8())
+    ek.convert_(model, ek.Int8())
+    assert torch.equal(logits(model), logits(source))
+    adopt_(model, ek.Int8())
+    model.save_pretrained(tmp_path / "out")
+    assert torch.equal(logits(load(tmp_path / "out")), logits(model))
+
+
+def write_gguf(gguf, model, path):
+    """A Llama as llama.cpp's converter writes it: rows of q and k in the order of interleaved rotary pairs."""
+    config = model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_vocab_size(config.vocab_size)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, tensor in model.state_dict().items():
+        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
+        if heads:
+            tensor = tensor.view(heads, 2, -1, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)
+        writer.add_tensor(names.get_name(name, (".weight",)), tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def test_dequantize_goes_back_to_floats(folders):

@@ -151,7 +151,8 @@ class EdgekernQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         if self._error is not None:
             raise self._error
-        _check_complete(model)
+        if self._arrivals is not None or self._stored is not None:
+            _check_complete(model)
         if self._arrivals is not None:
             self._arrivals.finish()
         if self._stored is not None:
@@ -179,6 +180,26 @@ class EdgekernQuantizer(HfQuantizer):
     def _dequantize(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
         dense_(model)
         return model
+
+
+def adopt_(model: PreTrainedModel, config: Config) -> None:
+    """Lets ``save_pretrained`` save a model that ``convert_`` has converted, as one that was loaded converted.
+
+    For models that are pruned first, or read from GGUF. Without this, the integers would be saved as plain weights.
+
+    Args:
+        model: with native layers.
+        config: what it was converted with, for people to read: what was converted is seen from the model.
+
+    Raises:
+        ConvertError: no layer of the model is native.
+    """
+    if not records_of(model):
+        raise ConvertError("adopt_: no layer of the model is converted; call convert_ first")
+    quantizer = EdgekernQuantizer(EdgekernConfig(config), pre_quantized=False)
+    model.hf_quantizer = quantizer
+    model.is_quantized, model.quantization_method = True, METHOD
+    quantizer.postprocess_model(model)
 
 
 class _Take(ConversionOps):
