@@ -55,7 +55,7 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
     with part_of_a_model(sum(map(bytes_of, decisions))):
         steps, left_alone = _prepare(decisions)
         del decisions  # it holds the originals, which are to be freed one by one
-        commit(model, steps)
+        _commit(model, steps)
     return report_on(model, left_alone)
 
 
@@ -64,6 +64,15 @@ def report_on(model: nn.Module, left_alone: Mapping[str, LeftAlone]) -> Report:
     layers = find_layers(model)
     setattr(model, _LEFT_ALONE, {layer.name: left_alone[layer.name] for layer in layers if not layer.native})
     return Report(tuple(row for layer in layers for row in _rows(layer, left_alone.get(layer.name, LeftAlone("")))))
+
+
+def convert_layer_(model: nn.Module, layer: Layer, scheme: Scheme) -> LeftAlone | None:
+    """Converts one layer of ``model`` whose weights have been checked; why it was left alone instead, if it was."""
+    planned = _reserve(layer, scheme)
+    if isinstance(planned, LeftAlone):
+        return planned
+    _commit(model, [planned])
+    return None
 
 
 def dense_(model: nn.Module) -> Report:
@@ -122,7 +131,7 @@ class LeftAlone:
 
 
 @dataclass
-class Step:
+class _Step:
     """A layer, what replaces it, and the memory for that."""
 
     layer: Layer
@@ -139,12 +148,12 @@ def bytes_of(decision: Decision) -> int:
     return NATIVE_LINEARS[decision.scheme.format].weight_bytes(in_features, out_features, weight.dtype)
 
 
-def _prepare(decisions: list[Decision]) -> tuple[list[Step], dict[str, LeftAlone]]:
+def _prepare(decisions: list[Decision]) -> tuple[list[_Step], dict[str, LeftAlone]]:
     """What to convert, and what not. Nothing else holds the originals afterwards: they are to be freed one by one."""
     steps, left_alone = [], {}
     for decision in decisions:
         layer, scheme = decision.layer, decision.scheme
-        planned = LeftAlone(decision.reason) if scheme is None else reserve(layer, scheme)
+        planned = LeftAlone(decision.reason) if scheme is None else _reserve(layer, scheme)
         if isinstance(planned, LeftAlone):
             left_alone[layer.name] = planned
         else:
@@ -152,15 +161,14 @@ def _prepare(decisions: list[Decision]) -> tuple[list[Step], dict[str, LeftAlone
     return steps, left_alone
 
 
-def reserve(layer: Layer, scheme: Scheme) -> Step | LeftAlone:
-    """What it takes to convert ``layer``, or why it is better left alone."""
+def _reserve(layer: Layer, scheme: Scheme) -> _Step | LeftAlone:
     native = NATIVE_LINEARS[scheme.format].like(layer.linear, scheme)
     # Fresh memory costs nothing until it is written, but running out of it shows here, while the model is whole.
     packed, reason = native.reserve(layer.linear.weight, layer.linear.bias)
-    return LeftAlone(reason, native.choice) if reason else Step(layer, native, packed)
+    return LeftAlone(reason, native.choice) if reason else _Step(layer, native, packed)
 
 
-def commit(model: nn.Module, steps: list[Step]) -> None:
+def _commit(model: nn.Module, steps: list[_Step]) -> None:
     """Packs and swaps layer by layer. ``steps`` is used up, so that nothing here keeps an original alive."""
     largest = max((step.layer.dense_bytes for step in steps), default=0)
     scratch = torch.empty(largest, dtype=torch.uint8, device="cpu")  # proves that one layer's temporaries have room

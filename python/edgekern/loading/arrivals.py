@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from edgekern.config import Config, Scheme, check_config
-from edgekern.convert import LeftAlone, Step, bytes_of, commit, report_on, reserve
+from edgekern.convert import LeftAlone, bytes_of, convert_layer_, report_on
 from edgekern.nn.layers import Layer, obstacle
 from edgekern.nn.memory import part_of_a_model
 from edgekern.plan import Conversion, ConvertError, check_finite, plan
@@ -96,11 +96,9 @@ class Arrivals:
             raise ConvertError(f"{layer.name!r} cannot be converted: {reason}")
         check_finite(layer, awaited.scheme, Conversion())
         with part_of_a_model(self._bytes):
-            step = reserve(layer, awaited.scheme)
-            if isinstance(step, Step):
-                commit(self._model, [step])
-            else:
-                self._left_alone[layer.name] = step
+            left_alone = convert_layer_(self._model, layer, awaited.scheme)
+        if left_alone is not None:
+            self._left_alone[layer.name] = left_alone
         self._awaited = {name: other for name, other in self._awaited.items() if other is not awaited}
 
 
