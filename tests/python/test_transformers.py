@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM  # noqa: E402
 
 import edgekern as ek  # noqa: E402
 from edgekern.integrations.transformers import EdgekernConfig, adopt_  # noqa: E402
+from edgekern.nn import NATIVE_LINEARS  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -66,6 +67,17 @@ def test_loading_is_convert_and_what_is_saved_loads_the_same(folders, tmp_path, 
     assert [row.format for row in ek.explain(again)] == [row.format for row in expected_report]
     again.save_pretrained(tmp_path / "twice")
     assert (tmp_path / "twice/config.json").read_text() == (tmp_path / "config.json").read_text()
+
+
+@pytest.mark.parametrize("kind", NATIVE_LINEARS)
+def test_every_scheme_that_convert_takes(folders, tmp_path, kind):
+    scheme = NATIVE_LINEARS[kind].scheme_class()
+    expected = load(folders["tied"])
+    ek.convert_(expected, scheme)
+    model = load(folders["tied"], scheme)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(model), logits(expected))
+    assert torch.equal(logits(load(tmp_path)), logits(expected))
 
 
 def test_the_saved_file_holds_canonical_tensors(folders, tmp_path):

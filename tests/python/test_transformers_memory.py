@@ -17,8 +17,8 @@ from safetensors.torch import save_file  # noqa: E402
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 
-# Layers of a Llama; EDGEKERN_TEST_LAYERS=160 makes it 5 GB.
-LAYERS = int(os.environ.get("EDGEKERN_TEST_LAYERS", "20"))
+# Layers of a Llama; EDGEKERN_TEST_LAYERS=60 makes it 2 GB.
+LAYERS = int(os.environ.get("EDGEKERN_TEST_LAYERS", "16"))
 WIDTH, INNER, WORDS, LAYERS_A_FILE = 1024, 4096, 1000, 5
 LINEAR = {
     **{f"self_attn.{name}_proj": (WIDTH, WIDTH) for name in "qkvo"},
@@ -26,7 +26,7 @@ LINEAR = {
     "mlp.down_proj": (WIDTH, INNER),
 }
 LAYER = sum(rows * columns for rows, columns in LINEAR.values())
-SLACK = 90e6  # the embedding, scales, files' pages between two times they are given back, what libraries keep
+SLACK = 60e6  # the embedding, scales, files' pages between two times they are given back, what libraries keep
 
 LOAD = """
 import sys
@@ -103,10 +103,10 @@ def load(how, folder, out="", dtype="bfloat16"):
 @pytest.mark.not_emulated("takes minutes")
 def test_the_peak_is_the_converted_model_and_a_layer(checkpoint, tmp_path):
     stored = sum(file.stat().st_size for file in Path(checkpoint).iterdir())
-    converted, one_layer = LAYERS * LAYER, 2 * LAYER
+    converted, one_layer = LAYERS * LAYER, 2 * LAYER  # in int8, and in bfloat16
     assert stored > 2 * converted
-    most = converted + 2 * one_layer + SLACK  # in bfloat16, and what it is quantised to
-    assert most < 0.85 * stored  # or the limit would prove nothing
+    most = converted + one_layer + SLACK
+    assert most < 0.7 * stored  # or the limit would prove nothing
 
     whole, expected = load("whole", checkpoint)
     assert whole > stored
@@ -117,4 +117,4 @@ def test_the_peak_is_the_converted_model_and_a_layer(checkpoint, tmp_path):
     assert outputs == expected
     assert again < most
     from_float32, _ = load("layer by layer", checkpoint, dtype="float32")
-    assert from_float32 < most + 2 * LAYER
+    assert from_float32 < most + one_layer

@@ -35,6 +35,8 @@ from edgekern.loading.stored import Record
 from edgekern.plan import ConvertError
 
 METHOD = "edgekern"
+_LOADED = "_is_hf_initialized"
+"""What transformers notes on each tensor that came from a checkpoint."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -136,17 +138,20 @@ class EdgekernQuantizer(HfQuantizer):
         """What transformers hands such a parameter's values to."""
         return _Take(self)
 
-    def take(self, name: str, tensor: Tensor) -> None:
+    def take(self, model: nn.Module, name: str, tensor: Tensor) -> None:
         """Converts the parameter's layer if it is the last of it.
 
         Errors are raised when loading ends: here, transformers would put one of its own in their place.
         """
-        if self._error is None and self._arrivals is not None:
-            try:
-                self._arrivals.take(name, tensor)
-            except ValueError as error:
-                self._error = error
-            self._files.have_read(tensor.nbytes)
+        if self._error is not None or self._arrivals is None:
+            return
+        try:
+            self._arrivals.take(name, tensor)
+        except ValueError as error:
+            self._error = error
+        for parameter in model.get_submodule(name.rpartition(".")[0]).parameters():
+            vars(parameter)[_LOADED] = True  # a layer left float: transformers would make its values up otherwise
+        self._files.have_read(tensor.nbytes)
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         if self._error is not None:
@@ -214,13 +219,14 @@ class _Take(ConversionOps):
         source_patterns: list[str] | None = None,
         target_patterns: list[str] | None = None,
         *,
+        model: nn.Module,
         missing_keys: set[str] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Each of ``input_dict`` is one tensor, or a list of one."""
         for name in list(input_dict):
             value = input_dict.pop(name)
-            self._quantizer.take(name, value[0] if isinstance(value, list) else value)
+            self._quantizer.take(model, name, value[0] if isinstance(value, list) else value)
             (missing_keys or set()).discard(name)
         return {}
 
@@ -230,7 +236,7 @@ def _check_complete(model: Any) -> None:
     made = {id(module._buffers[name]) for module in model.modules() for name in module._non_persistent_buffers_set}
     tensors = [*model.named_parameters(), *(item for item in model.named_buffers() if id(item[1]) not in made)]
     expendable = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_missing or ()]
-    absent = [name for name, tensor in tensors if not getattr(tensor, "_is_hf_initialized", False)]
+    absent = [name for name, tensor in tensors if not getattr(tensor, _LOADED, False)]
     absent = [name for name in absent if not any(pattern.search(name) for pattern in expendable)]
     if absent:
         shown = ", ".join(map(repr, absent[:5])) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
