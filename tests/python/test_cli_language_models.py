@@ -108,6 +108,8 @@ def test_bench_has_rows_like_llama_bench(folder, quantized):
         assert row["tokens_per_second"] == pytest.approx(sum(row["samples"]) / 2)
         assert row["deviation"] == pytest.approx(abs(row["samples"][0] - row["samples"][1]) / math.sqrt(2))
     sizes = {row["weights"]: row["bytes"] for row in rows}
+    both = invoke_json("bench", "lm", str(folder), str(quantized), *tests, "--as", "float16", "-o", "json")["rows"]
+    assert {(row["model"], row["weights"]) for row in both} == {("tiny", "float16"), ("out", "stored")}
     assert max(sizes["int8"], sizes["torch-int8"]) < sizes["stored"]
     assert sizes["bfloat16"] == pytest.approx(sizes["stored"] / 2, rel=0.02)
 
@@ -159,14 +161,13 @@ def test_bench_prints_every_form(quantized, form):
         (("bench", "lm", "EMPTY"), "holds no config.json"),
         (("bench", "lm", "MODEL", "--as", "int5"), "--as int5: expected stored, float32, .* unknown format 'int5'"),
         (("bench", "lm", "MODEL", "--as", "prune"), "--as prune: expected stored"),
-        (("bench", "lm", "OUT", "--as", "float32"), "is converted already; it can only be measured as 'stored'"),
         (("bench", "lm", "MODEL", "-p", "0", "-n", "0"), "expected models, lengths"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_mistakes_are_explained(arguments, message, folder, quantized, tmp_path, monkeypatch):
+def test_mistakes_are_explained(arguments, message, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    files = {"EMPTY": tmp_path / "empty", "MODEL": folder, "OUT": quantized}
+    files = {"EMPTY": tmp_path / "empty", "MODEL": folder}
     files["EMPTY"].mkdir()
     contents = {"bits": b"format = 'int8'\nbits = 3", "prune": b"format = 'prune'\nsparsity = 0.5", "rules": b"w1 w2"}
     for name, content in contents.items():

@@ -35,24 +35,25 @@ def measure(
     threads: Sequence[int],
     repeats: int,
 ) -> dict[str, Any]:
-    """Loads every folder with every kind of weights, all at once, and times them in turns.
+    """Loads every folder with every kind of weights, all of them at once, and times them in turns.
 
     Args:
         folders: of Hugging Face models.
         weights: "stored"; "float32", "bfloat16", "float16"; "torch-int8" for torch's quantize_dynamic of float32; or
-            the name of a scheme that `convert_` takes, with its defaults.
+            the name of a scheme that `convert_` takes, with its defaults. Of a converted model only the stored are.
         prompts: lengths of the prompts to read.
         writes: numbers of tokens to write.
         threads: numbers of threads to measure with; 0 for those that torch has now.
         repeats: of each test.
 
     Raises:
-        ValueError: unknown weights, or other than the stored ones of a model that is converted.
+        ValueError: unknown weights.
     """
     for kind in weights:
         _check(kind)
     machine = describe_machine()  # before the measurement adds to the machine's load itself
-    variants = [(folder, kind) for folder in folders for kind in weights]
+    kinds = {folder: [STORED] if is_converted(folder) else weights for folder in folders}
+    variants = [(folder, kind) for folder in folders for kind in kinds[folder]]
     with progress_bars(False):
         models = {str(index): _load(folder, kind) for index, (folder, kind) in enumerate(variants)}
     vocabulary = min(cast(Any, model).config.vocab_size for model in models.values())
@@ -118,8 +119,6 @@ def _check(kind: str) -> None:
 def _load(folder: Path, kind: str) -> nn.Module:
     if kind == STORED:
         return load_model(folder)
-    if is_converted(folder):
-        raise ValueError(f"--as {kind}: {folder} is converted already; it can only be measured as {STORED!r}")
     if kind in _DTYPES:
         return load_model(folder, dtype=kind)
     if kind != TORCH_INT8:

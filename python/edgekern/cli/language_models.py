@@ -87,7 +87,7 @@ def bench(
     threads: Annotated[str, typer.Option("-t", "--threads", help="Threads; or several, as 1,2.")] = "0",
     repeats: Annotated[int, typer.Option("-r", min=1, help="Repeats of each test.")] = 5,
     weights: Annotated[
-        str, typer.Option("--as", help="stored, float32, bfloat16, float16, torch-int8, or a scheme; with commas.")
+        str, typer.Option("--as", help="Of float models: stored, float32, bfloat16, float16, torch-int8, schemes.")
     ] = "stored",
     output: Annotated[Rows, typer.Option("-o", help="How to print the rows.")] = Rows.md,
 ) -> None:
