@@ -32,8 +32,10 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         OSError: the file cannot be read.
         ValueError: it is no TOML, or no configuration: the message names the file, and the key or format.
     """
-    import tomllib  # here, because Python 3.10 has none
-
+    try:
+        import tomllib
+    except ModuleNotFoundError:
+        raise ImportError("reading TOML files needs Python 3.11 or newer") from None
     try:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         rules = data.get("rules")
