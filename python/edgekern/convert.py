@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -53,13 +53,27 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
     if filter_fn is not None and not callable(filter_fn):
         raise TypeError(f"filter_fn: expected a function (module, name) -> bool, got {type(filter_fn).__name__}")
     decisions = plan(model, config, filter_fn)
-    with part_of_a_model(sum(map(_bytes_of, decisions))):
+    with part_of_a_model(sum(map(bytes_of, decisions))):
         steps, left_alone = _prepare(decisions)
         del decisions  # it holds the originals, which are to be freed one by one
         _commit(model, steps)
+    return report_on(model, left_alone)
+
+
+def report_on(model: nn.Module, left_alone: Mapping[str, LeftAlone]) -> Report:
+    """What became of every layer; the model keeps why layers were left alone, by name, for ``explain``."""
     layers = find_layers(model)
     setattr(model, _LEFT_ALONE, {layer.name: left_alone[layer.name] for layer in layers if not layer.native})
     return Report(tuple(row for layer in layers for row in _rows(layer, left_alone.get(layer.name, LeftAlone("")))))
+
+
+def convert_layer_(model: nn.Module, layer: Layer, scheme: Scheme) -> LeftAlone | None:
+    """Converts one layer of ``model`` whose weights have been checked; why it was left alone instead, if it was."""
+    planned = _reserve(layer, scheme)
+    if isinstance(planned, LeftAlone):
+        return planned
+    _commit(model, [planned])
+    return None
 
 
 def dense_(model: nn.Module) -> Report:
@@ -126,7 +140,7 @@ class _Step:
     packed: Tensor
 
 
-def _bytes_of(decision: Decision) -> int:
+def bytes_of(decision: Decision) -> int:
     """What a layer's weights would take if none were left out; nothing where it is left alone."""
     if decision.scheme is None:
         return 0

@@ -93,8 +93,8 @@ def plan(model: nn.Module, config: Config, filter_fn: FilterFn | None, task: Tas
     if not layers or any(rule is not None and rule.value is not None for rule in rules):
         _check_not_idle(decisions, task)
     for decision in decisions:
-        if decision.scheme is not None:
-            _check_finite(decision.layer, decision.scheme, task)
+        if decision.scheme is not None and not decision.layer.linear.weight.is_meta:
+            check_finite(decision.layer, decision.scheme, task)
     return decisions
 
 
@@ -152,7 +152,8 @@ def _check_not_idle(decisions: list[Decision], task: Task) -> None:
     raise task.error("\n".join([f"nothing to {task.verb}: all {len(decisions)} layers are left alone", *lines]))
 
 
-def _check_finite(layer: Layer, scheme: Scheme, task: Task) -> None:
+def check_finite(layer: Layer, scheme: Scheme, task: Task) -> None:
+    """Raises the task's error when a weight of ``layer`` is NaN or infinite."""
     low, high = torch.aminmax(layer.linear.weight.detach())  # one pass, no copy, and NaN wins
     if not (low.isfinite() and high.isfinite()):
         value = "NaN" if low.isnan() else "infinity"

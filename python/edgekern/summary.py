@@ -92,12 +92,14 @@ class Report:
         }
 
     def __str__(self) -> str:
-        return f"{text_table(_HEADER, map(_cells, self.rows))}\n{self._totals()}"
+        return f"{text_table(_HEADER, map(_cells, self.rows))}\n{self.totals}"
 
     def _repr_html_(self) -> str:
-        return f"{html_table(_HEADER, map(_cells, self.rows))}<p>{html.escape(self._totals())}</p>"
+        return f"{html_table(_HEADER, map(_cells, self.rows))}<p>{html.escape(self.totals)}</p>"
 
-    def _totals(self) -> str:
+    @property
+    def totals(self) -> str:
+        """The line below the table: how many layers were converted, and the bytes of all before and after."""
         before, after = self.bytes_before, self.bytes_after
         ratio = f" ({before / after:.2f}x smaller)" if after < before else ""
         counts = f"{len(self)} layers: {len(self.converted)} converted, {len(self.skipped)} left alone"

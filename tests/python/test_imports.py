@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LEVELS = [
     ["cli"],
     ["report"],
-    ["sensitivity"],
-    ["prune", "evaluate", "bench"],
+    ["sensitivity", "integrations"],
+    ["prune", "evaluate", "bench", "loading"],
     ["convert", "checkpoint"],
     ["plan"],
     ["nn"],
@@ -32,12 +32,13 @@ WITHOUT_TORCH = ["__init__", "config", "match", "summary", "targets", "kernels",
 
 # Packages that only some units may import; torch and NumPy are free to the rest.
 HOMES = {
-    "transformers": {"evaluate"},
+    "transformers": {"evaluate", "integrations"},
     "typer": {"cli"},
     "rich": {"cli", "report", "prune"},
     "matplotlib": {"report", "sensitivity"},
     "scipy": {"evaluate"},
     "safetensors": {"checkpoint"},
+    "tomli_w": {"config"},
 }
 
 

@@ -38,14 +38,14 @@ def decode_in_turns(
     order = list(models)
     for turn in range(rounds + 1):
         for name in order:
-            seconds = _write(models[name], prompt, tokens)
+            seconds = write(models[name], prompt, tokens)
             if turn:  # the first warms up
                 speeds[name].append(tokens / seconds)
         order.reverse()
     return {name: median(found) for name, found in speeds.items()}
 
 
-def _write(model: nn.Module, prompt: Tensor, tokens: int) -> float:
+def write(model: nn.Module, prompt: Tensor, tokens: int) -> float:
     """Seconds for that many tokens after the prompt and one more."""
     ids, cache = _step(model, prompt, None)
     ids, cache = _step(model, ids, cache)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from . import language_models
+from .options import Dtype, Format, Threads, use_threads
 
 app = typer.Typer(
     name="edgekern",
@@ -16,23 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads to compute with; torch's own default otherwise.")]
-
-
-class Dtype(str, Enum):
-    """What activations are stored as."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class Format(str, Enum):
-    """How results are printed."""
-
-    table = "table"
-    markdown = "markdown"
-    json = "json"
+benches = typer.Typer(help="Time one layer or the demo's model; `bench lm` times language models.")
 
 
 @app.callback()
@@ -40,13 +26,6 @@ def _common(
     traceback: Annotated[bool, typer.Option("--traceback", help="Show the full traceback of an error.")] = False,
 ) -> None:
     """Makes PyTorch models smaller and faster on ordinary CPUs."""
-
-
-def _use_threads(count: int | None) -> None:
-    if count is not None:
-        from .._lib import set_num_threads
-
-        set_num_threads(count)
 
 
 def _refuse(context: typer.Context, *names: str, beside: str) -> None:
@@ -66,7 +45,7 @@ def info(
     """Show the CPU, which kernels run on it and why, and what it can do at most."""
     from . import info as command
 
-    _use_threads(threads)
+    use_threads(threads)
     command.show(command.collect(measure), as_json=json)
 
 
@@ -80,13 +59,16 @@ def demo(
     output.mkdir(parents=True, exist_ok=True)  # before anything that takes long
     from . import demo as command
 
-    _use_threads(threads)
+    use_threads(threads)
     result = command.run(quick=quick, output=output)
     if result["failures"]:
         raise typer.Exit(1)
 
 
-@app.command()
+app.add_typer(benches, name="bench")
+
+
+@benches.callback(invoke_without_command=True)
 def bench(
     context: typer.Context,
     m: Annotated[int, typer.Option("-m", min=1, help="Rows of activations.")] = 64,
@@ -104,9 +86,11 @@ def bench(
     ] = None,
 ) -> None:
     """Time int8 against torch's float32 and bfloat16, in alternating rounds of one run."""
+    if context.invoked_subcommand is not None:
+        return
     from . import bench as command
 
-    _use_threads(threads)
+    use_threads(threads)
     if submit is not None:
         _refuse(context, "m", "k", "n", "minilm", "batch", "sequence", "format", beside="--submit")
         from . import submit as submission
@@ -118,3 +102,9 @@ def bench(
     else:
         case = command.linear_case(m, k, n, dtype.value)
     command.show(command.measure(case, rounds), format.value)
+
+
+app.command()(language_models.quantize)
+app.command(name="eval")(language_models.evaluate)
+app.command()(language_models.generate)
+benches.command(name="lm")(language_models.bench)

@@ -11,6 +11,7 @@ from edgekern.config.prune import CALIBRATED_METHODS, PRUNE_METHODS, PRUNE_SCOPE
 from edgekern.config.read import config_from_dict, scheme_from_dict
 from edgekern.config.scheme import MEASURED, Scheme
 from edgekern.config.shrink import SHRINK_METHODS, SHRINK_SCOPES, Shrink
+from edgekern.config.toml_file import read_config, write_config
 
 __all__ = [
     "CALIBRATED_METHODS",
@@ -31,5 +32,7 @@ __all__ = [
     "check_config",
     "config_from_dict",
     "parse_pattern",
+    "read_config",
     "scheme_from_dict",
+    "write_config",
 ]

@@ -47,9 +47,10 @@ def scheme_from_dict(data: Mapping[str, Any]) -> Scheme:
     scheme = _SCHEMES.get(name) if isinstance(name, str) else None
     if scheme is None:
         raise ValueError(f"scheme_from_dict: unknown format {name!r}; this version knows {', '.join(sorted(_SCHEMES))}")
-    known = {field.name for field in dataclasses.fields(scheme)}  # type: ignore[arg-type]
-    if unknown := sorted(options.keys() - known):
-        raise ValueError(f"scheme_from_dict: format {name!r} has no option {', '.join(map(repr, unknown))}")
+    known = [field.name for field in dataclasses.fields(scheme)]  # type: ignore[arg-type]
+    if unknown := sorted(options.keys() - set(known)):
+        said = ", ".join(map(repr, unknown))
+        raise ValueError(f"scheme_from_dict: format {name!r} has no option {said}; it has {', '.join(known)}")
     return scheme(
         **{key: scheme_from_dict(value) if isinstance(value, Mapping) else value for key, value in options.items()}
     )

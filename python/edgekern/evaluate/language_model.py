@@ -43,14 +43,20 @@ class LanguageModel:
             self.tokenizer.model_max_length = limit
         return ids
 
+    def chat(self, message: str) -> Tensor:
+        """Token ids of a user's message as the model was taught to read one, int64 [count]: its answer comes next."""
+        options = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
+        given = self.tokenizer.apply_chat_template([{"role": "user", "content": message}], **options)
+        ids: Tensor = given["input_ids"][0]
+        return ids
+
     def generate(self, prompt: str, most: int = 40) -> str:
         """What the model answers to a user's message: at each step the likeliest token, at most this many."""
-        chat = [{"role": "user", "content": prompt}]
-        options = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
-        given = self.tokenizer.apply_chat_template(chat, **options)
+        given = self.chat(prompt)[None]
+        options = {"attention_mask": torch.ones_like(given), "max_new_tokens": most, "do_sample": False}
         with torch.inference_mode():
-            ids = cast(Any, self.model).generate(**given, max_new_tokens=most, do_sample=False)
-        answer: str = self.tokenizer.decode(ids[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
+            ids = cast(Any, self.model).generate(given, **options)
+        answer: str = self.tokenizer.decode(ids[0, given.shape[1] :], skip_special_tokens=True)
         return answer.strip()
 
 

@@ -94,11 +94,15 @@ def find_layers(model: nn.Module) -> list[Layer]:
     ]
 
 
-def obstacle(layer: Layer) -> str:
-    """Why ``layer`` cannot be converted; empty when it can."""
+def obstacle(layer: Layer, *, awaited: bool = False) -> str:
+    """Why ``layer`` cannot be converted; empty when it can.
+
+    ``awaited`` says that its values are still to come, so that the meta device is not in the way.
+    """
     if layer.native:
         return f"{layer.native.format} already"
-    return structural_obstacle(layer) or obstacle_in_tensors(layer.linear) or _obstacle_in_shape(layer.linear)
+    structural = structural_obstacle(layer)
+    return structural or obstacle_in_tensors(layer.linear, awaited=awaited) or _obstacle_in_shape(layer.linear)
 
 
 def structural_obstacle(layer: Layer) -> str:
@@ -206,17 +210,17 @@ def _obstacle_around(layer: Layer) -> str:
     return ""
 
 
-def obstacle_in_tensors(module: nn.Linear | nn.Conv2d) -> str:
-    """Why the tensors are not plain floats in this machine's memory; empty when they are."""
+def obstacle_in_tensors(module: nn.Linear | nn.Conv2d, *, awaited: bool = False) -> str:
+    """Why the tensors are not plain floats in this machine's memory, or ``awaited`` there; empty when they are."""
     tensors = {"weight": module.weight, "bias": module.bias}
     for name, tensor in tensors.items():
         if tensor is None:
             continue
         if nn.parameter.is_lazy(tensor):
             return "lazy: its shape is not known before the first call"
-        if tensor.is_meta:
+        if tensor.is_meta and not awaited:
             return f"its {name} is on the meta device and has no values"
-        if tensor.device.type != "cpu":
+        if tensor.device.type != "cpu" and not tensor.is_meta:
             return f"its {name} is on {tensor.device}; move it with .cpu()"
         if type(tensor) not in (nn.Parameter, Tensor):
             return f"its {name} is a {type(tensor).__name__}, not a plain tensor"

@@ -1,0 +1,9 @@
+"""Filling a model on the meta device layer by layer, so that its float weights are never in memory as a whole."""
+
+from __future__ import annotations
+
+from edgekern.loading.arrivals import Arrivals
+from edgekern.loading.pages import MappedFiles
+from edgekern.loading.stored import StoredLayers, records_from_data, records_of, records_to_data
+
+__all__ = ["Arrivals", "MappedFiles", "StoredLayers", "records_from_data", "records_of", "records_to_data"]

@@ -1,0 +1,138 @@
+"""Native layers of a saved model: what says which they are, and filling them one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgekern.checkpoint import CheckpointFormatError, CheckpointMismatchError
+from edgekern.checkpoint.manifest import dtype_name
+from edgekern.config import Scheme, scheme_from_dict
+from edgekern.nn import NATIVE_LINEARS, NativeLinear
+from edgekern.nn.layers import Layer, find_layers, structural_obstacle
+from edgekern.nn.memory import part_of_a_model
+from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths
+
+Record = tuple[Scheme, torch.dtype, torch.dtype | None]
+"""A native layer's scheme, dtype, and that of its bias; its shape is the model's."""
+
+_DTYPES = {dtype_name(dtype): dtype for dtype in NativeLinear.DTYPES}
+_FIELDS = {"scheme", "dtype", "bias_dtype", "names"}
+
+
+def records_of(model: nn.Module) -> dict[str, Record]:
+    """The native layers of ``model`` by name."""
+    natives = {layer.name: layer.native for layer in find_layers(model) if layer.native}
+    return {name: (native.scheme, native.dtype, native.bias_dtype) for name, native in natives.items()}
+
+
+def records_to_data(records: Mapping[str, Record]) -> list[dict[str, Any]]:
+    """Records as JSON-ready data: those that are alike under one entry."""
+    groups: dict[Record, list[str]] = {}
+    for name, record in records.items():
+        groups.setdefault(record, []).append(name)
+    return [
+        {
+            "scheme": scheme.to_dict(),
+            "dtype": dtype_name(dtype),
+            "bias_dtype": None if bias_dtype is None else dtype_name(bias_dtype),
+            "names": names,
+        }
+        for (scheme, dtype, bias_dtype), names in groups.items()
+    ]
+
+
+def records_from_data(data: object) -> dict[str, Record]:
+    """The inverse of :func:`records_to_data`; nothing in ``data`` is imported, executed or taken as a path.
+
+    Raises:
+        CheckpointFormatError: not such data; the message says where.
+    """
+    if not isinstance(data, Sequence) or isinstance(data, str):
+        raise CheckpointFormatError(f"layers: expected a list of layers, got {type(data).__name__}")
+    records: dict[str, Record] = {}
+    for entry in data:
+        record, names = _record(entry)
+        records.update(dict.fromkeys(names, record))
+    return records
+
+
+def _record(entry: object) -> tuple[Record, list[str]]:
+    if not isinstance(entry, Mapping) or entry.keys() != _FIELDS:
+        got = sorted(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
+        raise CheckpointFormatError(f"layers: an entry must have exactly {sorted(_FIELDS)}, got {got}")
+    names, dtypes = entry["names"], (entry["dtype"], entry["bias_dtype"])
+    if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise CheckpointFormatError("layers: names must be a list of strings")
+    for dtype in dtypes:
+        if dtype not in _DTYPES and (dtype is not None or dtypes[0] is None):
+            raise CheckpointFormatError(f"layers: dtype must be one of {', '.join(_DTYPES)}; got {dtype!r}")
+    try:
+        scheme = scheme_from_dict(entry["scheme"])
+    except (TypeError, ValueError) as error:
+        raise CheckpointFormatError(f"layers: {error}") from None
+    if scheme.carried_out_by != "convert_":
+        raise CheckpointFormatError(f"layers: {scheme.format!r} is not a format of stored weights")
+    return (scheme, _DTYPES[dtypes[0]], None if dtypes[1] is None else _DTYPES[dtypes[1]]), list(names)
+
+
+class StoredLayers:
+    """Puts a bare module with room for the stored tensors wherever ``records`` has a native layer, and packs them.
+
+    The room is buffers on the meta device, so that whoever fills the model checks names and shapes as always.
+
+    Args:
+        model: built on the meta device, with nn.Linear layers.
+        records: its native layers by name.
+
+    Raises:
+        CheckpointMismatchError: the model has no such layer, or one that cannot be replaced.
+    """
+
+    def __init__(self, model: nn.Module, records: Mapping[str, Record]) -> None:
+        self._model = model
+        layers = {name: layer for layer in find_layers(model) for name in layer.names}
+        self._natives = [_native(layers.get(name), name, record) for name, record in records.items()]
+        for layer, native in self._natives:
+            room = nn.Module()
+            for part, tensor in native.canonical_like().items():
+                room.register_buffer(part, tensor)
+            replace(layer, room)
+
+    def pack(self, progress: Callable[[int], None]) -> None:
+        """Replaces every room by the native layer packed from it; ``progress`` is told the bytes of each.
+
+        Raises:
+            CheckpointMismatchError: values that cannot be.
+        """
+        natives = [native for _, native in self._natives]
+        size = sum(native.weight_bytes(native.in_features, native.out_features, native.dtype) for native in natives)
+        del natives
+        with part_of_a_model(size):
+            while self._natives:
+                layer, native = self._natives.pop(0)
+                tensors = self._model.get_submodule(layer.name).state_dict()
+                try:
+                    native.load_state_dict(tensors)
+                except RuntimeError as error:
+                    raise CheckpointMismatchError(f"layer {layer.name!r} cannot be packed: {error}") from None
+                replace(layer, native)
+                progress(sum(tensor.nbytes for tensor in tensors.values()))
+        settle_fused_paths(self._model)
+        return_freed_memory()
+
+
+def _native(layer: Layer | None, name: str, record: Record) -> tuple[Layer, NativeLinear]:
+    """The empty native layer that takes the place of the model's."""
+    if layer is None:
+        raise CheckpointMismatchError(f"the model has no layer {name!r}, which the checkpoint converts")
+    if not layer.places or layer.native or structural_obstacle(layer) or len(layer.shape) != 2:
+        reason = structural_obstacle(layer) or "it is no plain linear layer inside of a model"
+        raise CheckpointMismatchError(f"layer {name!r} of the model cannot be replaced: {reason}")
+    scheme, dtype, bias_dtype = record
+    kind, (out_features, in_features) = NATIVE_LINEARS[scheme.format], layer.shape
+    has_bias = bias_dtype is not None
+    return layer, kind(in_features, out_features, has_bias, dtype=dtype, bias_dtype=bias_dtype, scheme=scheme)

@@ -1,0 +1,198 @@
+"""quantize, eval, generate and bench lm, as their users meet them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from test_cli import invoke, invoke_json, run
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers", minversion="5")
+pytest.importorskip("scipy")
+pytest.importorskip("tomli_w")
+
+from tiny_llama import WORDS, add_tokenizer, folder_of, logits, tiny  # noqa: E402
+from transformers import AutoModelForCausalLM  # noqa: E402
+
+import edgekern as ek  # noqa: E402
+import edgekern.cli.options as options  # noqa: E402
+from edgekern.config import read_config  # noqa: E402
+from edgekern.evaluate import perplexity, windows  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+RULES = """
+format = "per_layer"
+[rules]
+lm_head = "dense"
+"re:.*mlp.*" = { format = "int8", rows = [1, 64] }
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return add_tokenizer(folder_of(tiny(eos_token_id=95), tmp_path_factory.mktemp("cli") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def quantized(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "out"
+    done = invoke("quantize", str(folder), "--scheme", "int8", "-o", str(out))
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def test_quantize_writes_what_from_pretrained_reads(folder, quantized):
+    expected = AutoModelForCausalLM.from_pretrained(folder)
+    ek.convert_(expected, ek.Int8())
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(quantized)), logits(expected))
+    assert read_config(quantized / "edgekern.toml") == ek.Int8()
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.name for file in quantized.iterdir()}
+
+
+def test_quantize_by_rules(folder, tmp_path):
+    file = tmp_path / "rules.toml"
+    file.write_text(RULES)
+    done = invoke("quantize", str(folder), "--config", str(file), "-o", str(tmp_path / "new/out"))
+    assert done.exit_code == 0, done.output
+    assert "22 layers: 9 converted, 13 left alone" in done.stdout
+    assert "left alone: lm_head: the rule 'lm_head' is None" in done.stdout
+    assert "peak memory" in done.stdout
+    assert read_config(tmp_path / "new/out/edgekern.toml") == read_config(file)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
+
+
+def test_a_folder_without_tokenizer_is_quantised_without(tmp_path):
+    folder = folder_of(tiny(), tmp_path / "bare")
+    assert invoke("quantize", str(folder), "--scheme", "int8", "-o", str(tmp_path / "out")).exit_code == 0
+    with pytest.raises(FileNotFoundError, match="holds no tokenizer"):
+        invoke("generate", str(folder), "-p", "w1")
+
+
+def test_eval_is_the_perplexity(quantized, tmp_path):
+    file = tmp_path / "text.txt"
+    words = [WORDS[number * number % 94] for number in range(200)]
+    file.write_text(" ".join(words))
+    result = invoke_json("eval", str(quantized), "--text", str(file), "--tokens", "16", "--windows", "4", "--json")
+    ids = torch.tensor([WORDS.index(word) for word in words])
+    expected = perplexity(AutoModelForCausalLM.from_pretrained(quantized), windows(ids, 16, 4))
+    assert result["perplexity"] == pytest.approx(expected, rel=1e-6)
+    assert (result["windows"], result["tokens"]) == (4, 16)
+    table = invoke("eval", str(quantized), "--text", str(file), "--tokens", "16", "--windows", "4")
+    assert table.stdout.startswith(f"perplexity {expected:.3f} on 4 windows of 16 tokens")
+
+
+def test_generate_streams_the_likeliest_tokens(quantized):
+    done = invoke("generate", str(quantized), "-p", "w1 w2 w3", "-n", "12")
+    assert done.exit_code == 0, done.output
+    model = AutoModelForCausalLM.from_pretrained(quantized)
+    ids = model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=12, do_sample=False, pad_token_id=0)[0, 3:]
+    assert len(ids) > 3
+    words = [WORDS[number] for number in ids.tolist() if number < 94]
+    assert done.stdout.split() == words
+    assert "prompt 3 tokens, " in done.stderr
+    assert f"decode {len(ids) - 1} tokens, " in done.stderr
+
+
+def test_bench_has_rows_like_llama_bench(folder, quantized):
+    tests = ("-p", "8,5", "-n", "3", "-t", "1,2", "-r", "2")
+    result = invoke_json("bench", "lm", str(folder), *tests, "--as", "stored,bfloat16,torch-int8,int8", "-o", "json")
+    rows = result["rows"]
+    assert [(row["test"], row["threads"]) for row in rows[:3]] == [("pp8", 1), ("pp5", 1), ("tg3", 1)]
+    assert len(rows) == 4 * 3 * 2
+    assert {row["weights"] for row in rows} == {"stored", "bfloat16", "torch-int8", "int8"}
+    for row in rows:
+        assert len(row["samples"]) == 2
+        assert row["tokens_per_second"] == pytest.approx(sum(row["samples"]) / 2)
+        assert row["deviation"] == pytest.approx(abs(row["samples"][0] - row["samples"][1]) / math.sqrt(2))
+    sizes = {row["weights"]: row["bytes"] for row in rows}
+    both = invoke_json("bench", "lm", str(folder), str(quantized), *tests, "--as", "float16", "-o", "json")["rows"]
+    assert {(row["model"], row["weights"]) for row in both} == {("tiny", "float16"), ("out", "stored")}
+    assert max(sizes["int8"], sizes["torch-int8"]) < sizes["stored"]
+    assert sizes["bfloat16"] == pytest.approx(sizes["stored"] / 2, rel=0.02)
+
+
+@pytest.mark.parametrize("form", ["md", "csv", "jsonl"])
+def test_bench_prints_every_form(quantized, form):
+    done = invoke("bench", "lm", str(quantized), "-p", "4", "-n", "0", "-r", "1", "-t", "1", "-o", form)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    if form == "md":
+        assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == [
+            "model",
+            "weights",
+            "size",
+            "threads",
+            "test",
+            "t/s",
+        ]
+        assert [cell.strip() for cell in lines[2].split("|")[1:6]][3:] == ["1", "pp4"]
+    elif form == "csv":
+        assert lines[0] == "model,weights,bytes,threads,test,tokens_per_second,deviation"
+        assert lines[1].split(",")[:2] == ["out", "stored"]
+    else:
+        (row,) = map(json.loads, lines)
+        assert (row["test"], row["machine"]["isa"]) == ("pp4", ek.kernels.default_isa())
+
+
+# ---------------------------------------------------------------------------------------------------- what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("quantize", "NOWHERE", "--scheme", "int8", "-o", "out"), "MODEL: NOWHERE is not a folder"),
+        (("quantize", "EMPTY", "--scheme", "int8", "-o", "out"), "holds no config.json"),
+        (("quantize", "MODEL", "-o", "out"), "takes --config FILE or --scheme NAME"),
+        (("quantize", "MODEL", "--scheme", "int8", "--config", "a.toml", "-o", "out"), "and one of them"),
+        (("quantize", "MODEL", "--scheme", "int5", "-o", "out"), "unknown format 'int5'; this version knows f32, int8"),
+        (("quantize", "MODEL", "--scheme", "shrink", "-o", "out"), "shrink"),
+        (("quantize", "MODEL", "--scheme", "int8", "-o", "EMPTY"), "OUT: .* exists already"),
+        (("quantize", "MODEL", "--config", "nothing.toml", "-o", "out"), "nothing.toml"),
+        (("quantize", "MODEL", "--config", "BITS", "-o", "out"), "bits.toml: .*no option 'bits'; it has form, rows"),
+        (("quantize", "MODEL", "--config", "PRUNE", "-o", "out"), "prune.toml: config: Prune is for prune_"),
+        (("eval", "MODEL", "--text", "nothing.txt"), "nothing.txt"),
+        (("eval", "MODEL", "--text", "LATIN"), "latin.txt is not UTF-8 text"),
+        (("eval", "MODEL", "--text", "RULES", "--tokens", "257"), "the model reads 256 tokens at once, not 257"),
+        (("eval", "MODEL", "--text", "RULES", "--tokens", "200"), "expected at least one window of 200 tokens"),
+        (("generate", "MODEL", "-p", " "), "--prompt: expected some text"),
+        (("bench", "lm", "EMPTY"), "holds no config.json"),
+        (("bench", "lm", "MODEL", "--as", "int5"), "--as int5: expected stored, float32, .* unknown format 'int5'"),
+        (("bench", "lm", "MODEL", "--as", "prune"), "--as prune: expected stored"),
+        (("bench", "lm", "MODEL", "-p", "0", "-n", "0"), "expected models, lengths"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_mistakes_are_explained(arguments, message, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = {"EMPTY": tmp_path / "empty", "MODEL": folder}
+    files["EMPTY"].mkdir()
+    contents = {"bits": b"format = 'int8'\nbits = 3", "prune": b"format = 'prune'\nsparsity = 0.5", "rules": b"w1 w2"}
+    for name, content in contents.items():
+        files[name.upper()] = tmp_path / f"{name}.toml"
+        files[name.upper()].write_bytes(content)
+    files["LATIN"] = tmp_path / "latin.txt"
+    files["LATIN"].write_bytes(b"\xe4\xf6")
+    with pytest.raises((OSError, ValueError), match=message):
+        invoke(*(str(files.get(argument, argument)) for argument in arguments))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_number_is_explained(folder):
+    done = invoke("bench", "lm", str(folder), "-t", "one")
+    assert done.exit_code == 2
+    assert "expected whole numbers, as 512 or 1,2; got 'one'" in done.output
+
+
+def test_without_the_extra_it_says_what_to_install(folder, monkeypatch):
+    monkeypatch.setattr(options, "find_spec", lambda name: None if name == "transformers" else object())
+    with pytest.raises(ImportError, match=r"need transformers; run: pip install 'edgekern\[lm\]'"):
+        invoke("generate", str(folder), "-p", "w1")
+
+
+def test_a_mistake_is_one_line_of_the_real_command(tmp_path):
+    done = run("quantize", str(tmp_path / "none"), "--scheme", "int8", "-o", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert done.stderr == f"edgekern: MODEL: {tmp_path / 'none'} is not a folder\n"
