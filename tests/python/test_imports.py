@@ -35,7 +35,7 @@ WITHOUT_TORCH = ["__init__", "config", "match", "summary", "targets", "kernels",
 HOMES = {
     "transformers": {"evaluate"},
     "typer": {"cli"},
-    "rich": {"cli", "report", "calibration", "table"},
+    "rich": {"cli", "report", "calibration", "prune", "table"},
     "matplotlib": {"report", "sensitivity"},
     "scipy": {"evaluate"},
     "safetensors": {"checkpoint"},
