@@ -34,7 +34,7 @@ from edgekern.evaluate import load_smollm2, perplexity, wikipedia_prose, windows
 from edgekern.report.machine import describe_machine  # noqa: E402
 
 RESULT = ROOT / "benchmarks/results/quantize-smollm2.json"
-WINDOWS, TOKENS = 16, 512
+WINDOWS, TOKENS = 12, 512
 
 
 @dataclass(frozen=True)
