@@ -112,7 +112,7 @@ def keep(case: Case, machine: dict[str, Any], facts: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="how the format of the cases to measure begins")
+    parser.add_argument("--only", default="", help="how format and method of the cases to measure begin")
     parser.add_argument("--threads", type=int, help="torch's threads")
     options = parser.parse_args()
     torch.set_num_threads(options.threads or torch.get_num_threads())
@@ -120,7 +120,7 @@ def main() -> None:
     ids = lm.ids(wikipedia_prose())
     text, data = windows(ids, TOKENS, WINDOWS), example.calibration(ids)
     for case in CASES:
-        if case.format.startswith(options.only):
+        if f"{case.format} {case.method}".startswith(options.only):
             machine = describe_machine()
             model, facts = converted(case, lm.model, data)
             keep(case, machine, {"perplexity": perplexity(model, text), **facts})

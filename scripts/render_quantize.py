@@ -21,8 +21,8 @@ def table(result: dict[str, Any]) -> str:
     machine, (count, tokens), (texts, length) = result["machine"], result["text"], result["calibration"]
     loads = sorted(row["load"] for row in result["rows"])
     about = (
-        f"{result['model']}: perplexity on {count} windows of {tokens} tokens, {count * tokens:,} in all. "
-        f"Calibrated on {texts} windows of {length} tokens, no training after it. torch {machine['versions']['torch']}, "
+        f"{result['model']}: perplexity on {count} windows of {tokens} tokens, {count * tokens:,} in all. Calibrated "
+        f"on {texts} windows of {length} tokens, no training after it. torch {machine['versions']['torch']}, "
         f"{machine['cpu']}, {machine['isa']}, {machine['threads']} thread{'s' * (machine['threads'] != 1)}, commit "
         f"{machine['commit']}. Others used the {machine['cores']} cores too, at a load of {loads[0]:.0f} to "
         f"{loads[-1]:.0f}: seconds are those of the processor."
