@@ -1,7 +1,8 @@
 """What a language model loses by fewer bits, rounded to nearest and by GPTQ: SmolLM2-135M in int8 and symmetric int4.
 
-    python benchmarks/quantize_lm.py                            half an hour: every case
-    python benchmarks/quantize_lm.py --only "int4, groups of 64"     those whose name begins so
+    python benchmarks/quantize_lm.py                            an hour or less: every case
+    python benchmarks/quantize_lm.py --only "int4, groups of 64"      of one format
+    python benchmarks/quantize_lm.py --only "int4, groups of 64 GPTQ"     one alone
 
 Each case is written into benchmarks/results/quantize-smollm2.json when it is done; `python scripts/render_quantize.py`
 renders docs/quantization.md. A busy machine does no harm but to the seconds. Needs what examples/prune_smollm2.py does,
@@ -35,6 +36,7 @@ from edgekern.report.machine import describe_machine  # noqa: E402
 
 RESULT = ROOT / "benchmarks/results/quantize-smollm2.json"
 WINDOWS, TOKENS = 12, 512
+CALIBRATION = (16, 512)  # windows, tokens of each: five for each input of the widest layer
 
 
 @dataclass(frozen=True)
@@ -52,18 +54,21 @@ class Case:
             return ""
         if not isinstance(self.scheme, ek.GPTQ):
             return "nearest"
-        return "GPTQ" if self.scheme.act_order else "GPTQ, columns in order"
+        clipped = isinstance(self.scheme.to, ek.Int4) and self.scheme.to.clip == "mse"
+        return "GPTQ" + ", clipped" * clipped + ", columns in order" * (not self.scheme.act_order)
 
 
-def int4(group_size: int) -> ek.Int4:
-    """Symmetric, and in the form that all computes the same as: nothing is measured here."""
-    return ek.Int4(group_size, symmetric=True, form="dense")
+def int4(group_size: int, clip: str = "none") -> ek.Int4:
+    """Symmetric, and in the form that all others compute the same as: nothing is timed here."""
+    return ek.Int4(group_size, symmetric=True, form="dense", clip=clip)
 
 
 CASES = [Case("float32", None), Case("int8", ek.Int8("dense")), Case("int8", ek.GPTQ(ek.Int8("dense")))]
 for size in (32, 64, 128):
-    name, orders = f"int4, groups of {size}", (True, False) if size == 64 else (True,)
-    CASES += [Case(name, int4(size)), *(Case(name, ek.GPTQ(int4(size), order)) for order in orders)]
+    name = f"int4, groups of {size}"
+    CASES += [Case(name, int4(size)), Case(name, ek.GPTQ(int4(size))), Case(name, ek.GPTQ(int4(size, "mse")))]
+    if size == 64:
+        CASES.append(Case(name, ek.GPTQ(int4(size), act_order=False)))
 
 
 def converted(case: Case, dense: nn.Module, data: list[dict[str, object]]) -> tuple[nn.Module, dict[str, Any]]:
@@ -104,7 +109,7 @@ def keep(case: Case, machine: dict[str, Any], facts: dict[str, Any]) -> None:
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "machine": machine,
         "text": [WINDOWS, TOKENS],
-        "calibration": list(example.CALIBRATION),
+        "calibration": list(CALIBRATION),
         "rows": [rows[c.format, c.method] for c in CASES if (c.format, c.method) in rows],
     }
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
@@ -112,15 +117,15 @@ def keep(case: Case, machine: dict[str, Any], facts: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="how format and method of the cases to measure begin")
+    parser.add_argument("--only", default="", help="the cases to measure: a format, or a format and a method")
     parser.add_argument("--threads", type=int, help="torch's threads")
     options = parser.parse_args()
     torch.set_num_threads(options.threads or torch.get_num_threads())
     lm = load_smollm2()
     ids = lm.ids(wikipedia_prose())
-    text, data = windows(ids, TOKENS, WINDOWS), example.calibration(ids)
+    text, data = windows(ids, TOKENS, WINDOWS), example.calibration(ids, *CALIBRATION)
     for case in CASES:
-        if f"{case.format} {case.method}".startswith(options.only):
+        if options.only in ("", case.format, f"{case.format} {case.method}"):
             machine = describe_machine()
             model, facts = converted(case, lm.model, data)
             keep(case, machine, {"perplexity": perplexity(model, text), **facts})
