@@ -46,6 +46,8 @@ class Case:
     format: str
     scheme: ek.Int8 | ek.Int4 | ek.GPTQ | None
     """None for the floats."""
+    dense: bool = False
+    """Whether it runs with the rounded weights as floats: what rounding the activations costs is the difference."""
 
     @property
     def method(self) -> str:
@@ -53,7 +55,7 @@ class Case:
         if self.scheme is None:
             return ""
         if not isinstance(self.scheme, ek.GPTQ):
-            return "nearest"
+            return "nearest, float activations" if self.dense else "nearest"
         clipped = isinstance(self.scheme.to, ek.Int4) and self.scheme.to.clip == "mse"
         return "GPTQ" + ", clipped" * clipped + ", columns in order" * (not self.scheme.act_order)
 
@@ -63,7 +65,8 @@ def int4(group_size: int, clip: str = "none") -> ek.Int4:
     return ek.Int4(group_size, symmetric=True, form="dense", clip=clip)
 
 
-CASES = [Case("float32", None), Case("int8", ek.Int8("dense")), Case("int8", ek.GPTQ(ek.Int8("dense")))]
+CASES = [Case("float32", None), Case("int8", ek.Int8("dense"), dense=True), Case("int8", ek.Int8("dense"))]
+CASES.append(Case("int8", ek.GPTQ(ek.Int8("dense"))))
 for size in (32, 64, 128):
     name = f"int4, groups of {size}"
     CASES += [Case(name, int4(size)), Case(name, ek.GPTQ(int4(size))), Case(name, ek.GPTQ(int4(size, "mse")))]
@@ -78,6 +81,8 @@ def converted(case: Case, dense: nn.Module, data: list[dict[str, object]]) -> tu
     model = copy.deepcopy(dense)
     if not isinstance(case.scheme, ek.GPTQ):
         ek.convert_(model, case.scheme)
+        if case.dense:
+            ek.dense_(model)
         return model, {}
     start, cpu = time.perf_counter(), time.process_time()
     report = ek.quantize_(model, case.scheme, data)

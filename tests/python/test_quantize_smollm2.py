@@ -26,10 +26,10 @@ def test_each_case_converts_a_copy():
 
     model = LanguageModel()
     data = [{"ids": torch.randint(40, (2, 16))} for _ in range(2)]
-    assert len({(case.format, case.method) for case in quantize_lm.CASES}) == len(quantize_lm.CASES) == 13
+    assert len({(case.format, case.method) for case in quantize_lm.CASES}) == len(quantize_lm.CASES) == 14
     for case in quantize_lm.CASES:
         result, facts = quantize_lm.converted(case, model, data)
-        assert native_names(result) == ([] if case.scheme is None else BLOCK_LAYERS)
+        assert native_names(result) == ([] if case.scheme is None or case.dense else BLOCK_LAYERS)
         assert native_names(model) == []
         assert ("layers" in facts) == case.method.startswith("GPTQ")
         if facts:
