@@ -36,7 +36,7 @@ from edgekern.report.machine import describe_machine  # noqa: E402
 
 RESULT = ROOT / "benchmarks/results/quantize-smollm2.json"
 WINDOWS, TOKENS = 12, 512
-CALIBRATION = (16, 512)  # windows, tokens of each: five for each input of the widest layer
+CALIBRATION = (8, 512)  # windows, tokens of each
 
 
 @dataclass(frozen=True)

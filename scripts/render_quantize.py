@@ -23,8 +23,7 @@ def table(result: dict[str, Any]) -> str:
     about = (
         f"{result['model']}: perplexity on {count} windows of {tokens} tokens, {count * tokens:,} in all. Calibrated "
         f"on {texts} windows of {length} tokens, no training after it. torch {machine['versions']['torch']}, "
-        f"{machine['cpu']}, {machine['isa']}, {machine['threads']} thread{'s' * (machine['threads'] != 1)}, commit "
-        f"{machine['commit']}. Others used the {machine['cores']} cores too, at a load of {loads[0]:.0f} to "
+        f"{machine['cpu']}, {machine['isa']}, commit {machine['commit']}. Others used the {machine['cores']} cores too, at a load of {loads[0]:.0f} to "
         f"{loads[-1]:.0f}: seconds are those of the processor."
     )
     lines = [about, "", "| weights | rounded | perplexity | more than float32 | error of a layer | seconds |"]
@@ -43,11 +42,11 @@ def recovered(rows: list[dict[str, Any]], dense: float) -> str:
     """Of what rounding to nearest loses in int4, how much GPTQ takes back."""
     scores = {(row["format"], row["method"]): row["perplexity"] for row in rows}
     shares = []
-    for (form, method), nearest in scores.items():
-        if method == "nearest" and form.startswith("int4") and (form, "GPTQ") in scores:
-            share = (nearest - scores[form, "GPTQ"]) / (nearest - dense)
-            shares.append(f"{share:.0%} in {form.removeprefix('int4, ')}")
-    return f"Of what rounding int4 to the nearest adds, GPTQ takes back {', '.join(shares)}."
+    for (form, method), score in scores.items():
+        if method.startswith("GPTQ") and form.startswith("int4"):
+            nearest = scores[form, "nearest"]
+            shares.append(f"{method} {(nearest - score) / (nearest - dense):.0%} in {form.removeprefix('int4, ')}")
+    return f"Of what rounding int4 to the nearest adds is taken back: by {', by '.join(shares)}."
 
 
 def main() -> int:

@@ -40,7 +40,7 @@ class GPTQ(Scheme):
 
     to: Int4 | Int8 = _INT4
     act_order: bool = True
-    damping: float = 0.05
+    damping: float = 0.01
 
     def __post_init__(self) -> None:
         if not isinstance(self.to, Int4 | Int8):
