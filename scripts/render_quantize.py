@@ -23,8 +23,8 @@ def table(result: dict[str, Any]) -> str:
     about = (
         f"{result['model']}: perplexity on {count} windows of {tokens} tokens, {count * tokens:,} in all. Calibrated "
         f"on {texts} windows of {length} tokens, no training after it. torch {machine['versions']['torch']}, "
-        f"{machine['cpu']}, {machine['isa']}, commit {machine['commit']}. Others used the {machine['cores']} cores too, "
-        f"at a load of {loads[0]:.0f} to {loads[-1]:.0f}: seconds are those of the processor, all cores added up."
+        f"{machine['cpu']}, {machine['isa']}, commit {machine['commit']}. Others used the {machine['cores']} cores "
+        f"too, at a load of {loads[0]:.0f} to {loads[-1]:.0f}: seconds are those of the processor, all cores added up."
     )
     lines = [about, "", "| weights | rounded | perplexity | more than float32 | error of a layer | seconds |"]
     lines.append("| --- | --- | ---: | ---: | ---: | ---: |")
