@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from edgekern import kernels
 from edgekern._lib import core as _core
 from edgekern._lib import has_torch as _has_torch
-from edgekern.config import Float16, Float32, Int4, Int8, PerLayer, Prune, Shrink, config_from_dict
+from edgekern.config import GPTQ, Float16, Float32, Int4, Int8, PerLayer, Prune, Shrink, config_from_dict
 
 __all__ = [
     "AGP",
+    "GPTQ",
     "BenchResult",
     "CheckpointError",
     "ConvertError",
@@ -28,6 +29,8 @@ __all__ = [
     "Prune",
     "PruneError",
     "PruneReport",
+    "QuantizeError",
+    "QuantizeReport",
     "Report",
     "Sensitivity",
     "Shrink",
@@ -44,6 +47,7 @@ __all__ = [
     "ops",
     "prune_",
     "prune_iteratively_",
+    "quantize_",
     "save",
     "sensitivity",
     "shrink_",
@@ -76,6 +80,7 @@ if TYPE_CHECKING or not _no_torch:
     from edgekern.plan import ConvertError
     from edgekern.prune import AGP, GradualPruner, MaskLock, PruneError, PruneReport, prune_, prune_iteratively_
     from edgekern.prune.structured import ShrinkReport, shrink_, shrink_like_
+    from edgekern.quantize import QuantizeError, QuantizeReport, quantize_
     from edgekern.sensitivity import Sensitivity, allocate, sensitivity
     from edgekern.summary import Report
 else:

@@ -16,7 +16,7 @@ from edgekern.nn.forms import LEAST_ZEROS, Choice
 from edgekern.nn.layers import Layer, find_layers, objection, obstacle, tied_weights
 from edgekern.nn.memory import part_of_a_model
 from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths, uninterrupted
-from edgekern.plan import ConvertError, Decision, FilterFn, plan
+from edgekern.plan import Conversion, ConvertError, Decision, FilterFn, check_filter_fn, check_model, plan
 from edgekern.summary import DENSE, LayerRow, Report
 
 _LEFT_ALONE = "_edgekern_left_alone"
@@ -50,8 +50,7 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
     """
     _check_model(model)
     check_config(config)
-    if filter_fn is not None and not callable(filter_fn):
-        raise TypeError(f"filter_fn: expected a function (module, name) -> bool, got {type(filter_fn).__name__}")
+    check_filter_fn(filter_fn)
     decisions = plan(model, config, filter_fn)
     with part_of_a_model(sum(map(bytes_of, decisions))):
         steps, left_alone = _prepare(decisions)
@@ -193,10 +192,7 @@ def _commit(model: nn.Module, steps: list[_Step]) -> None:
 
 
 def _check_model(model: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ConvertError("model: a TorchScript module cannot be changed in place; convert it before torch.jit.script")
+    check_model(model, Conversion.verb, ConvertError)
     if isinstance(model, (nn.Linear, *NATIVE_LINEARS.values())):
         raise ConvertError(
             f"model: a single {type(model).__name__} has no parent to be replaced in; "

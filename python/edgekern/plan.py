@@ -64,6 +64,20 @@ class Conversion:
         return layer.native is not None
 
 
+def check_model(model: object, verb: str, error: type[ValueError]) -> None:
+    """TypeError or ``error`` unless it is a module that can be changed in place."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise error(f"model: a TorchScript module cannot be changed in place; {verb} it before torch.jit.script")
+
+
+def check_filter_fn(filter_fn: object) -> None:
+    """TypeError unless it is None or can be called."""
+    if filter_fn is not None and not callable(filter_fn):
+        raise TypeError(f"filter_fn: expected a function (module, name) -> bool, got {type(filter_fn).__name__}")
+
+
 @dataclass(frozen=True)
 class Decision:
     """What shall become of one layer: a scheme, or a reason to leave it alone."""

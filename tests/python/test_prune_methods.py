@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from edgekern import Int8, PerLayer, Prune, convert_, ops, prune_
+from edgekern.calibration.matrix import to_matrix
 from edgekern.prune.allocate import outlier_ratio
-from edgekern.prune.matrix import to_matrix
 
 
 def correlated(samples=256, features=32, seed=0):

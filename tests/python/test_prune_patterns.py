@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgekern.calibration.matrix import from_matrix, to_matrix
 from edgekern.config import parse_pattern
-from edgekern.prune.matrix import from_matrix, to_matrix
 from edgekern.prune.patterns import Blocks, NOfM, lowest, nearest, pattern_of
 
 sizes = st.integers(1, 13)

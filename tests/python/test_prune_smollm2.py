@@ -20,8 +20,8 @@ import render_prune  # noqa: E402
 
 import edgekern as ek  # noqa: E402
 from edgekern.bench import decode_in_turns  # noqa: E402
+from edgekern.calibration.walk import Walk  # noqa: E402
 from edgekern.evaluate import language_model, perplexity  # noqa: E402
-from edgekern.prune.walk import Walk  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WORDS = 96

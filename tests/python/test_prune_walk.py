@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from edgekern import PerLayer, Prune, prune_
-from edgekern.prune import walk
-from edgekern.prune.walk import Walk
+from edgekern.calibration import walk
+from edgekern.calibration.walk import Walk
 
 WIDTH = 16
 

@@ -59,7 +59,7 @@ def test_examples_run(example, tmp_path):
     assert done.stdout.strip()
 
 
-@pytest.mark.parametrize("script", ["render_demo.py", "render_prune.py"])
+@pytest.mark.parametrize("script", ["render_demo.py", "render_prune.py", "render_quantize.py"])
 def test_the_numbers_are_the_committed_ones(script):
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / script, "--check"], capture_output=True, text=True, timeout=60

@@ -6,6 +6,7 @@ They are checked when made, compare by value, and turn into JSON-ready dictionar
 from __future__ import annotations
 
 from edgekern.config.formats import Float16, Float32, Int4, Int8
+from edgekern.config.gptq import GPTQ
 from edgekern.config.per_layer import Config, PerLayer, check_config
 from edgekern.config.prune import CALIBRATED_METHODS, PRUNE_METHODS, PRUNE_SCOPES, Prune, parse_pattern
 from edgekern.config.read import config_from_dict, scheme_from_dict
@@ -15,6 +16,7 @@ from edgekern.config.toml_file import read_config, write_config
 
 __all__ = [
     "CALIBRATED_METHODS",
+    "GPTQ",
     "MEASURED",
     "PRUNE_METHODS",
     "PRUNE_SCOPES",

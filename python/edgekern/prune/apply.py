@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from edgekern.calibration.errors import data_errors_as
+from edgekern.calibration.journal import journal
+from edgekern.calibration.observe import Hessian, Norms, Observe, check_data, gather
+from edgekern.calibration.progress import progress_bar
+from edgekern.calibration.walk import Walk
 from edgekern.config import CALIBRATED_METHODS, Config, Prune, check_config
 from edgekern.nn.layers import Layer
-from edgekern.nn.swap import uninterrupted
-from edgekern.plan import Decision, FilterFn, plan
+from edgekern.plan import Decision, FilterFn, check_filter_fn, check_model, plan
 from edgekern.prune.allocate import global_masks, outlier_ratio, owl_shares
-from edgekern.prune.calibrate import Hessian, Norms, Observe, check_data, gather
 from edgekern.prune.job import Job
-from edgekern.prune.matrix import from_matrix
-from edgekern.prune.progress import progress_bar
 from edgekern.prune.report import PruneReport, PruneRow
-from edgekern.prune.task import PruneError, Pruning, check_model, target_verdict
-from edgekern.prune.walk import Walk
+from edgekern.prune.task import PruneError, Pruning, target_verdict
 
 _UNREACHED = "the calibration data never reached it"
 
@@ -59,10 +58,10 @@ def prune_(
         sequential: layers are pruned in the order in which the model first calls them, each judged by inputs that come
             through the layers pruned before it, as they will in use. In a chain of blocks, as the layers of a
             transformer are, that takes about as many passes over the data as a block has distinct inputs, elsewhere one
-            for each input, up to where it is; see ``walk.py``. Only the statistics of layers that share an input are
-            kept, and the inputs of one block where they take no more memory than the model; data that can be iterated
-            only once are kept too. False judges all layers as none of them was pruned, in one pass that keeps the
-            statistics of all: for SparseGPT, in_features squared float32 values each.
+            for each input, up to where it is; see ``calibration/walk.py``. Only the statistics of layers that share an
+            input are kept, and the inputs of one block where they take no more memory than the model; data that can be
+            iterated only once are kept too. False judges all layers as none of them was pruned, in one pass that keeps
+            the statistics of all: for SparseGPT, in_features squared float32 values each.
         progress: shows a progress bar while data are used.
 
     Returns:
@@ -77,6 +76,7 @@ def prune_(
     return carry_out(model, config, data, filter_fn, sequential=sequential, progress=progress)
 
 
+@data_errors_as(PruneError)
 def carry_out(
     model: nn.Module,
     config: Config,
@@ -102,7 +102,7 @@ def carry_out(
     jobs = [Job(layer, scheme, scheme.share) for layer, scheme in schemes]
     _give_movement(jobs, movement)
     batches = _checked_batches(jobs, data, sequential)
-    with _journal() as replace, progress_bar("Pruning", len(jobs), progress and batches is not None) as advance:
+    with journal() as replace, progress_bar("Pruning", len(jobs), progress and batches is not None) as advance:
 
         def settle(job: Job, matrix: Tensor) -> None:
             replace(job.weight, matrix)
@@ -195,10 +195,9 @@ def _by_scheme(jobs: list[Job]) -> dict[Prune, list[Job]]:
 
 def check_arguments(model: object, config: object, data: object, filter_fn: object) -> None:
     """TypeError or PruneError unless ``prune_`` takes these."""
-    check_model(model)
+    check_model(model, Pruning.verb, PruneError)
     check_config(config, "prune_")
-    if filter_fn is not None and not callable(filter_fn):
-        raise TypeError(f"filter_fn: expected a function (module, name) -> bool, got {type(filter_fn).__name__}")
+    check_filter_fn(filter_fn)
     check_data(data)
 
 
@@ -227,26 +226,6 @@ def _checked_batches(jobs: list[Job], data: Iterable[Any] | None, sequential: bo
     passes_once = iter(data) is data
     several_passes = sequential or any(scheme.scope == "owl" for scheme in needing)
     return list(data) if passes_once and several_passes else data
-
-
-@contextmanager
-def _journal() -> Iterator[Callable[[Tensor, Tensor], None]]:
-    """Gives weights the values of matrices, and puts every one back when the block ends by an exception."""
-    originals: list[tuple[Tensor, Tensor]] = []
-
-    def replace(weight: Tensor, matrix: Tensor) -> None:
-        original = weight.clone()
-        with uninterrupted(), torch.no_grad():
-            originals.append((weight, original))
-            weight.copy_(from_matrix(matrix, weight))
-
-    try:
-        yield replace
-    except BaseException:
-        with uninterrupted(), torch.no_grad():
-            for weight, original in originals:
-                weight.copy_(original)
-        raise
 
 
 def _row(decision: Decision, job: Job | None) -> PruneRow:

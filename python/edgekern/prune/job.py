@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from edgekern.calibration.matrix import to_matrix
 from edgekern.config import Prune
 from edgekern.nn.layers import Layer
-from edgekern.prune.matrix import to_matrix
 from edgekern.prune.patterns import Pattern, pattern_of
 from edgekern.prune.sparsegpt import sparsegpt
 from edgekern.prune.task import PruneError

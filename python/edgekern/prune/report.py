@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from edgekern.prune.table import Table
+from edgekern.table import Table
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,7 @@
 """SparseGPT (Frantar and Alistarh 2023, arXiv 2301.00774): prune a matrix and let the weights kept make up for it.
 
-For a matrix W and its inputs X, [samples, in], each row w of W is a least-squares problem: change w to a w' with zeros
-so that |X w' - X w|^2 is least. Removing weight k alone, with all weights after it free to move, costs
-w_k^2 / U_kk^2, and moves those weights by -(w_k / U_kk) * U_k: here U is the upper Cholesky factor of the inverse of
-H = X^T X, whose row k holds what is needed after columns 0..k-1 are settled. All rows share U, so the columns are
-settled one by one for all rows at once. As in the paper, each run of ``block_size`` columns is finished before the
-columns after it are updated, with one matrix product instead of many rank-1 updates.
+The sweep is that of ``edgekern.calibration.obs``: it settles the columns one by one, for all rows at once, and this
+chooses which weights go when it is their turn.
 
 Rounding a weight that is kept is an error like removing it, and made up for in the same way (section 3.5 of the paper).
 """
@@ -17,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from edgekern.calibration.grids import Floats, Grid, Int4Grid, Int8Grid
+from edgekern.calibration.obs import Settled, inverse_factor, sweep
 from edgekern.config import Int4, Int8
-from edgekern.prune.grids import Floats, Grid, Int4Grid, Int8Grid
 from edgekern.prune.patterns import Pattern, nearest
 
 
@@ -51,10 +48,10 @@ def sparsegpt(
         ValueError: weights that ``joint`` cannot hold.
         torch.linalg.LinAlgError: the damped Hessian is not positive definite.
     """
-    factor, silent = _inverse_factor(hessian, damping)
+    factor, silent = inverse_factor(hessian, damping)
     choice = _Choice(pattern, sparsity, silent, torch.ones_like(matrix, dtype=torch.bool))
     floats = Floats(joint.group_size if isinstance(joint, Int4) else None)
-    pruned = _sweep(matrix, factor, block_size, choice, floats)
+    pruned = sweep(matrix, factor, block_size, choice, floats)
     if joint is None:
         return pruned
     # A second sweep from the beginning, for the grid depends on what the first one left: its steps are those of the
@@ -63,35 +60,8 @@ def sparsegpt(
     if isinstance(joint, Int8):
         grid = Int8Grid(pruned, dtype)
     else:
-        grid = Int4Grid(joint, choice.kept, pruned, floats)
-    return _sweep(matrix, factor, block_size, _Settled(choice.kept), grid)
-
-
-def _sweep(
-    matrix: Tensor,
-    factor: Tensor,
-    block_size: int,
-    choice: _Choice | _Settled,
-    grid: Grid,
-) -> Tensor:
-    """Settles the columns one by one: each weight goes to zero or to what ``grid`` has for it."""
-    weight = matrix.clone()
-    columns = weight.shape[1]
-    for start in range(0, columns, block_size):
-        end = min(start + block_size, columns)
-        block, local = weight[:, start:end], factor[start:end, start:end]  # views: the block is updated in place
-        errors = torch.zeros_like(block)
-        for column in range(end - start):
-            choice.choose(start + column, end, block[:, column:], local.diagonal()[column:])
-            grid.reach(start + column, weight)
-            present = block[:, column].clone()
-            final = grid.round(start + column, present) * choice.kept[:, start + column]
-            error = (present - final) / local[column, column]
-            block[:, column:] -= error[:, None] * local[column, column:]
-            block[:, column] = final  # exactly, where the update left a rounding error
-            errors[:, column] = error
-        weight[:, end:] -= errors @ factor[start:end, end:]
-    return weight
+        grid = Int4Grid(joint, choice.kept, floats.moved(pruned))
+    return sweep(matrix, factor, block_size, Settled(choice.kept), grid)
 
 
 @dataclass
@@ -122,16 +92,6 @@ class _Choice:
         self._chosen = until
 
 
-@dataclass
-class _Settled:
-    """A mask that was chosen before."""
-
-    kept: Tensor
-
-    def choose(self, column: int, end: int, weights: Tensor, diagonal: Tensor) -> None:
-        """Nothing is left to choose."""
-
-
 class _Quota:
     """Spends the share to remove over runs of columns, so that rounding in each does not add up."""
 
@@ -145,15 +105,3 @@ class _Quota:
         count = nearest(self._sparsity * self._seen) - self._removed
         self._removed += count
         return self._pattern.keep(scores, count / units)
-
-
-def _inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """The upper U with U^T U = inverse of the damped Hessian, and which inputs were always zero."""
-    damped = hessian.clone()
-    diagonal = damped.diagonal()  # a view
-    silent = diagonal == 0
-    # A silent input's row and column are zero; any positive number keeps it invertible and apart from the others.
-    diagonal[silent] = 1
-    diagonal += damping * diagonal.mean()
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    return torch.linalg.cholesky(inverse, upper=True), silent

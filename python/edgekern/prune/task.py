@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from edgekern.config import Prune, Scheme, parse_pattern
@@ -13,14 +12,6 @@ from edgekern.targets import Verdict, judge
 
 class PruneError(ValueError):
     """A model cannot be pruned as asked. It is as it was before the call."""
-
-
-def check_model(model: object, verb: str = "prune") -> None:
-    """TypeError or PruneError unless it is a module that can be changed in place."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise PruneError(f"model: a TorchScript module cannot be changed in place; {verb} it before torch.jit.script")
 
 
 class Pruning:

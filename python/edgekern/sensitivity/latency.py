@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from edgekern.bench.interleave import interleave
+from edgekern.calibration.observe import gather
 from edgekern.config import Int8
 from edgekern.convert import convert_
 from edgekern.nn.layers import Layer
-from edgekern.prune.calibrate import gather
 
 _ROUNDS, _TURN_SECONDS = 40, 0.005  # many short turns: a burst of other work hits few of them
 

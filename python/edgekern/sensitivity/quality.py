@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgekern.prune.calibrate import arguments, inference
+from edgekern.calibration.observe import arguments, inference
 
 Metric: TypeAlias = "str | Callable[[nn.Module], float]"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekern.config import Prune, scheme_from_dict
-from edgekern.prune.table import Table
+from edgekern.table import Table
 
 
 @dataclass(frozen=True)

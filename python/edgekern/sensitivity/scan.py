@@ -11,15 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgekern.calibration.errors import data_errors_as
+from edgekern.calibration.matrix import to_matrix
+from edgekern.calibration.progress import progress_bar
 from edgekern.config import Config, PerLayer, Prune
 from edgekern.match import DEFAULT, match
 from edgekern.nn.layers import Layer
 from edgekern.nn.swap import uninterrupted
 from edgekern.plan import Decision, FilterFn, plan
 from edgekern.prune.apply import check_arguments, prune_
-from edgekern.prune.matrix import to_matrix
 from edgekern.prune.patterns import pattern_of
-from edgekern.prune.progress import progress_bar
 from edgekern.prune.task import PruneError, Pruning
 from edgekern.sensitivity.latency import Candidates, Times, example_inputs
 from edgekern.sensitivity.quality import Metric, Quality, check_metric
@@ -28,6 +29,7 @@ from edgekern.sensitivity.result import Sensitivity, SensitivityRow
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
+@data_errors_as(PruneError)
 def sensitivity(
     model: nn.Module,
     metric: Metric = "mse",

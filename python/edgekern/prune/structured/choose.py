@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from edgekern.calibration.errors import data_errors_as
+from edgekern.calibration.observe import Norms, gather
 from edgekern.config import Config, PerLayer, Shrink
 from edgekern.match import DEFAULT, Match, match
 from edgekern.nn.layers import find_layers
 from edgekern.prune.allocate import global_masks
-from edgekern.prune.calibrate import Norms, gather
 from edgekern.prune.patterns import lowest, nearest
 from edgekern.prune.structured.cut import Cut
 from edgekern.prune.structured.groups import Group, Owners
@@ -96,6 +97,7 @@ def _job(group: Group, rules: Mapping[str, Match[Any]], owners: Owners) -> Job:
     return Job(group, rule.value, reason)
 
 
+@data_errors_as(PruneError)
 def choose_units(model: nn.Module, jobs: list[Job], data: Iterable[Any] | None, owners: Owners) -> None:
     """Scores units and settles which stay.
 

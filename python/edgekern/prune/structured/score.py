@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from edgekern.prune.calibrate import Norms
-from edgekern.prune.matrix import to_matrix
+from edgekern.calibration.matrix import to_matrix
+from edgekern.calibration.observe import Norms
 from edgekern.prune.structured.groups import Group, Owners, Span
 
 

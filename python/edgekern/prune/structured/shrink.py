@@ -9,16 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgekern.calibration.observe import check_data
 from edgekern.config import Config, check_config
 from edgekern.nn.layers import find_layers
-from edgekern.prune.calibrate import check_data
+from edgekern.plan import check_model
 from edgekern.prune.structured.choose import UNREACHED, Job, choose_units, cuts_of, plan_jobs
 from edgekern.prune.structured.cut import Cut, Journal
 from edgekern.prune.structured.groups import find_groups, owners_of
 from edgekern.prune.structured.report import ShrinkReport, ShrinkRow, Size
 from edgekern.prune.structured.trace import call_model, trace
 from edgekern.prune.structured.trial import isolate_failures
-from edgekern.prune.task import PruneError, check_model
+from edgekern.prune.task import PruneError
 
 
 def shrink_(model: nn.Module, config: Config, example_inputs: Any, data: Iterable[Any] | None = None) -> ShrinkReport:
@@ -50,7 +51,7 @@ def shrink_(model: nn.Module, config: Config, example_inputs: Any, data: Iterabl
         PruneError: a model that cannot be traced; data missing or empty; weights that hold NaN or infinity; a rule for
             a layer that does not exist or cannot be shrunk; rules at odds over one group; nothing to shrink at all.
     """
-    check_model(model, "shrink")
+    check_model(model, "shrink", PruneError)
     check_config(config, "shrink_")
     check_data(data)
     owners = owners_of(model)

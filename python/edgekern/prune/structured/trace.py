@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
-from edgekern.prune.calibrate import arguments, inference
+from edgekern.calibration.observe import arguments, inference
 from edgekern.prune.structured.call import Call, Value
 from edgekern.prune.structured.labels import Labels, no_labels
 from edgekern.prune.structured.rules import result_labels

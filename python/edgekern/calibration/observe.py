@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgekern.prune.task import PruneError
+from edgekern.calibration.errors import DataError
 
 Observe = Callable[[Tensor], None]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -41,10 +41,10 @@ class _Watcher:
         """Whether there was any input.
 
         Raises:
-            PruneError: it held NaN or infinity, or its squares overflow.
+            DataError: it held NaN or infinity, or its squares overflow.
         """
         if not self.total.isfinite().all():
-            raise PruneError(f"the calibration data give {name!r} inputs with NaN or infinity")
+            raise DataError(f"the calibration data give {name!r} inputs with NaN or infinity")
         return self.total.numel() > 0
 
 
@@ -140,11 +140,11 @@ def gather(
         once: that no batch reaches a module twice, so that the model need not go on once each was reached.
 
     Raises:
-        PruneError: there is no batch.
+        DataError: there is no batch.
     """
     count = watch(model, observers, map(arguments, batches), once=once)
     if not count:
-        raise PruneError("data: there is not one batch in it")
+        raise DataError("data: there is not one batch in it")
 
 
 def watch(

@@ -1,4 +1,4 @@
-"""Showing each layer in turn its inputs, as they come through the layers pruned before it, without starting over.
+"""Showing each layer in turn its inputs, as they come through the layers changed before it, without starting over.
 
 A whole pass over the data for each layer would make the work grow with the square of the depth. Two things save it:
 
@@ -19,23 +19,23 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from edgekern.prune.calibrate import Arguments, Observe, arguments, gather, watch
-from edgekern.prune.chain import Chain, nbytes, trials_in, watching
-from edgekern.prune.task import PruneError
+from edgekern.calibration.chain import Chain, nbytes, trials_in, watching
+from edgekern.calibration.errors import DataError
+from edgekern.calibration.observe import Arguments, Observe, arguments, gather, watch
 
 LEAST_ROOM = 256 << 20  # bytes that kept inputs may take even where the model itself takes less
 
 
 class Walk:
-    """The way through a model that its layers are pruned along.
+    """The way through a model that its layers are changed along.
 
     Args:
         model: what to run.
-        layers: those to prune.
+        layers: those to change.
         batches: the calibration data, which can be iterated again and again.
 
     Raises:
-        PruneError: there is no batch.
+        DataError: there is no batch.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[nn.Module], batches: Iterable[object]) -> None:
@@ -96,7 +96,7 @@ class _Kept:
 
 
 class _Survey:
-    """What one pass over the data, before anything is pruned, says about the way through the model."""
+    """What one pass over the data, before anything is changed, says about the way through the model."""
 
     def __init__(self, model: nn.Module, layers: Sequence[nn.Module]) -> None:
         self.stages: list[list[nn.Module]] = []
@@ -113,11 +113,11 @@ class _Survey:
         """The items of containers that ran at every call of a layer."""
 
     def run(self, model: nn.Module, batches: Iterable[object]) -> None:
-        """Looks at all batches; raises PruneError when there is none."""
+        """Looks at all batches; raises DataError when there is none."""
         with watching(self._trials) as running:
             observers = {layer: partial(self._meet, layer, running) for layer in self._waiting}
             if not watch(model, observers, map(arguments, batches), then=self._end_batch):
-                raise PruneError("data: there is not one batch in it")
+                raise DataError("data: there is not one batch in it")
         if self._waiting:
             self.stages.append(list(self._waiting))
 

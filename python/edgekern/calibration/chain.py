@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
-from edgekern.prune.calibrate import Arguments, Enough, arguments, inference
+from edgekern.calibration.observe import Arguments, Enough, arguments, inference
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +174,7 @@ def _alike(left: object, right: object) -> bool:
 
 def _copied(given: Arguments) -> Arguments | None:
     if any(isinstance(leaf, nn.Module) for leaf in tree_leaves(given)):
-        return None  # a copy of it would not see its layers pruned
+        return None  # a copy of it would not see its layers changed
     try:
         return copy.deepcopy(given)
     except (TypeError, RuntimeError, NotImplementedError):  # handles, generators, some kinds of tensor

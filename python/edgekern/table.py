@@ -1,4 +1,4 @@
-"""What the reports of pruning have in common: they print as tables."""
+"""What the reports of pruning and quantising have in common: they print as tables."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""What pruning and quantising have in common: showing layers their inputs, and settling weights by them."""

@@ -1,0 +1,65 @@
+"""GPTQ (Frantar et al. 2022, arXiv 2210.17323): round a matrix and let the weights not yet rounded make up for it.
+
+The sweep is that of ``edgekern.calibration.obs``, with nothing to remove: the weights that are zero stay, the others go
+to the values that conversion will find.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from edgekern import ops
+from edgekern.calibration.grids import Grid, Int4Grid, Int8Grid, SettledInt4Grid, int4_floats
+from edgekern.calibration.obs import Settled, inverse_factor, sweep
+from edgekern.config import GPTQ, Int4, Int8
+
+BLOCK_SIZE = 128
+"""Columns of a run. A multiple of every group size, so that a group is up to date when its first column is reached."""
+
+
+def gptq(matrix: Tensor, hessian: Tensor, scheme: GPTQ, dtype: torch.dtype) -> Tensor:
+    """The rounded matrix, float32 [out, in].
+
+    Args:
+        matrix: float32 [out, in]; its zeros stay.
+        hessian: float32 [in, in]: X^T X, up to a positive factor.
+        scheme: what to round to, and how.
+        dtype: of the layer's weight, which will hold the result.
+
+    Raises:
+        ValueError: weights that ``scheme.to`` cannot hold.
+        torch.linalg.LinAlgError: the damped Hessian is not positive definite.
+    """
+    order = torch.arange(matrix.shape[1])
+    if scheme.act_order:
+        order = hessian.diagonal().argsort(descending=True, stable=True)
+    weight = matrix[:, order]
+    mask = Settled(weight != 0)
+    grid: Grid
+    if isinstance(scheme.to, Int8):
+        grid = Int8Grid(weight, dtype)
+    elif scheme.act_order:
+        grid = SettledInt4Grid(scheme.to, matrix, order)
+    else:
+        grid = Int4Grid(scheme.to, mask.kept)
+    factor, _ = inverse_factor(hessian[order][:, order], scheme.damping)
+    return sweep(weight, factor, BLOCK_SIZE, mask, grid)[:, order.argsort()]
+
+
+def nearest(matrix: Tensor, to: Int4 | Int8) -> Tensor:
+    """What converting to ``to`` makes of the matrix by itself, each weight going to the nearest value: float32.
+
+    Raises:
+        ValueError: weights that ``to`` cannot hold.
+    """
+    if isinstance(to, Int4):
+        return int4_floats(matrix, to)
+    q, scale = ops.int8_quantize(matrix)
+    return q * scale[:, None]
+
+
+def squared_error(matrix: Tensor, other: Tensor, hessian: Tensor) -> float:
+    """The sum of squares of X (W - W')^T, from H = X^T X."""
+    difference = matrix - other
+    return float(((difference @ hessian) * difference).sum(dtype=torch.float64))

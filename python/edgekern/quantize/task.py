@@ -1,0 +1,42 @@
+"""Quantising, as the planner asks about it: which layers can be quantised, and which should be."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from edgekern.config import GPTQ, Scheme
+from edgekern.nn.layers import Layer, objection, obstacle
+
+
+class QuantizeError(ValueError):
+    """A model cannot be quantised as asked. It is as it was before the call."""
+
+
+class Quantizing:
+    """The task of ``quantize_``: what conversion would do to a layer, but for the memory a packed copy takes."""
+
+    verb = "quantise"
+    done = "quantised"
+    layers = "linear layers"
+    error: type[ValueError] = QuantizeError
+
+    def is_for(self, module: nn.Module) -> bool:
+        return isinstance(module, nn.Linear)
+
+    def obstacle(self, layer: Layer, scheme: Scheme) -> str:
+        if layer.native:
+            return f"{layer.native.format} already; quantise before converting"
+        reason = obstacle(layer)
+        if not reason and layer.linear.weight.is_inference():
+            return "its weight was made under torch.inference_mode and cannot be changed in place; clone it"
+        return reason
+
+    def objection(self, layer: Layer, ties: dict[nn.Module, str], scheme: Scheme) -> str:
+        assert isinstance(scheme, GPTQ)
+        if layer.module in ties:
+            way_out = f"a rule for it quantises it: PerLayer({{{layer.name!r}: {scheme!r}, '_default': {scheme!r}}})"
+            return f"its weight is also {ties[layer.module]!r}, which would be rounded with it; {way_out}"
+        return objection(layer, {}, scheme)
+
+    def is_done(self, layer: Layer) -> bool:
+        return False
