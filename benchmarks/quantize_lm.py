@@ -36,7 +36,6 @@ from edgekern.report.machine import describe_machine  # noqa: E402
 
 RESULT = ROOT / "benchmarks/results/quantize-smollm2.json"
 WINDOWS, TOKENS = 12, 512
-CALIBRATION = (8, 512)  # windows, tokens of each
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def keep(case: Case, machine: dict[str, Any], facts: dict[str, Any]) -> None:
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "machine": machine,
         "text": [WINDOWS, TOKENS],
-        "calibration": list(CALIBRATION),
+        "calibration": list(example.CALIBRATION),
         "rows": [rows[c.format, c.method] for c in CASES if (c.format, c.method) in rows],
     }
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
@@ -128,7 +127,7 @@ def main() -> None:
     torch.set_num_threads(options.threads or torch.get_num_threads())
     lm = load_smollm2()
     ids = lm.ids(wikipedia_prose())
-    text, data = windows(ids, TOKENS, WINDOWS), example.calibration(ids, *CALIBRATION)
+    text, data = windows(ids, TOKENS, WINDOWS), example.calibration(ids)
     for case in CASES:
         if options.only in ("", case.format, f"{case.format} {case.method}"):
             machine = describe_machine()

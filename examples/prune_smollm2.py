@@ -26,8 +26,9 @@ TOKENS = 1024  # of a window that perplexity is measured on
 CALIBRATION = (8, 512)  # windows, tokens of each
 
 
-def calibration(ids: Tensor, count: int = CALIBRATION[0], tokens: int = CALIBRATION[1]) -> list[dict[str, object]]:
+def calibration(ids: Tensor) -> list[dict[str, object]]:
     """Batches out of the last third of the text, spread over it: perplexity is measured on the first pages."""
+    count, tokens = CALIBRATION
     found = windows(ids[-(len(ids) // 3) :], tokens)
     chosen = found[:: max(1, len(found) // count)][:count]
     # One row of logits is enough, and the cache of keys and values is of no use: nothing is written here.
