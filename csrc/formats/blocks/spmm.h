@@ -164,8 +164,8 @@ EK_INLINE int64_t next(int64_t& at, int64_t step) {
   return now;
 }
 
-// Sums [channels][w] of a tile to y. A square of them is turned in registers and goes straight to y from there: through a
-// tile in memory, as the dense kernels' sums go, it took twice the instructions, on a tenth of their products.
+// Sums [channels][w] of a tile to y. A square of them is turned in registers and goes straight to y from there. Through a tile
+// in memory, as the dense kernels' sums go, 64 x 1536 sums took 33 us instead of 22 on Zen 4: half of a call with few weights.
 //
 // of(c) gives, for kLanes channels from c on, what makes values of their sums in row m: value(sums, m), F32.
 template <class Isa, class Product, ek_dtype D, ek_activation A, class Of>
