@@ -34,6 +34,8 @@ extern "C" const char* ek_status_message(ek_status status) {
       return "unknown group size; expected 32, 64 or 128";
     case EK_ERROR_CLIP:
       return "unknown way to clip; expected none or the lowest squared error";
+    case EK_ERROR_PARTS:
+      return "a call takes 1 to 8 layers, all of the same k";
   }
   return "unknown status";
 }

@@ -1,5 +1,5 @@
-// The torch ops edgekern::int8_linear, int4_linear, f32_linear and f16_linear: check their tensors, lend the library torch's memory and
-// threads, make y.
+// The torch ops edgekern::int8_linear, int4_linear, f32_linear and f16_linear, and int8_linear_2, _3, int4_linear_2, _3 of several
+// layers that read the same x: check their tensors, lend the library torch's memory and threads, make y.
 //
 // Cost decides the shape of this file: a 64x64 layer computes for a tenth of the time its dispatch takes, so an op
 // makes about a dozen shim calls of some nanoseconds each and one allocation, y.
@@ -37,8 +37,20 @@ struct Format {
   const char *name, *op, *pack;
   ek_status (*describe)(const void* packed, size_t size, Shape* shape);
   size_t (*workspace_size)(int64_t variant, int64_t m, int64_t k);
-  decltype(&ek_int8_linear) linear;
+  decltype(&ek_int8_linears) linears;
 };
+
+// A format whose layers run one by one, behind the same signature.
+template <auto kLinear>
+ek_status one_by_one(const ek_isa* isa, const ek_part* parts, int64_t count, int64_t m, const void* lhs, ek_dtype dtype,
+                     int64_t ld_lhs, ek_activation activation, void* workspace, size_t workspace_size,
+                     const ek_parallel* parallel) {
+  ek_status status = EK_OK;
+  for (int64_t i = 0; i < count && status == EK_OK; ++i)
+    status = kLinear(isa, parts[i].packed, parts[i].packed_size, m, lhs, dtype, ld_lhs, parts[i].y, parts[i].ld_y, activation,
+                     workspace, workspace_size, parallel);
+  return status;
+}
 
 ek_status describe_int8(const void* packed, size_t size, Shape* shape) {
   ek_int8_shape found;
@@ -49,7 +61,7 @@ ek_status describe_int8(const void* packed, size_t size, Shape* shape) {
 size_t int8_workspace(int64_t form, int64_t m, int64_t k) {
   return ek_int8_workspace_size(nullptr, static_cast<ek_int8_form>(form), m, k);
 }
-constexpr Format kInt8{"int8", "int8_linear", "int8_pack", describe_int8, int8_workspace, ek_int8_linear};
+constexpr Format kInt8{"int8", "int8_linear", "int8_pack", describe_int8, int8_workspace, ek_int8_linears};
 
 ek_status describe_int4(const void* packed, size_t size, Shape* shape) {
   ek_int4_shape found;
@@ -58,7 +70,7 @@ ek_status describe_int4(const void* packed, size_t size, Shape* shape) {
   return status;
 }
 size_t int4_workspace(int64_t, int64_t m, int64_t k) { return ek_int4_workspace_size(nullptr, m, k); }
-constexpr Format kInt4{"int4", "int4_linear", "int4_pack", describe_int4, int4_workspace, ek_int4_linear};
+constexpr Format kInt4{"int4", "int4_linear", "int4_pack", describe_int4, int4_workspace, ek_int4_linears};
 
 template <auto kDescribe>
 ek_status describe_floats(const void* packed, size_t size, Shape* shape) {
@@ -71,10 +83,18 @@ template <auto kWorkspaceSize>
 size_t floats_workspace(int64_t channels, int64_t m, int64_t k) {
   return kWorkspaceSize(nullptr, channels, m, k);
 }
-constexpr Format kF32{
-    "f32", "f32_linear", "f32_pack", describe_floats<ek_f32_describe>, floats_workspace<ek_f32_workspace_size>, ek_f32_linear};
-constexpr Format kF16{
-    "f16", "f16_linear", "f16_pack", describe_floats<ek_f16_describe>, floats_workspace<ek_f16_workspace_size>, ek_f16_linear};
+constexpr Format kF32{"f32",
+                      "f32_linear",
+                      "f32_pack",
+                      describe_floats<ek_f32_describe>,
+                      floats_workspace<ek_f32_workspace_size>,
+                      one_by_one<ek_f32_linear>};
+constexpr Format kF16{"f16",
+                      "f16_linear",
+                      "f16_pack",
+                      describe_floats<ek_f16_describe>,
+                      floats_workspace<ek_f16_workspace_size>,
+                      one_by_one<ek_f16_linear>};
 
 [[noreturn]] void fail(const Format& format, const std::string& message) {
   throw std::invalid_argument(text("edgekern.", format.op, ": ", message));
@@ -185,19 +205,37 @@ Shape describe(const Format& format, const View& packed, const std::byte* data) 
   return shape;
 }
 
-TensorHandle linear(const Format& format, TensorHandle x, const TensorHandle& packed, int64_t out_features,
-                    int64_t activation) {
+// One layer of a call: its matrix, and then its result.
+struct Layer {
+  TensorHandle packed;
+  int64_t out_features;
+  TensorHandle y;
+};
+
+// Checks a layer's matrix and says where it lies; *workspace_size grows to what it needs.
+ek_part open_layer(const Format& format, const View& x, int64_t m, const Layer& layer, size_t* workspace_size) {
+  const View packed(layer.packed);
+  const std::byte* weights = data_of(layer.packed);
+  const Shape shape = describe(format, packed, weights);
+  if (x.sizes[x.dim - 1] != shape.k) {
+    fail(format, text("x must end in ", shape.k, " features (what packed was made for), got shape ", x.shape()));
+  }
+  if (layer.out_features != shape.n)
+    fail(format, text("out_features must be ", shape.n, " as in packed, got ", layer.out_features));
+  const size_t needed = format.workspace_size(shape.variant, m, shape.k);
+  if (needed > *workspace_size) *workspace_size = needed;
+  return {weights, static_cast<size_t>(packed.sizes[0]), nullptr, shape.n};
+}
+
+void linear(const Format& format, TensorHandle x, Layer* layers, int64_t count, int64_t activation) {
   const View view(x);
-  const View packed_view(packed);
-  const std::byte* weights = data_of(packed);
-  const Shape shape = describe(format, packed_view, weights);
   const ek_dtype dtype = library_dtype(format, view.dtype);
   if (view.dim == 0) fail(format, "x must have at least one dimension, got a scalar");
   if (view.dim > kMaxDim) fail(format, text("x has ", view.dim, " dimensions, at most ", kMaxDim, " are possible"));
-  if (view.sizes[view.dim - 1] != shape.k) {
-    fail(format, text("x must end in ", shape.k, " features (what packed was made for), got shape ", view.shape()));
-  }
-  if (out_features != shape.n) fail(format, text("out_features must be ", shape.n, " as in packed, got ", out_features));
+  const int64_t m = count_rows(view), k = view.sizes[view.dim - 1];
+  ek_part parts[EK_MAX_PARTS];
+  size_t workspace_size = 0;
+  for (int64_t i = 0; i < count; ++i) parts[i] = open_layer(format, view, m, layers[i], &workspace_size);
   if (activation < EK_NONE || activation > EK_SILU) {
     fail(format, text("activation must be a code of edgekern.ops.ACTIVATIONS (0 to 4), got ", activation));
   }
@@ -207,36 +245,42 @@ TensorHandle linear(const Format& format, TensorHandle x, const TensorHandle& pa
                                      "torch.no_grad() for inference, or call edgekern.dense_(model) to train"));
   }
 
-  TensorHandle y = empty_like_rows(view, shape.n);
-  const int64_t m = count_rows(view);
-  if (m == 0) return y;
+  for (int64_t i = 0; i < count; ++i) {
+    layers[i].y = empty_like_rows(view, layers[i].out_features);
+    parts[i].y = data_of(layers[i].y);
+  }
+  if (m == 0) return;
   Rows rows;
   if (!fold_rows(view, &rows)) {
-    TensorHandle contiguous = empty_like_rows(view, shape.k);
+    TensorHandle contiguous = empty_like_rows(view, k);
     check_torch(torch_shim.copy(contiguous.get(), x.get(), 0), "copy x");
     x = std::move(contiguous);
-    rows = {m, shape.k};
+    rows = {m, k};
   }
-  Workspace workspace(format.workspace_size(shape.variant, m, shape.k));
+  Workspace workspace(workspace_size);
   Threads threads;
-  check(format.linear(nullptr, weights, static_cast<size_t>(packed_view.sizes[0]), m, data_of(x), dtype, rows.ld, data_of(y),
-                      shape.n, static_cast<ek_activation>(activation), workspace.data(), workspace.size(), threads.parallel()),
+  check(format.linears(nullptr, parts, count, m, data_of(x), dtype, rows.ld, static_cast<ek_activation>(activation),
+                       workspace.data(), workspace.size(), threads.parallel()),
         format.op);
   threads.check();
-  return y;
 }
 
-template <const Format& kFormat>
+// (x, kCount packed, kCount out_features, activation) -> kCount y
+template <const Format& kFormat, int kCount>
 void linear_cpu(StableIValue* stack, uint64_t, uint64_t) {
-  TensorHandle x(stack[0]), packed(stack[1]);
-  TensorHandle y = linear(kFormat, std::move(x), packed, static_cast<int64_t>(stack[2]), static_cast<int64_t>(stack[3]));
-  stack[0] = reinterpret_cast<StableIValue>(y.release());
+  TensorHandle x(stack[0]);
+  Layer layers[kCount];
+  for (int i = 0; i < kCount; ++i)
+    layers[i] = {TensorHandle(stack[1 + i]), static_cast<int64_t>(stack[1 + kCount + i]), TensorHandle()};
+  linear(kFormat, std::move(x), layers, kCount, static_cast<int64_t>(stack[1 + 2 * kCount]));
+  for (int i = 0; i < kCount; ++i) stack[i] = reinterpret_cast<StableIValue>(layers[i].y.release());
 }
 
 // For every device and layout without a kernel of its own.
-template <const Format& kFormat>
+template <const Format& kFormat, int kCount>
 void linear_elsewhere(StableIValue* stack, uint64_t, uint64_t) {
-  TensorHandle x(stack[0]), packed(stack[1]);
+  TensorHandle tensors[1 + kCount];
+  for (int i = 0; i <= kCount; ++i) tensors[i] = TensorHandle(stack[i]);
   fail(kFormat,
        "x and packed must be dense CPU tensors; move the model with model.cpu() and the input with x.cpu(), or call "
        "edgekern.dense_(model) to run elsewhere");
@@ -249,13 +293,26 @@ TorchLibrary* implementation_library(const char* key) {
   return library;
 }
 
-template <const Format& kFormat>
+template <const Format& kFormat, int kCount = 1>
 void define_linear(TorchLibrary* fragment) {
-  const std::string schema = text(kFormat.op, "(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor");
-  check_torch(torch_shim.define(fragment, schema.c_str()), "define an op");
-  check_torch(torch_shim.implement(implementation_library("CPU"), kFormat.op, linear_cpu<kFormat>),
+  std::string name = kFormat.op, arguments = "(Tensor x, Tensor packed, SymInt out_features, int activation)",
+              result = "Tensor";
+  if (kCount > 1) {
+    name += text("_", kCount);
+    std::string matrices, sizes, results;
+    for (int i = 0; i < kCount; ++i) {
+      matrices += text(", Tensor packed_", i);
+      sizes += text(", SymInt out_features_", i);
+      results += text(i == 0 ? "" : ", ", "Tensor");
+    }
+    arguments = text("(Tensor x", matrices, sizes, ", int activation)");
+    result = text("(", results, ")");
+  }
+  check_torch(torch_shim.define(fragment, text(name, arguments, " -> ", result).c_str()), "define an op");
+  check_torch(torch_shim.implement(implementation_library("CPU"), name.c_str(), linear_cpu<kFormat, kCount>),
               "implement an op for the CPU");
-  check_torch(torch_shim.implement(implementation_library("CompositeExplicitAutograd"), kFormat.op, linear_elsewhere<kFormat>),
+  check_torch(torch_shim.implement(implementation_library("CompositeExplicitAutograd"), name.c_str(),
+                                   linear_elsewhere<kFormat, kCount>),
               "implement an op for other devices");
 }
 
@@ -275,7 +332,11 @@ void register_torch_ops(const std::unordered_map<std::string, uintptr_t>& symbol
   TorchLibrary* fragment = nullptr;
   check_torch(shim.library_fragment("edgekern", "edgekern", 0, &fragment), "open a library");
   define_linear<kInt8>(fragment);
+  define_linear<kInt8, 2>(fragment);
+  define_linear<kInt8, 3>(fragment);
   define_linear<kInt4>(fragment);
+  define_linear<kInt4, 2>(fragment);
+  define_linear<kInt4, 3>(fragment);
   define_linear<kF32>(fragment);
   define_linear<kF16>(fragment);
 }

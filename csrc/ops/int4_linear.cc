@@ -45,31 +45,51 @@ extern "C" size_t ek_int4_workspace_size(const ek_isa* isa, int64_t m, int64_t k
   return panels::Slab(kernels->int4.lhs, m, k).bytes();
 }
 
+extern "C" ek_status ek_int4_linears(const ek_isa* isa, const ek_part* parts, int64_t count, int64_t m, const void* lhs,
+                                     ek_dtype dtype, int64_t ld_lhs, ek_activation activation, void* workspace,
+                                     size_t workspace_size, const ek_parallel* parallel) {
+  if (!valid_dtype(dtype)) return EK_ERROR_DTYPE;
+  if (activation < EK_NONE || activation > EK_SILU) return EK_ERROR_ACTIVATION;
+  if (count < 1 || count > EK_MAX_PARTS) return EK_ERROR_PARTS;
+  if (parts == nullptr) return EK_ERROR_NULL_POINTER;
+  int4::Layout layouts[EK_MAX_PARTS];
+  for (int64_t i = 0; i < count; ++i) {
+    ek_status status = int4::open_packed(parts[i].packed, parts[i].packed_size, &layouts[i]);
+    if (status != EK_OK) return status;
+    if (layouts[i].k != layouts[0].k) return EK_ERROR_PARTS;
+  }
+  const edgekern::Kernels* all = nullptr;
+  ek_status status = resolve_isa(isa, &all);
+  if (status != EK_OK) return status;
+  const int4::Kernels& kernels = all->int4;
+  const int64_t k = layouts[0].k;
+  panels::Layer<int4::GemmArgs, int4::Gemm> layers[EK_MAX_PARTS];
+  int64_t found = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int4::Layout& layout = layouts[i];
+    if (layout.line_depth != kernels.line_depth) return EK_ERROR_ORDER;
+    if (m < 0) return EK_ERROR_SHAPE;
+    if (m == 0 || layout.n == 0) continue;
+    if ((lhs == nullptr && k > 0) || parts[i].y == nullptr || workspace == nullptr) return EK_ERROR_NULL_POINTER;
+    if (m > 1 && (ld_lhs < k || parts[i].ld_y < layout.n)) return EK_ERROR_STRIDE;
+    layers[found++] = {{{}, int4::panels_of(parts[i].packed, layout), {parts[i].y, parts[i].ld_y, dtype, activation, false}},
+                       int4::gemm_of(kernels, layout.form)};
+  }
+  if (found == 0) return EK_OK;
+  panels::Slab slab(kernels.lhs, m, k);
+  if (workspace_size < slab.bytes()) return EK_ERROR_WORKSPACE;
+  for (int64_t i = 0; i < found; ++i) layers[i].args.lhs = slab.at(workspace);
+  panels::run_rows(kernels.lhs, slab, m, k, layers, found, parallel,
+                   [&](int64_t start, int64_t m0, int64_t m1, const int8::LhsRows& rows) {
+                     const char* from = static_cast<const char*>(lhs) + start * ld_lhs * bytes_of(dtype);
+                     kernels.quantize(from, dtype, ld_lhs, k, m0, m1, rows);
+                   });
+  return EK_OK;
+}
+
 extern "C" ek_status ek_int4_linear(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m, const void* lhs,
                                     ek_dtype dtype, int64_t ld_lhs, void* y, int64_t ld_y, ek_activation activation,
                                     void* workspace, size_t workspace_size, const ek_parallel* parallel) {
-  if (!valid_dtype(dtype)) return EK_ERROR_DTYPE;
-  if (activation < EK_NONE || activation > EK_SILU) return EK_ERROR_ACTIVATION;
-  int4::Layout layout{};
-  ek_status status = int4::open_packed(packed, packed_size, &layout);
-  if (status != EK_OK) return status;
-  const edgekern::Kernels* all = nullptr;
-  status = resolve_isa(isa, &all);
-  if (status != EK_OK) return status;
-  const int4::Kernels& kernels = all->int4;
-  if (layout.line_depth != kernels.line_depth) return EK_ERROR_ORDER;
-  if (m < 0) return EK_ERROR_SHAPE;
-  if (m == 0 || layout.n == 0) return EK_OK;
-  if ((lhs == nullptr && layout.k > 0) || y == nullptr || workspace == nullptr) return EK_ERROR_NULL_POINTER;
-  if (m > 1 && (ld_lhs < layout.k || ld_y < layout.n)) return EK_ERROR_STRIDE;
-  panels::Slab slab(kernels.lhs, m, layout.k);
-  if (workspace_size < slab.bytes()) return EK_ERROR_WORKSPACE;
-
-  int4::GemmArgs args{slab.at(workspace), int4::panels_of(packed, layout), {y, ld_y, dtype, activation, false}};
-  panels::run_rows(kernels.lhs, slab, m, layout.k, args, int4::gemm_of(kernels, layout.form), parallel,
-                   [&](int64_t start, int64_t m0, int64_t m1, const int8::LhsRows& rows) {
-                     const char* from = static_cast<const char*>(lhs) + start * ld_lhs * bytes_of(dtype);
-                     kernels.quantize(from, dtype, ld_lhs, layout.k, m0, m1, rows);
-                   });
-  return EK_OK;
+  ek_part part{packed, packed_size, y, ld_y};
+  return ek_int4_linears(isa, &part, 1, m, lhs, dtype, ld_lhs, activation, workspace, workspace_size, parallel);
 }

@@ -29,23 +29,24 @@ size_t blocks_workspace(const edgekern::Kernels& kernels, ek_int8_form form, int
   return Slab(kernels_of(kernels, form), form, m, k).bytes();
 }
 
-void run_blocks(const edgekern::Kernels& kernels, const Layout& layout, const void* packed, int64_t m, const Input& input,
-                const Output& output, void* workspace, const ek_parallel* parallel) {
-  const BlockKernels& form = kernels_of(kernels, layout.form);
+void run_blocks(const edgekern::Kernels& kernels, const Part& part, int64_t m, const Input& input, void* workspace,
+                const ek_parallel* parallel) {
+  const BlockKernels& form = kernels_of(kernels, part.layout.form);
+  const Layout& layout = part.layout;
   Slab slab(form, layout.form, m, layout.k);
   blocks::Layout kept = kept_blocks(layout);
   SpmmArgs args{slab.at(workspace),
-                blocks::rhs_of<int32_t>(kept, packed),
-                at<int32_t>(packed, layout.column_sum_offset()),
-                at<float>(packed, layout.scale_offset()),
-                at<float>(packed, layout.bias_offset()),
-                output};
+                blocks::rhs_of<int32_t>(kept, part.packed),
+                at<int32_t>(part.packed, layout.column_sum_offset()),
+                at<float>(part.packed, layout.scale_offset()),
+                at<float>(part.packed, layout.bias_offset()),
+                part.output};
   for (int64_t m0 = 0; m0 < m; m0 += slab.tiles.rows) {
     args.lhs.tiles.rows = min_of(slab.tiles.rows, m - m0);
-    args.output = from_row(output, m0);
+    args.output = from_row(part.output, m0);
     Input rows = input.from_row(m0);
     blocks::run_slab(
-        form, kept, packed, args.lhs.tiles, parallel,
+        form, kept, part.packed, args.lhs.tiles, parallel,
         [&](int64_t begin, int64_t end) { read_rows(form, rows, layout.k, begin, end, args.lhs); }, args);
   }
 }

@@ -1,4 +1,4 @@
-// A layer of each kind of packed matrix, in panels or in blocks, behind the checks of int8_linear.cc.
+// Layers of each kind of packed matrix, in panels or in blocks, behind the checks of int8_linear.cc.
 #pragma once
 
 #include "base/dtype.h"
@@ -29,12 +29,20 @@ void read_rows(const FormKernels& kernels, const Input& input, int64_t k, int64_
   kernels.load_u8(static_cast<const uint8_t*>(input.data), input.ld, input.zero_point, k, m0, m1, lhs);
 }
 
+// A layer of a call.
+struct Part {
+  Layout layout;
+  const void* packed;
+  Output output;
+};
+
 size_t panels_workspace(const edgekern::Kernels& kernels, ek_int8_form form, int64_t m, int64_t k);
-void run_panels(const edgekern::Kernels& kernels, const Layout& layout, const void* packed, int64_t m, const Input& input,
-                const Output& output, void* workspace, const ek_parallel* parallel);
+// 1 to EK_MAX_PARTS of them, of one k.
+void run_panels(const edgekern::Kernels& kernels, const Part* parts, int64_t count, int64_t m, const Input& input,
+                void* workspace, const ek_parallel* parallel);
 
 size_t blocks_workspace(const edgekern::Kernels& kernels, ek_int8_form form, int64_t m, int64_t k);
-void run_blocks(const edgekern::Kernels& kernels, const Layout& layout, const void* packed, int64_t m, const Input& input,
-                const Output& output, void* workspace, const ek_parallel* parallel);
+void run_blocks(const edgekern::Kernels& kernels, const Part& part, int64_t m, const Input& input, void* workspace,
+                const ek_parallel* parallel);
 
 }  // namespace edgekern::int8

@@ -10,42 +10,44 @@
 namespace edgekern::int8 {
 namespace {
 
-// What a form needs to run.
-struct Runner {
-  Order order;
-  size_t (*workspace)(const edgekern::Kernels& kernels, ek_int8_form form, int64_t m, int64_t k);
-  void (*run)(const edgekern::Kernels& kernels, const Layout& layout, const void* packed, int64_t m, const Input& input,
-              const Output& output, void* workspace, const ek_parallel* parallel);
-};
-
-Runner runner_of(const edgekern::Kernels& kernels, ek_int8_form form) {
-  if (in_panels(form)) return {kernels.int8.order, panels_workspace, run_panels};
-  return {kernels.int8_blocks.order, blocks_workspace, run_blocks};
+// What a form wants.
+Order order_of(const edgekern::Kernels& kernels, ek_int8_form form) {
+  return in_panels(form) ? kernels.int8.order : kernels.int8_blocks.order;
 }
 
-// What every entry point checks first. On EK_OK, *layout and *kernels are set; *work is false when there is nothing to do.
-struct Call {
-  Layout layout{};
-  const edgekern::Kernels* kernels = nullptr;
-  Runner runner{};
-  bool work = false;
-};
+size_t workspace_of(const edgekern::Kernels& kernels, ek_int8_form form, int64_t m, int64_t k) {
+  return in_panels(form) ? panels_workspace(kernels, form, m, k) : blocks_workspace(kernels, form, m, k);
+}
 
-ek_status open_call(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m, const void* lhs, int64_t ld_lhs,
-                    const void* y, int64_t ld_y, const void* workspace, size_t workspace_size, Call* call) {
-  ek_status status = open_packed(packed, packed_size, &call->layout);
+// What every entry point checks first. On EK_OK, *part is set, but for the rest of its output.
+ek_status open_part(const edgekern::Kernels& kernels, const ek_part& given, int64_t m, const void* lhs, int64_t ld_lhs,
+                    const void* workspace, size_t workspace_size, Part* part) {
+  ek_status status = open_packed(given.packed, given.packed_size, &part->layout);
   if (status != EK_OK) return status;
-  status = resolve_isa(isa, &call->kernels);
-  if (status != EK_OK) return status;
-  const Layout& layout = call->layout;
-  call->runner = runner_of(*call->kernels, layout.form);
-  if (!(layout.order == call->runner.order)) return EK_ERROR_ORDER;
+  const Layout& layout = part->layout;
+  if (!(layout.order == order_of(kernels, layout.form))) return EK_ERROR_ORDER;
+  part->packed = given.packed;
+  part->output = {given.y, given.ld_y, EK_F32, EK_NONE, false};
   if (m < 0) return EK_ERROR_SHAPE;
   if (m == 0 || layout.n == 0) return EK_OK;
-  call->work = true;
-  if ((lhs == nullptr && layout.k > 0) || y == nullptr || workspace == nullptr) return EK_ERROR_NULL_POINTER;
-  if (m > 1 && (ld_lhs < layout.k || ld_y < layout.n)) return EK_ERROR_STRIDE;
-  return workspace_size < call->runner.workspace(*call->kernels, layout.form, m, layout.k) ? EK_ERROR_WORKSPACE : EK_OK;
+  if ((lhs == nullptr && layout.k > 0) || given.y == nullptr || workspace == nullptr) return EK_ERROR_NULL_POINTER;
+  if (m > 1 && (ld_lhs < layout.k || given.ld_y < layout.n)) return EK_ERROR_STRIDE;
+  return workspace_size < workspace_of(kernels, layout.form, m, layout.k) ? EK_ERROR_WORKSPACE : EK_OK;
+}
+
+// Those in panels together, the others one by one.
+void run(const edgekern::Kernels& kernels, const Part* parts, int64_t count, int64_t m, const Input& input, void* workspace,
+         const ek_parallel* parallel) {
+  Part together[EK_MAX_PARTS];
+  int64_t found = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (parts[i].layout.n == 0) continue;
+    if (in_panels(parts[i].layout.form))
+      together[found++] = parts[i];
+    else
+      run_blocks(kernels, parts[i], m, input, workspace, parallel);
+  }
+  if (found > 0) run_panels(kernels, together, found, m, input, workspace, parallel);
 }
 
 }  // namespace
@@ -57,20 +59,35 @@ using namespace edgekern::int8;
 extern "C" size_t ek_int8_workspace_size(const ek_isa* isa, ek_int8_form form, int64_t m, int64_t k) {
   const edgekern::Kernels* kernels = nullptr;
   if (m < 0 || !valid_shape(0, k) || functions_of(form) == nullptr || resolve_isa(isa, &kernels) != EK_OK) return 0;
-  return runner_of(*kernels, form).workspace(*kernels, form, m, k);
+  return workspace_of(*kernels, form, m, k);
+}
+
+extern "C" ek_status ek_int8_linears(const ek_isa* isa, const ek_part* parts, int64_t count, int64_t m, const void* lhs,
+                                     ek_dtype dtype, int64_t ld_lhs, ek_activation activation, void* workspace,
+                                     size_t workspace_size, const ek_parallel* parallel) {
+  if (!valid_dtype(dtype)) return EK_ERROR_DTYPE;
+  if (activation < EK_NONE || activation > EK_SILU) return EK_ERROR_ACTIVATION;
+  if (count < 1 || count > EK_MAX_PARTS) return EK_ERROR_PARTS;
+  if (parts == nullptr) return EK_ERROR_NULL_POINTER;
+  const edgekern::Kernels* kernels = nullptr;
+  ek_status status = resolve_isa(isa, &kernels);
+  Part opened[EK_MAX_PARTS];
+  for (int64_t i = 0; i < count && status == EK_OK; ++i) {
+    status = open_part(*kernels, parts[i], m, lhs, ld_lhs, workspace, workspace_size, &opened[i]);
+    if (status == EK_OK && opened[i].layout.k != opened[0].layout.k) status = EK_ERROR_PARTS;
+    opened[i].output.dtype = dtype;
+    opened[i].output.activation = activation;
+  }
+  if (status != EK_OK || m == 0) return status;
+  run(*kernels, opened, count, m, {lhs, dtype, ld_lhs, nullptr}, workspace, parallel);
+  return EK_OK;
 }
 
 extern "C" ek_status ek_int8_linear(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m, const void* lhs,
                                     ek_dtype dtype, int64_t ld_lhs, void* y, int64_t ld_y, ek_activation activation,
                                     void* workspace, size_t workspace_size, const ek_parallel* parallel) {
-  if (!valid_dtype(dtype)) return EK_ERROR_DTYPE;
-  if (activation < EK_NONE || activation > EK_SILU) return EK_ERROR_ACTIVATION;
-  Call call;
-  ek_status status = open_call(isa, packed, packed_size, m, lhs, ld_lhs, y, ld_y, workspace, workspace_size, &call);
-  if (status != EK_OK || !call.work) return status;
-  call.runner.run(*call.kernels, call.layout, packed, m, {lhs, dtype, ld_lhs, nullptr}, {y, ld_y, dtype, activation, false},
-                  workspace, parallel);
-  return EK_OK;
+  ek_part part{packed, packed_size, y, ld_y};
+  return ek_int8_linears(isa, &part, 1, m, lhs, dtype, ld_lhs, activation, workspace, workspace_size, parallel);
 }
 
 extern "C" ek_status ek_int8_quantize_lhs(const ek_isa* isa, int64_t m, int64_t k, const void* lhs, ek_dtype dtype,
@@ -92,12 +109,15 @@ extern "C" ek_status ek_int8_quantize_lhs(const ek_isa* isa, int64_t m, int64_t 
 extern "C" ek_status ek_int8_matmul_s32(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m, const uint8_t* q,
                                         int64_t ld_q, const int32_t* zero_point, int32_t* acc, int64_t ld_acc, void* workspace,
                                         size_t workspace_size, const ek_parallel* parallel) {
-  Call call;
-  ek_status status = open_call(isa, packed, packed_size, m, q, ld_q, acc, ld_acc, workspace, workspace_size, &call);
-  if (status != EK_OK || !call.work) return status;
+  const edgekern::Kernels* kernels = nullptr;
+  ek_status status = resolve_isa(isa, &kernels);
+  if (status != EK_OK) return status;
+  Part part;
+  status = open_part(*kernels, {packed, packed_size, acc, ld_acc}, m, q, ld_q, workspace, workspace_size, &part);
+  if (status != EK_OK || m == 0 || part.layout.n == 0) return status;
   if (zero_point == nullptr) return EK_ERROR_NULL_POINTER;
-  if (call.layout.k > kBlockDepth) return EK_ERROR_SHAPE;
-  call.runner.run(*call.kernels, call.layout, packed, m, {q, EK_F32, ld_q, zero_point}, {acc, ld_acc, EK_F32, EK_NONE, true},
-                  workspace, parallel);
+  if (part.layout.k > kBlockDepth) return EK_ERROR_SHAPE;
+  part.output.integers = true;
+  run(*kernels, &part, 1, m, {q, EK_F32, ld_q, zero_point}, workspace, parallel);
   return EK_OK;
 }

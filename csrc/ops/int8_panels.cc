@@ -1,4 +1,4 @@
-// A layer of the forms in panels, dense and bitmap: slabs of rows, tiles of rows x 64 columns.
+// Layers of the forms in panels, dense and bitmap: slabs of rows, tiles of rows x 64 columns.
 #include "formats/int8/bitmap.h"
 #include "ops/int8_forms.h"
 #include "ops/panels.h"
@@ -38,13 +38,19 @@ size_t panels_workspace(const edgekern::Kernels& kernels, ek_int8_form, int64_t 
   return panels::Slab(kernels.int8.lhs, m, k).bytes();
 }
 
-void run_panels(const edgekern::Kernels& kernels, const Layout& layout, const void* packed, int64_t m, const Input& input,
-                const Output& output, void* workspace, const ek_parallel* parallel) {
-  panels::Slab slab(kernels.int8.lhs, m, layout.k);
-  GemmArgs args{slab.at(workspace), panels_of(packed, layout), output};
-  panels::run_rows(kernels.int8.lhs, slab, m, layout.k, args, gemm_of(kernels.int8, layout.form), parallel,
+void run_panels(const edgekern::Kernels& kernels, const Part* parts, int64_t count, int64_t m, const Input& input,
+                void* workspace, const ek_parallel* parallel) {
+  const int64_t k = parts->layout.k;
+  panels::Slab slab(kernels.int8.lhs, m, k);
+  panels::Layer<GemmArgs, Gemm> layers[EK_MAX_PARTS];
+  for (int64_t i = 0; i < count; ++i) {
+    const Part& part = parts[i];
+    layers[i] = {{slab.at(workspace), panels_of(part.packed, part.layout), part.output},
+                 gemm_of(kernels.int8, part.layout.form)};
+  }
+  panels::run_rows(kernels.int8.lhs, slab, m, k, layers, count, parallel,
                    [&](int64_t start, int64_t m0, int64_t m1, const LhsRows& lhs) {
-                     read_rows(kernels.int8, input.from_row(start), layout.k, m0, m1, lhs);
+                     read_rows(kernels.int8, input.from_row(start), k, m0, m1, lhs);
                    });
 }
 

@@ -1,5 +1,5 @@
 // What the layers in panels of 16 output channels share, of any format: slabs of rows whose quantised form stays in cache,
-// and tickets of rows x columns.
+// and tickets of rows x columns. A call may have several layers that read the same rows: they are quantised once.
 #pragma once
 
 #include "formats/int8/layout.h"
@@ -40,6 +40,7 @@ struct Slab {
 struct Tiles {
   int64_t ticket_panels, groups, pieces, piece_rows;
 
+  Tiles() = default;
   Tiles(int64_t tile_rows, int64_t rows, int64_t panels, int64_t k, int threads) {
     int64_t tiles = ceil_div(panels, kTilePanels), tile_macs = rows * kTilePanels * int8::kPanelColumns * max_of(k, 1);
     int64_t most = max_of(1, tiles / (kTicketsPerThread * threads));
@@ -52,38 +53,57 @@ struct Tiles {
   int64_t count() const { return groups * pieces; }
 };
 
-// read(m0, m1) quantises rows of lhs; gemm(m0, m1, p0, p1) makes y of rows x panels.
-template <class Read, class Gemm>
-void run_slab(int64_t tile_rows, int64_t rows, int64_t n, int64_t k, const ek_parallel* parallel, const Read& read,
-              const Gemm& gemm) {
-  int64_t panels = ceil_div(n, int8::kPanelColumns);
+// A layer of a call, as its kernel wants it.
+template <class Args, class Gemm>
+struct Layer {
+  Args args;
+  Gemm gemm;
+
+  int64_t panels() const { return ceil_div(args.rhs.n, int8::kPanelColumns); }
+};
+
+// read(m0, m1) quantises rows of lhs.
+template <class Layer, class Read>
+void run_slab(int64_t tile_rows, int64_t rows, int64_t k, const Layer* layers, int64_t count, const ek_parallel* parallel,
+              const Read& read) {
+  int64_t n = 0;
+  for (int64_t i = 0; i < count; ++i) n += layers[i].args.rhs.n;
   int threads = rows * n * k < kSerialMacs ? 1 : thread_count(parallel);
   if (threads == 1) {
     read(0, rows);
-    return gemm(0, rows, 0, panels);
+    for (int64_t i = 0; i < count; ++i) layers[i].gemm(layers[i].args, 0, rows, 0, layers[i].panels());
+    return;
+  }
+  Tiles tiles[EK_MAX_PARTS];
+  int64_t tickets = 0, ends[EK_MAX_PARTS];
+  for (int64_t i = 0; i < count; ++i) {
+    tiles[i] = Tiles(tile_rows, rows, layers[i].panels(), k, threads);
+    ends[i] = tickets += tiles[i].count();
   }
   int64_t ticket_rows = rows_per_ticket(rows, k, 1, threads);
-  Tiles tiles(tile_rows, rows, panels, k, threads);
   run_tickets(
-      parallel, ceil_div(rows, ticket_rows), tiles.count(),
+      parallel, ceil_div(rows, ticket_rows), tickets,
       [&](int64_t t) { read(t * ticket_rows, min_of(rows, (t + 1) * ticket_rows)); },
       [&](int64_t t) {
-        int64_t m0 = t % tiles.pieces * tiles.piece_rows, p0 = t / tiles.pieces * tiles.ticket_panels;
-        gemm(m0, min_of(rows, m0 + tiles.piece_rows), p0, min_of(panels, p0 + tiles.ticket_panels));
+        int64_t i = 0;
+        while (t >= ends[i]) ++i;
+        const Tiles& of = tiles[i];
+        int64_t at = t - (ends[i] - of.count());
+        int64_t m0 = at % of.pieces * of.piece_rows, p0 = at / of.pieces * of.ticket_panels;
+        layers[i].gemm(layers[i].args, m0, min_of(rows, m0 + of.piece_rows), p0,
+                       min_of(layers[i].panels(), p0 + of.ticket_panels));
       });
 }
 
-// All rows of a layer, slab by slab: read(m, m0, m1, lhs) quantises rows of the slab that starts at m, args are the kernel's.
-template <class Args, class Gemm, class Read>
-void run_rows(const int8::RowLayout& kernels, const Slab& slab, int64_t m, int64_t k, Args args, Gemm gemm,
+// All rows of a call, slab by slab: read(m, m0, m1, lhs) quantises rows of the slab that starts at m. The layers' outputs are
+// moved on from slab to slab.
+template <class Layer, class Read>
+void run_rows(const int8::RowLayout& kernels, const Slab& slab, int64_t m, int64_t k, Layer* layers, int64_t count,
               const ek_parallel* parallel, const Read& read) {
-  const Output output = args.output;
   for (int64_t start = 0; start < m; start += slab.rows) {
-    args.output = from_row(output, start);
-    run_slab(
-        kernels.rows, min_of(slab.rows, m - start), args.rhs.n, k, parallel,
-        [&](int64_t m0, int64_t m1) { read(start, m0, m1, args.lhs); },
-        [&](int64_t m0, int64_t m1, int64_t p0, int64_t p1) { gemm(args, m0, m1, p0, p1); });
+    run_slab(kernels.rows, min_of(slab.rows, m - start), k, layers, count, parallel,
+             [&](int64_t m0, int64_t m1) { read(start, m0, m1, layers->args.lhs); });
+    for (int64_t i = 0; i < count; ++i) layers[i].args.output = from_row(layers[i].args.output, slab.rows);
   }
 }
 

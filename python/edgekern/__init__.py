@@ -50,6 +50,7 @@ __all__ = [
     "quantize_",
     "save",
     "sensitivity",
+    "share_inputs_",
     "shrink_",
     "shrink_like_",
 ]
@@ -77,6 +78,7 @@ if TYPE_CHECKING or not _no_torch:
     from edgekern.bench import BenchResult, bench
     from edgekern.checkpoint import CheckpointError, load, save
     from edgekern.convert import convert_, dense_, explain
+    from edgekern.nn import share_inputs_
     from edgekern.plan import ConvertError
     from edgekern.prune import AGP, GradualPruner, MaskLock, PruneError, PruneReport, prune_, prune_iteratively_
     from edgekern.prune.structured import ShrinkReport, shrink_, shrink_like_

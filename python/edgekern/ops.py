@@ -11,6 +11,11 @@
 - ``activation``: a code of :data:`ACTIVATIONS`
 - result: [..., N] of x's dtype, contiguous
 
+``int8_linear_2``, ``int8_linear_3``, ``int4_linear_2`` and ``int4_linear_3`` are two or three layers that read the same
+x, which is quantised once, in one parallel region: ``(Tensor x, Tensor packed_0, Tensor packed_1, SymInt
+out_features_0, SymInt out_features_1, int activation) -> (Tensor, Tensor)``, and likewise for three. Each result is
+that of the layer alone, bit for bit.
+
 Inference only: raises ``ValueError`` when x requires grad and grad mode is on. The kernels are native and registered
 through torch's stable C ABI, so one build of edgekern serves every torch from 2.9 on.
 """
@@ -19,6 +24,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,13 +77,15 @@ core.register_torch_ops(_torch_symbols())
 _library = torch.library.Library("edgekern", "FRAGMENT")
 
 
-def _fake_linear(op: str) -> Callable[[torch.Tensor, torch.Tensor, int, int], torch.Tensor]:
-    """What a linear op does with fake tensors: its checks, and an empty result."""
+def _fake_linear(op: str, count: int) -> Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]:
+    """What a linear op of ``count`` layers does with fake tensors: its checks, and empty results."""
 
-    def linear(x: torch.Tensor, packed: torch.Tensor, out_features: int, activation: int) -> torch.Tensor:
-        if x.device.type != "cpu" or packed.device.type != "cpu":
+    def linear(x: torch.Tensor, *rest: Any) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        packed, out_features = rest[:count], rest[count:-1]
+        devices = [x.device, *(tensor.device for tensor in packed)]
+        if any(device.type != "cpu" for device in devices):
             raise ValueError(
-                f"edgekern.{op}: x and packed must be on the CPU, got {x.device} and {packed.device}; "
+                f"edgekern.{op}: x and packed must be on the CPU, got {' and '.join(map(str, devices))}; "
                 "move the model with model.cpu() and the input with x.cpu(), or call edgekern.dense_(model) to run "
                 "elsewhere"
             )
@@ -88,17 +96,20 @@ def _fake_linear(op: str) -> Callable[[torch.Tensor, torch.Tensor, int, int], to
                 f"edgekern.{op} has no backward, and x requires grad: wrap the call in torch.inference_mode() or "
                 "torch.no_grad() for inference, or call edgekern.dense_(model) to train"
             )
-        return x.new_empty((*x.shape[:-1], out_features))
+        results = tuple(x.new_empty((*x.shape[:-1], n)) for n in out_features)
+        return results[0] if count == 1 else results
 
     return linear
 
 
-for _op in ("int8_linear", "int4_linear", "f32_linear", "f16_linear"):
+_OPS = {"int8_linear": (1, 2, 3), "int4_linear": (1, 2, 3), "f32_linear": (1,), "f16_linear": (1,)}
+for _op, _count in ((op, count) for op, counts in _OPS.items() for count in counts):
     # The ops have no backward, and their kernels say so themselves. Without this line torch's fallback for ops that
     # know no autograd runs before every call: it costs half a microsecond and would let a backward pass go through with
     # a warning.
-    _library.impl(_op, torch.library.fallthrough_kernel, "Autograd")
-    torch.library.register_fake(f"edgekern::{_op}", _fake_linear(_op))
+    _name = _op if _count == 1 else f"{_op}_{_count}"
+    _library.impl(_name, torch.library.fallthrough_kernel, "Autograd")
+    torch.library.register_fake(f"edgekern::{_name}", _fake_linear(_op, _count))
 
 
 def _array(name: str, tensor: torch.Tensor) -> np.ndarray:

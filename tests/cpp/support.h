@@ -179,4 +179,11 @@ inline bool close(double got, double wanted, double error, ek_activation activat
   return fabs(got - wanted) <= (activation == EK_NONE ? error : 1.2 * error + 3e-6 * (1 + fabs(wanted)));
 }
 
+struct Pool {
+  explicit Pool(int threads) { REQUIRE(ek_pool_create(threads, &pool) == EK_OK); }
+  ~Pool() { ek_pool_destroy(pool); }
+  ek_parallel parallel() const { return ek_pool_parallel(pool); }
+  ek_pool* pool = nullptr;
+};
+
 }  // namespace edgekern::test

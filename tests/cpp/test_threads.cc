@@ -21,13 +21,6 @@ std::vector<float> linear(const Matrix& rhs, int64_t m, const std::vector<float>
   return y;
 }
 
-struct Pool {
-  explicit Pool(int threads) { REQUIRE(ek_pool_create(threads, &pool) == EK_OK); }
-  ~Pool() { ek_pool_destroy(pool); }
-  ek_parallel parallel() const { return ek_pool_parallel(pool); }
-  ek_pool* pool = nullptr;
-};
-
 }  // namespace
 
 TEST_CASE("threads: the same bits for one to five threads") {

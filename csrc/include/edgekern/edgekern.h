@@ -45,7 +45,8 @@ typedef enum ek_status EK_ENUM_TYPE {
   EK_ERROR_ORDER = 11,  // packed for an ISA that reads another order of bytes; pack again for this one
   EK_ERROR_FORM = 12,   // not one of the format's forms, not 1, 2, 4 or 8 channels, or a form that cannot hold this matrix
   EK_ERROR_GROUP = 13,  // int4's group_size is not 32, 64 or 128
-  EK_ERROR_CLIP = 14    // not one of ek_int4_clip
+  EK_ERROR_CLIP = 14,   // not one of ek_int4_clip
+  EK_ERROR_PARTS = 15   // less than 1 or more than EK_MAX_PARTS layers in a call, or layers of different k
 } ek_status;
 
 // English, static storage, never NULL.
@@ -104,6 +105,15 @@ typedef enum ek_activation EK_ENUM_TYPE {
   EK_SILU = 4        // x / (1 + exp(-x))
 } ek_activation;
 
+// One of several layers that read the same lhs.
+typedef struct ek_part {
+  const void* packed;
+  size_t packed_size;
+  void* y;  // [m][ld_y], of lhs's dtype
+  int64_t ld_y;
+} ek_part;
+#define EK_MAX_PARTS 8
+
 // ---------------------------------------------------------------------------------------------- int8 (W8A8)
 //
 // y[m][n] = act( lhs_scale[m] * rhs_scale[n] * sum_k (q[m][k] - zero_point[m]) * w[n][k]  + bias[n] )
@@ -152,13 +162,18 @@ EK_API ek_status ek_int8_describe(const void* packed, size_t packed_size, ek_int
 EK_API ek_status ek_int8_unpack(const void* packed, size_t packed_size, int8_t* q, int64_t ld_q, float* scale, float* bias,
                                 const ek_parallel* parallel);
 
-// Scratch that ek_int8_linear and ek_int8_matmul_s32 need for these sizes; no alignment asked. isa NULL = default.
+// Scratch that ek_int8_linear, ek_int8_linears and ek_int8_matmul_s32 need for these sizes; no alignment asked. isa NULL = default.
 EK_API size_t ek_int8_workspace_size(const ek_isa* isa, ek_int8_form form, int64_t m, int64_t k);
 
 // The whole layer in one parallel region: quantise lhs, multiply, scale, add bias, activate. y has lhs's dtype.
 EK_API ek_status ek_int8_linear(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m, const void* lhs,
                                 ek_dtype dtype, int64_t ld_lhs, void* y, int64_t ld_y, ek_activation activation,
                                 void* workspace, size_t workspace_size, const ek_parallel* parallel);
+// ek_int8_linear for several layers of the same lhs, bit for bit: those in panels (EK_INT8_DENSE and the bitmap forms) quantise
+// it once, in one parallel region. The workspace is the largest that any of them needs.
+EK_API ek_status ek_int8_linears(const ek_isa* isa, const ek_part* parts, int64_t count, int64_t m, const void* lhs,
+                                 ek_dtype dtype, int64_t ld_lhs, ek_activation activation, void* workspace,
+                                 size_t workspace_size, const ek_parallel* parallel);
 
 // The two halves of ek_int8_linear, for tests and for integer pipelines.
 EK_API ek_status ek_int8_quantize_lhs(const ek_isa* isa, int64_t m, int64_t k, const void* lhs, ek_dtype dtype, int64_t ld_lhs,
@@ -227,13 +242,17 @@ EK_API ek_status ek_int4_describe(const void* packed, size_t packed_size, ek_int
 EK_API ek_status ek_int4_unpack(const void* packed, size_t packed_size, uint8_t* w, int64_t ld_w, uint16_t* scale,
                                 uint8_t* zero, float* bias, const ek_parallel* parallel);
 
-// Scratch that ek_int4_linear needs for these sizes; no alignment asked. isa NULL = default.
+// Scratch that ek_int4_linear and ek_int4_linears need for these sizes; no alignment asked. isa NULL = default.
 EK_API size_t ek_int4_workspace_size(const ek_isa* isa, int64_t m, int64_t k);
 
 // The whole layer in one parallel region: quantise lhs, multiply, scale, add bias, activate. y has lhs's dtype.
 EK_API ek_status ek_int4_linear(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m, const void* lhs,
                                 ek_dtype dtype, int64_t ld_lhs, void* y, int64_t ld_y, ek_activation activation,
                                 void* workspace, size_t workspace_size, const ek_parallel* parallel);
+// As ek_int8_linears; group sizes may differ.
+EK_API ek_status ek_int4_linears(const ek_isa* isa, const ek_part* parts, int64_t count, int64_t m, const void* lhs,
+                                 ek_dtype dtype, int64_t ld_lhs, ek_activation activation, void* workspace,
+                                 size_t workspace_size, const ek_parallel* parallel);
 
 // ------------------------------------------------------------------------------------- f32, pruned
 //

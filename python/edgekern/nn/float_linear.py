@@ -51,7 +51,7 @@ class FloatLinear(NativeLinear):
     """
 
     _packing: ClassVar[_Packing]
-    _chosen_here: ClassVar[tuple[str, ...]] = ("packed", "choice", "_plain")
+    _chosen_here: ClassVar[tuple[str, ...]] = ("packed", "choice", "_plain", "shared")
 
     scheme: Float32 | Float16
     _plain: tuple[Tensor, Tensor | None] | None

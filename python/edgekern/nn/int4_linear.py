@@ -43,6 +43,12 @@ class Int4Linear(NativeLinear):
 
     def forward(self, input: Tensor) -> Tensor:
         """``[..., in_features]`` to ``[..., out_features]``, in the dtype of ``input``."""
+        if self.shared is not None:
+            return self.shared(self, input)
+        return self.alone(input)
+
+    def alone(self, input: Tensor) -> Tensor:
+        """What ``forward`` gives, computed by a call of this layer's own."""
         return _int4_linear(input, self.packed, self.out_features, self._activation_code)
 
     @property

@@ -33,13 +33,19 @@ class Int8Linear(NativeLinear):
     format: ClassVar[str] = Int8.format
     scheme_class: ClassVar[type[Int8]] = Int8
     exact: ClassVar[tuple[str, ...]] = ("weight", "weight_scale")
-    _chosen_here: ClassVar[tuple[str, ...]] = ("packed", "packed_few", "choice", "_few_elements")
+    _chosen_here: ClassVar[tuple[str, ...]] = ("packed", "packed_few", "choice", "_few_elements", "shared")
 
     scheme: Int8
     packed_few: Tensor | None
 
     def forward(self, input: Tensor) -> Tensor:
         """``[..., in_features]`` to ``[..., out_features]``, in the dtype of ``input``."""
+        if self.shared is not None:
+            return self.shared(self, input)
+        return self.alone(input)
+
+    def alone(self, input: Tensor) -> Tensor:
+        """What ``forward`` gives, computed by a call of this layer's own."""
         packed = self.packed
         if self.packed_few is not None and input.numel() <= self._few_elements:
             packed = self.packed_few

@@ -17,6 +17,8 @@ from edgekern.nn.forms import Choice
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from edgekern.nn.shared_input import SharedInput
+
 
 class NativeLinear(nn.Module, ABC):
     """``nn.Linear`` on native kernels, for inference on the CPU: ``activation(x @ weight.T + bias)``.
@@ -48,8 +50,11 @@ class NativeLinear(nn.Module, ABC):
     scheme_class: ClassVar[type[Scheme]]
     exact: ClassVar[tuple[str, ...]] = ()
     """Canonical tensors that mean nothing in another dtype. Other floats are cast on loading, as torch does."""
-    _chosen_here: ClassVar[tuple[str, ...]] = ("packed", "choice")
+    _chosen_here: ClassVar[tuple[str, ...]] = ("packed", "choice", "shared")
     """Attributes that pickles leave out: another machine may choose otherwise."""
+
+    shared: SharedInput | None
+    """The layers that are computed in the same call, where :func:`edgekern.share_inputs_` has found any."""
 
     def __init__(
         self,
@@ -130,6 +135,7 @@ class NativeLinear(nn.Module, ABC):
         """Makes the layer one without weights, by setting all of :attr:`_chosen_here`."""
         self.choice = Choice()
         self.packed = empty_bytes(0)
+        self.shared = None
 
     def _memory(self) -> list[Tensor]:
         """All that holds weights, as bytes."""

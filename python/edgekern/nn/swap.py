@@ -40,6 +40,8 @@ _SAVED_PATH = "_edgekern_fused_path"
 
 def replace(layer: Layer, new: nn.Module) -> None:
     """Puts ``new`` wherever ``layer`` stands, with its training flag, hooks and what users attached to it."""
+    if layer.native is not None and layer.native.shared is not None:
+        layer.native.shared.part()
     old = vars(layer.module)
     vars(new).update({name: value for name, value in old.items() if name not in _OWN_ATTRIBUTES})
     vars(new).update({name: old[name] for name in (*_HOOKS, "training")})
