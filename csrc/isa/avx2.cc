@@ -71,6 +71,7 @@ struct Avx2 : Dot4<Avx2Vectors>, Avx2Expand {
   static constexpr int f32_vectors(int channels) { return 8 / channels; }
   static constexpr int block_phases(int, int) { return 1; }
   static constexpr int kCsrUnroll = 4;
+  static constexpr bool kJoinsParts = false;
   static EK_INLINE I32 spread_blocks(const uint8_t* q, int32_t zero_point) {
     __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(q)));
     return _mm256_sub_epi16(wide, _mm256_set1_epi16(static_cast<int16_t>(zero_point)));

@@ -95,10 +95,14 @@ struct Avx512Vectors {
     });
   }
 
+  // In every 16 bytes: byte 4i + j to 4j + i.
+  static EK_INLINE I32 turn_bytes(I32 v) {
+    return _mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
+  }
+
   // Four bytes of a word each to its plane, in rows of 4 of each vector for every 16 bytes; and back.
   static EK_INLINE void split_words(I32 (&v)[4]) {
-    const __m512i by_byte = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-    unroll<4>([&](auto i) EK_LAMBDA_INLINE { v[i] = _mm512_shuffle_epi8(v[i], by_byte); });
+    unroll<4>([&](auto i) EK_LAMBDA_INLINE { v[i] = turn_bytes(v[i]); });
     I32 low01 = _mm512_unpacklo_epi32(v[0], v[1]), high01 = _mm512_unpackhi_epi32(v[0], v[1]);
     I32 low23 = _mm512_unpacklo_epi32(v[2], v[3]), high23 = _mm512_unpackhi_epi32(v[2], v[3]);
     v[0] = _mm512_unpacklo_epi64(low01, low23);
@@ -113,6 +117,17 @@ struct Avx512Vectors {
     v[1] = _mm512_unpackhi_epi16(low01, low23);
     v[2] = _mm512_unpacklo_epi16(high01, high23);
     v[3] = _mm512_unpackhi_epi16(high01, high23);
+  }
+  // The same for 16 rows: a word each, or 16 bytes of four planes.
+  static EK_INLINE I32 split_word(I32 v) {
+    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), turn_bytes(v));
+  }
+  static EK_INLINE I32 join_parts(const int32_t* const (&planes)[4], int64_t at) {
+    auto part = [&](int d) EK_LAMBDA_INLINE { return _mm_load_si128(reinterpret_cast<const __m128i*>(planes[d] + at)); };
+    __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(part(0)), part(1), 1);
+    __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(part(2)), part(3), 1);
+    const I32 by_rows = _mm512_setr_epi32(0, 4, 16, 20, 1, 5, 17, 21, 2, 6, 18, 22, 3, 7, 19, 23);
+    return turn_bytes(_mm512_permutex2var_epi32(_mm512_castsi256_si512(low), by_rows, _mm512_castsi256_si512(high)));
   }
 
   // ------------------------------------------------------------------------------- activations to u8, 16 a part

@@ -67,6 +67,7 @@ struct AvxVnni : Dot4<Avx2Vectors>, Avx2Expand {
   static constexpr int f32_vectors(int channels) { return 8 / channels; }
   static constexpr int block_phases(int channels, int vectors) { return channels * vectors <= 4 ? 2 : 1; }
   static constexpr int kCsrUnroll = 2;
+  static constexpr bool kJoinsParts = false;
   static EK_INLINE I32 spread_blocks(const uint8_t* q, int32_t) { return load_i32(reinterpret_cast<const int32_t*>(q)); }
   template <int kWeight>
   static EK_INLINE I32 multiply_block(I32 acc, I32 a, const int32_t* weights) {

@@ -127,8 +127,9 @@ struct BlockKernels {
   const char* name;
   Order order;           // line_depth: values of k in a block, 4 as s8 or 2 as s16
   int64_t narrowest;     // rows of the narrowest tile; wider ones are a power of two times this
+  int64_t read_rows;     // that one thread has to bring into their tiles
   int64_t tile_rows[4];  // for blocks of 1, 2, 4, 8 output channels
-  // Rows [m0, m1) of lhs, m0 a multiple of narrowest.
+  // Rows [m0, m1) of lhs, m0 a multiple of read_rows.
   void (*quantize)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsTiles& out);
   void (*load_u8)(const uint8_t* q, int64_t ld_q, const int32_t* zero_point, int64_t k, int64_t m0, int64_t m1,
                   const LhsTiles& out);
@@ -198,8 +199,9 @@ struct Kernels {
   const char* name;
   int64_t lhs_bytes;     // of an activation in its tile: 4, or 2 where halves are multiplied
   int64_t narrowest;     // rows of the narrowest tile, one vector; wider ones are a power of two times this
+  int64_t read_rows;     // the same: rows that one thread has to bring into their tiles
   int64_t tile_rows[4];  // for groups of 1, 2, 4, 8 output channels
-  // Rows [m0, m1) of lhs, m0 a multiple of narrowest.
+  // Rows [m0, m1) of lhs, m0 a multiple of read_rows.
   void (*load)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsTiles& out);
   // y of the tile of w rows that starts at m0 x panels [p0, p1) of 16 output channels; by log2(R).
   void (*spmm[4])(const SpmmArgs<Weight>& args, int64_t m0, int64_t w, int64_t p0, int64_t p1);

@@ -86,6 +86,7 @@ struct Neon : NeonPairs {
   static constexpr int block_vectors(int channels) { return channels <= 2 ? 4 : 8 / channels; }
   static constexpr int block_phases(int, int) { return 1; }
   static constexpr int kCsrUnroll = 2;
+  static constexpr bool kJoinsParts = false;
 
   // What multiply_f32 takes, of f16 weights.
   template <int R, int B>

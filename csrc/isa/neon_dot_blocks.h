@@ -14,6 +14,7 @@ struct NeonDotBlocks : NeonPairs {
   static constexpr int block_vectors(int channels) { return channels <= 2 ? 8 : 16 / channels; }
   static constexpr int block_phases(int, int) { return 1; }
   static constexpr int kCsrUnroll = 2;
+  static constexpr bool kJoinsParts = false;
 
   using BlockAcc = int32x4_t;
   static EK_INLINE I32 block_zero() { return vdupq_n_s32(0); }

@@ -302,6 +302,7 @@ struct Scalar : Dot4<ScalarVectors> {
   static constexpr int f32_vectors(int) { return 1; }
   static constexpr int block_phases(int, int) { return 1; }
   static constexpr int kCsrUnroll = 1;
+  static constexpr bool kJoinsParts = false;
   static EK_INLINE I32 spread_blocks(const uint8_t* q, int32_t) { return load_i32(reinterpret_cast<const int32_t*>(q)); }
   template <int kWeight>
   static EK_INLINE I32 multiply_block(I32 acc, const I32& a, const int32_t* weights) {

@@ -29,6 +29,8 @@
 //   multiply_block<i>(acc, lhs, weights)    their weight i, of one channel, against kLanes rows
 //   kCsrUnroll          vectors of a plane in a tile of formats/int8/csr.h
 //   split_words(v), join_planes(v)    line_depth I32 of words to as many of planes, and back (also there)
+//   kJoinsParts         whether it does that in parts of vectors too: split_word(v) makes line_depth parts of one I32 of words,
+//                       join_parts(planes, at) one I32 of the parts at planes[d] + at
 //
 //   Bytes, kParts, to_bytes, store_lhs, load_bytes, store_bytes     kParts F32 vectors quantised to kParts * kLanes u8
 //   Range<D>            set, load_as, add, min, max, fma, reduce_* of the vectors that find the range of a row of D

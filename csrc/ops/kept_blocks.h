@@ -86,7 +86,7 @@ void run_slab(const FormatKernels& kernels, const Layout& layout, const void* pa
   int64_t shares = threads == 1 ? 1 : kTicketsPerThread * threads;
   int64_t run_bytes = work[panels] * (layout.block_bytes() + layout.place_bytes());
   int64_t runs = std::clamp(max_of(ceil_div(shares, count), ceil_div(run_bytes, kRunBytes)), int64_t{1}, panels);
-  int64_t ticket_rows = threads == 1 ? rows : rows_per_ticket(rows, layout.k, kernels.narrowest, threads);
+  int64_t ticket_rows = threads == 1 ? rows : rows_per_ticket(rows, layout.k, kernels.read_rows, threads);
   auto read_ticket = [&](int64_t t) { read(t * ticket_rows, min_of(rows, (t + 1) * ticket_rows)); };
   auto multiply_ticket = [&](int64_t t) {
     int64_t i = t % count, run = t / count;

@@ -42,6 +42,10 @@ TEST_CASE("matmul: every row tail, and one row") {
   for (int64_t m = 1; m <= 17; ++m) check_random(rhs, m);
 }
 
+TEST_CASE("matmul: a tile of blocks of every width at the end") {
+  for (int64_t m : {32, 48, 64, 80, 100, 112, 127}) check_random(Matrix::sparse(40, 150, 0.3, 1), m);
+}
+
 TEST_CASE("matmul: every column tail") {
   for (int64_t n = 1; n <= 66; ++n) check_random(matrix_of(n, 20), 3);
 }
