@@ -34,6 +34,11 @@ RhsPanels panels_of(const void* packed, const Layout& layout) {
   return rhs;
 }
 
+// A row's sums over groups of any size are no more.
+panels::Slab slab_of(const Kernels& kernels, int64_t m, int64_t k) {
+  return {kernels.lhs, m, k, max_of(1, ceil_div(k, kSmallestGroup))};
+}
+
 }  // namespace
 }  // namespace edgekern::int4
 
@@ -42,7 +47,7 @@ using namespace edgekern;
 extern "C" size_t ek_int4_workspace_size(const ek_isa* isa, int64_t m, int64_t k) {
   const edgekern::Kernels* kernels = nullptr;
   if (m < 0 || !valid_shape(0, k) || resolve_isa(isa, &kernels) != EK_OK) return 0;
-  return panels::Slab(kernels->int4.lhs, m, k).bytes();
+  return int4::slab_of(kernels->int4, m, k).bytes();
 }
 
 extern "C" ek_status ek_int4_linear(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m, const void* lhs,
@@ -62,14 +67,14 @@ extern "C" ek_status ek_int4_linear(const ek_isa* isa, const void* packed, size_
   if (m == 0 || layout.n == 0) return EK_OK;
   if ((lhs == nullptr && layout.k > 0) || y == nullptr || workspace == nullptr) return EK_ERROR_NULL_POINTER;
   if (m > 1 && (ld_lhs < layout.k || ld_y < layout.n)) return EK_ERROR_STRIDE;
-  panels::Slab slab(kernels.lhs, m, layout.k);
+  panels::Slab slab = int4::slab_of(kernels, m, layout.k);
   if (workspace_size < slab.bytes()) return EK_ERROR_WORKSPACE;
 
   int4::GemmArgs args{slab.at(workspace), int4::panels_of(packed, layout), {y, ld_y, dtype, activation, false}};
   panels::run_rows(kernels.lhs, slab, m, layout.k, args, int4::gemm_of(kernels, layout.form), parallel,
                    [&](int64_t start, int64_t m0, int64_t m1, const int8::LhsRows& rows) {
                      const char* from = static_cast<const char*>(lhs) + start * ld_lhs * bytes_of(dtype);
-                     kernels.quantize(from, dtype, ld_lhs, layout.k, m0, m1, rows);
+                     kernels.quantize(from, dtype, ld_lhs, layout.k, layout.group_size, m0, m1, rows);
                    });
   return EK_OK;
 }

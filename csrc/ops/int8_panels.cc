@@ -35,12 +35,12 @@ RhsPanels panels_of(const void* packed, const Layout& layout) {
 }  // namespace
 
 size_t panels_workspace(const edgekern::Kernels& kernels, ek_int8_form, int64_t m, int64_t k) {
-  return panels::Slab(kernels.int8.lhs, m, k).bytes();
+  return panels::Slab(kernels.int8.lhs, m, k, blocks_of(k)).bytes();
 }
 
 void run_panels(const edgekern::Kernels& kernels, const Layout& layout, const void* packed, int64_t m, const Input& input,
                 const Output& output, void* workspace, const ek_parallel* parallel) {
-  panels::Slab slab(kernels.int8.lhs, m, layout.k);
+  panels::Slab slab(kernels.int8.lhs, m, layout.k, layout.blocks());
   GemmArgs args{slab.at(workspace), panels_of(packed, layout), output};
   panels::run_rows(kernels.int8.lhs, slab, m, layout.k, args, gemm_of(kernels.int8, layout.form), parallel,
                    [&](int64_t start, int64_t m0, int64_t m1, const LhsRows& lhs) {

@@ -209,9 +209,8 @@ def test_rivals_int4_weights_are_levels_of_their_groups() -> None:
     levels, scale, zero = quantize_int4(weight, 32)
     assert (levels.shape, scale.shape, zero.shape) == ((6, 3, 32), (6, 3, 1), (6, 3, 1))
     values = (scale * (levels.astype(np.float32) - zero)).reshape(6, 96)
-    assert (
-        np.abs(values[:, :80] - weight).reshape(-1) <= np.repeat(scale, 32, axis=2).reshape(6, 96)[:, :80].reshape(-1)
-    ).all()
+    step = np.repeat(scale[..., 0], 32, axis=1)  # half of it rounding takes, and the zero point as much at the ends
+    assert (np.abs(values[:, :80] - weight) <= step[:, :80] * 1.001).all()
     assert not values[:, 80:].any()
     assert not values[2, :32].any()
 

@@ -176,9 +176,8 @@ EK_API ek_status ek_int8_matmul_s32(const ek_isa* isa, const void* packed, size_
 //      and a zero point from 0 to 15; without zero points it is 8 everywhere (symmetric)
 //   q  u8, one scale and zero point per row, as int8's
 //
-// The sum over a group is an int32 and exact on every ISA, sum_{k in g} (q - c) * (w - zero) with c = 0, or 128 where s8 is
-// multiplied. Each is scaled and added to an f32, group by group from the first on; c - zero_point[m] times the channel's
-// sum of weights, an f32, comes last:
+// The sum over a group is an int32 and exact on every ISA: sum_{k in g} (q - 128) * (w - zero). Each is scaled and added to an
+// f32, group by group from the first on; 128 - zero_point[m] times the channel's sum of weights, an f32, comes last:
 //   |y - exact| <= (groups + 3) * 2^-23 * (lhs_scale[m] * 255 * sum_k |scale[n][g] * (w[n][k] - zero[n][g])| + |bias[n]|)
 // before activation. Where scales are powers of two and all sums below 2^24 of the smallest, no bit is rounded. The form and
 // the number of threads change no bit. A row that holds NaN or Inf gives a row of NaN; a zero row gives the bias, exactly.
