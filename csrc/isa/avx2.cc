@@ -92,7 +92,6 @@ struct Avx2Int4 : Dot4<Avx2Vectors>, Avx2Expand, Avx2Nibbles {
   static constexpr int kRows = 4;
   static constexpr int panels_at(int) { return 1; }
   static constexpr int phases_at(int rows, int) { return rows <= 2 ? 2 : 1; }
-  static constexpr int64_t kPrefetchBytes = 1024;
 
   static EK_INLINE Lhs load_lhs(const uint8_t* p) {
     int32_t four;

@@ -11,6 +11,7 @@ namespace {
 struct Avx2Nibbles {
   static constexpr int32_t kZeroOffset = 128;
   static constexpr int kStreamRows = 0;  // of the weights in L1
+  static constexpr int64_t kPrefetchBytes = 0;  // a panel is one stream, which the CPU's own prefetcher follows
 
   static EK_INLINE void store_lhs(uint8_t* p, __m256i q, __m256i&) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_xor_si256(q, _mm256_set1_epi8(-128)));

@@ -20,6 +20,8 @@ struct Avx512Nibbles : Int8 {
   using Rhs = typename Int8::Rhs;
   static constexpr int32_t kZeroOffset = 128;
   static constexpr int kStreamRows = 0;  // of the weights in L1
+  // A panel is one stream, which Zen 4's own prefetcher follows: any in advance of it takes longer, 1,024 bytes ahead by 15 %.
+  static constexpr int64_t kPrefetchBytes = 0;
 
   static EK_INLINE I32 multiply(I32 acc, Lhs lhs, Rhs rhs) { return Int8::multiply(acc, rhs, lhs); }
   static EK_INLINE void store_lhs(uint8_t* p, typename Int8::Bytes q, I32&) {

@@ -62,6 +62,7 @@ struct AvxVnniInt4 : AvxVnni, Avx2Nibbles {
   static constexpr const char* kInt4GemmName = "int4_gemm_avx_vnni";
   static constexpr const char* kInt4GemvName = "int4_gemv_avx_vnni";
 
+  using Avx2Nibbles::kPrefetchBytes;
   using Avx2Nibbles::kStreamRows;
   using Avx2Nibbles::kZeroOffset;
   using Avx2Nibbles::store_lhs;
