@@ -1,14 +1,18 @@
 """Time one linear layer, float32 in and float32 out: edgekern, its rivals, and the machine's own limits.
 
+Weights are int8, or int4 by groups of 128.
+
 Usage:
 
     python benchmarks/linear.py                        the whole table
     python benchmarks/linear.py --quick                a taste, in about a minute
     python benchmarks/linear.py --cells '128x*' --rivals torch-fp32 --threads 2
+    python benchmarks/linear.py --weights int4
 """
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Annotated, Any
 
 import typer
@@ -28,8 +32,28 @@ from harness.command import (
 )
 from harness.table import Plan
 
-OURS = "edgekern"
-RIVALS = ("torch-fp32", "torch-bf16", "torch-int8-x86", "torch-int8-onednn", "onnxruntime-int8", "openvino-int8")
+
+class Weights(str, Enum):
+    """What a layer's weights are rounded to."""
+
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+# int4 is compared with our int8 too.
+OURS = {Weights.INT8: ("edgekern",), Weights.INT4: ("edgekern-int4", "edgekern")}
+RIVALS = {
+    Weights.INT8: (
+        "torch-fp32",
+        "torch-bf16",
+        "torch-int8-x86",
+        "torch-int8-onednn",
+        "onnxruntime-int8",
+        "openvino-int8",
+    ),
+    Weights.INT4: ("onnxruntime-int4", "openvino-int4"),
+}
+BENCHMARK = {Weights.INT8: "linear", Weights.INT4: "int4"}  # which results are rendered as
 LIMITS = ("peak-int8", "read-bandwidth")
 
 # (K, N) of real layers: MiniLM's and BERT's feed-forward pairs, SmolLM2's, and two of LLM size.
@@ -57,24 +81,27 @@ def main(
     seconds: Seconds = 0.06,
     quick: Annotated[bool, typer.Option("--quick", help="Four cells and three short rounds.")] = False,
     ours: Annotated[bool, typer.Option(help="--no-ours leaves edgekern and the machine's limits out.")] = True,
+    weights: Annotated[
+        Weights, typer.Option(help="What they are rounded to; each has rivals of its own.")
+    ] = Weights.INT8,
     isa: Isa = None,
     tier: Tier = None,
     output: Output = None,
 ) -> None:
-    chosen = choose_rivals(rivals, RIVALS)
+    chosen = choose_rivals(rivals, RIVALS[weights])
     if quick:
         rounds, seconds = min(rounds, 3), min(seconds, 0.03)
     plan = Plan(
-        subjects=[OURS, *chosen] if ours else chosen,
+        subjects=[*OURS[weights], *chosen] if ours else chosen,
         limits=LIMITS if ours else (),
         threads=threads or [1, 2],
         tasks=choose_cells(all_cells(), cells or (QUICK_CELLS if quick else ["*"])),
         rounds=rounds,
         seconds=seconds,
         environment=caps(tier, isa),
-        required=[OURS, *LIMITS],
+        required=[*OURS[weights], *LIMITS],
     )
-    run("linear", plan, tier, isa, output)
+    run(BENCHMARK[weights], plan, tier, isa, output)
 
 
 if __name__ == "__main__":

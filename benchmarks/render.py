@@ -22,8 +22,8 @@ START, END = "<!-- results:linear:start -->", "<!-- results:linear:end -->"
 
 
 # What each benchmark is rendered by: its section, and its charts by the end of their names, the README's first.
-SECTIONS = {"linear": linear_section, "model": model_section, "sparse": sparse_section}
-CHARTS = {"linear": {"": draw_ratios, "-rates": draw_rates}, "model": {"": draw_model}, "sparse": {}}
+SECTIONS = {"int4": linear_section, "linear": linear_section, "model": model_section, "sparse": sparse_section}
+CHARTS = {"int4": {}, "linear": {"": draw_ratios, "-rates": draw_rates}, "model": {"": draw_model}, "sparse": {}}
 
 
 def charts_of(results: Results) -> list[str]:

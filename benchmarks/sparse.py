@@ -28,12 +28,12 @@ from harness.command import (
     run,
 )
 from harness.process import BENCHMARKS
-from harness.subject import F32_CHANNELS, FORMS, INT4_FORMS
+from harness.subject import FLOAT_CHANNELS, FORMS, INT4_FORMS
 from harness.table import Plan
 
 OURS = tuple(f"edgekern-{form}" for form in FORMS)
 OURS_INT4 = tuple(f"edgekern-int4-{form}" for form in INT4_FORMS)
-OURS_F32 = tuple(f"edgekern-f32-{channels}" for channels in F32_CHANNELS)
+OURS_FLOAT = tuple(f"edgekern-{dtype}-{channels}" for dtype in ("f32", "f16") for channels in FLOAT_CHANNELS)
 DEEPSPARSE = ("deepsparse-fp32", "deepsparse-int8", "deepsparse-int8-fast")
 DEEPSPARSE_PYTHON = BENCHMARKS.parent / ".venv-deepsparse/bin/python"
 RIVALS = ("torch-fp32", "onnxruntime-int8", "torch-csr", "torch-qnnpack-1x4", *DEEPSPARSE)
@@ -77,7 +77,7 @@ def takes_part(subject: str, cell: dict[str, Any]) -> bool:
         return subject.removeprefix("edgekern-") in FORMS_OF[cell["pattern"]]
     if subject in OURS_INT4:
         return cell["cold"] and "bitmap" in FORMS_OF[cell["pattern"]]
-    if subject == "edgekern-f32-4" and cell["pattern"] != "4x4":
+    if subject in ("edgekern-f32-4", "edgekern-f16-4") and cell["pattern"] != "4x4":
         return False
     if subject == "torch-qnnpack-1x4" and cell["pattern"] not in ("1x4", "4x4"):
         return False
@@ -101,7 +101,7 @@ def main(
     if quick:
         rounds, seconds = min(rounds, 3), min(seconds, 0.03)
     plan = Plan(
-        subjects=[*OURS, *OURS_INT4, *OURS_F32, *chosen] if ours else chosen,
+        subjects=[*OURS, *OURS_INT4, *OURS_FLOAT, *chosen] if ours else chosen,
         limits=(),
         threads=threads or [1, 2],
         tasks=choose_cells(all_cells(), cells or (QUICK_CELLS if quick else ["*"])),

@@ -12,22 +12,26 @@ from typing import Any, ClassVar
 FORMS = ("dense", "blocks_1", "blocks_2", "blocks_4", "blocks_8", "csr", "bitmap", "bitmap_4")
 # An int4 weight.
 INT4_FORMS = ("dense", "bitmap", "bitmap_2")
-# And a float32 weight: kept blocks of so many output features.
-F32_CHANNELS = (1, 4)
+# And a float32 or float16 weight: kept blocks of so many output features.
+FLOAT_CHANNELS = (1, 4)
 
 # name -> "module:class" or "module:class:argument".
 # Modules are imported in the subject's own process only: each brings its own thread pool.
 SUBJECTS: dict[str, str] = {
-    "edgekern": "rivals.linear_edgekern:EdgekernLinear",
+    "edgekern": "rivals.linear_edgekern:EdgekernLinear:Int8",
+    "edgekern-int4": "rivals.linear_edgekern:EdgekernLinear:Int4",
     **{f"edgekern-{form}": f"rivals.sparse_edgekern:EdgekernForm:{form}" for form in FORMS},
     **{f"edgekern-int4-{form}": f"rivals.sparse_edgekern:EdgekernInt4:{form}" for form in INT4_FORMS},
-    **{f"edgekern-f32-{count}": f"rivals.sparse_edgekern:EdgekernF32:{count}" for count in F32_CHANNELS},
+    **{f"edgekern-f32-{count}": f"rivals.sparse_edgekern:EdgekernF32:{count}" for count in FLOAT_CHANNELS},
+    **{f"edgekern-f16-{count}": f"rivals.sparse_edgekern:EdgekernF16:{count}" for count in FLOAT_CHANNELS},
     "torch-fp32": "rivals.linear_torch:TorchFloat32",
     "torch-bf16": "rivals.linear_torch:TorchBfloat16",
     "torch-int8-x86": "rivals.linear_torch:TorchDynamicX86",
     "torch-int8-onednn": "rivals.linear_torch:TorchDynamicOneDnn",
     "onnxruntime-int8": "rivals.linear_onnxruntime:OnnxRuntimeDynamic",
+    "onnxruntime-int4": "rivals.linear_onnxruntime:OnnxRuntimeInt4",
     "openvino-int8": "rivals.linear_openvino:OpenVinoInt8Weights",
+    "openvino-int4": "rivals.linear_openvino:OpenVinoInt4Weights",
     "torch-csr": "rivals.sparse_torch:TorchCsr",
     "torch-qnnpack-1x4": "rivals.sparse_torch:TorchQnnpack1x4",
     "deepsparse-fp32": "rivals.sparse_deepsparse:DeepSparseFloat32",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rendering.results import OURS, Cell, Results
+from rendering.results import OURS, OURS_INT4, Cell, Results
 
 
 def geometric_mean(ratios: Sequence[float]) -> float:
@@ -39,7 +39,7 @@ def _against(goal: str, cells: Iterable[Cell], rival: str, largest_ratio: float)
     """Our time over a rival's, at every thread count, must be at most `largest_ratio`."""
     parts, met = [], []
     for cell in cells:
-        ours, theirs = cell.seconds(OURS), cell.seconds(rival)
+        ours, theirs = cell.seconds(cell.ours), cell.seconds(rival)
         if ours and theirs:
             parts.append(f"{ours * 1e6:.1f} / {theirs * 1e6:.1f} µs at {cell.threads}")
             met.append(ours <= largest_ratio * theirs)
@@ -73,6 +73,27 @@ def linear_bars(results: Results) -> list[Bar]:
             mean >= 1.2 if mean else None,
         ),
         _against("A 64x64 layer at M = 1: at most 1.3 times nn.Linear", smallest, "torch-fp32", 1.3),
+    ]
+
+
+def int4_bars(results: Results) -> list[Bar]:
+    """The goals for one linear layer with int4 weights, against this file. `edgekern` is its int8 here."""
+    table = tabled(results.cells)
+    cold = [cell for cell in table if cell.task["cold"]]
+    faster = [
+        (int8 / int4, cell) for cell in cold if (int8 := cell.seconds(OURS)) and (int4 := cell.seconds(OURS_INT4))
+    ]
+    reads = [(share, cell) for cell in cold if (share := cell.bandwidth_share()) is not None]
+    ahead = [(ratio, cell) for cell in table if (ratio := cell.ahead()) is not None]
+    warm = [cell for cell in table if cell.name == "1x2048x8192"]
+    many = [cell for cell in table if cell.name == "128x768x3072"]
+    return [
+        worst("M = 1, weights in memory: at least 1.8 times faster than our int8", faster, 1.8, ".2f"),
+        worst("M = 1, weights in memory: at least 90 % of the measured read bandwidth", reads, 0.9),
+        _against("M = 1, 2048x8192 in cache: faster than ONNX Runtime int4", warm, "onnxruntime-int4", 1.0),
+        _against("M = 1, 2048x8192 in cache: faster than OpenVINO int4", warm, "openvino-int4", 1.0),
+        _against("128x768x3072: at most 1.15 times our int8's time", many, OURS, 1.15),
+        worst("Every cell at least as fast as its best rival", ahead, 1.0),
     ]
 
 

@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from rendering.bars import tabled
-from rendering.results import FLOOR, OURS, Results
+from rendering.results import FLOOR, OURS, OURS_INT4, Results
 
 OURS_COLOUR, RIVAL_COLOUR, FLOOR_COLOUR = "#0b7285", "#adb5bd", "#dee2e6"
 COLOURS = {
@@ -42,6 +42,9 @@ LABELS = {
     "torch-int8-onednn": "quantize_dynamic (onednn)",
     "onnxruntime-int8": "ONNX Runtime int8",
     "openvino-int8": "OpenVINO int8 weights",
+    "onnxruntime-int4": "ONNX Runtime int4",
+    "openvino-int4": "OpenVINO int4 weights",
+    OURS_INT4: "edgekern int4",
     "openvino-fp32": "OpenVINO float32",
     "edgekern-dense": "edgekern dense",
     "edgekern-int4-dense": "edgekern int4 dense",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from harness.table import Record
 
-from rendering.bars import Bar, geometric_mean, linear_bars, model_bars, tabled
+from rendering.bars import Bar, geometric_mean, int4_bars, linear_bars, model_bars, tabled
 from rendering.charts import label
 from rendering.results import FLOOR, OURS, Cell, Results, profile_of, short_name
 
@@ -120,12 +120,13 @@ def _linear_row(cell: Cell, subjects: Sequence[str]) -> list[str]:
 
 
 def linear_section(results: Results, charts: Sequence[str]) -> str:
-    """One machine's linear layers: goals, summary, charts and every cell."""
+    """One machine's linear layers, of int8 or int4 weights: goals, summary, charts and every cell."""
+    int4 = results.benchmark == "int4"
     subjects = results.subjects()
     parts = [
-        f"## One linear layer: {results.title}",
+        f"## One linear layer{' with int4 weights' * int4}: {results.title}",
         facts(results),
-        bars_table(linear_bars(results)),
+        bars_table(int4_bars(results) if int4 else linear_bars(results)),
         " ".join(_summary(results)),
     ]
     parts += [f"![{results.title}](img/{name})" for name in charts]

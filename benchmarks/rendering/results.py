@@ -13,6 +13,7 @@ from harness.machine import QUIET_SHARE, cpu_slug
 from harness.table import SCHEMA, Record
 
 OURS = "edgekern"
+OURS_INT4 = "edgekern-int4"  # in the benchmark of that name, whose "edgekern" is int8
 FLOOR = "stub"  # the model with instant linear layers: no rival, nobody can have it
 
 
@@ -24,6 +25,7 @@ class Cell:
     threads: int
     timings: dict[str, Record]
     limits: dict[str, Record]
+    ours: str = OURS
 
     @property
     def name(self) -> str:
@@ -36,16 +38,17 @@ class Cell:
 
     def best_rival(self) -> tuple[str, float] | None:
         """The fastest of the others, and its median seconds."""
-        rivals = [(record["median_s"], name) for name, record in self.timings.items() if name not in (OURS, FLOOR)]
+        not_rivals = (self.ours, OURS, FLOOR)
+        rivals = [(record["median_s"], name) for name, record in self.timings.items() if name not in not_rivals]
         return min(rivals)[::-1] if rivals else None
 
     def ahead(self) -> float | None:
         """How many times faster than the best rival we are; below 1 when slower."""
-        ours, best = self.seconds(OURS), self.best_rival()
+        ours, best = self.seconds(self.ours), self.best_rival()
         return best[1] / ours if ours and best else None
 
     def _share(self, limit: str, work: float) -> float | None:
-        ours, record = self.seconds(OURS), self.limits.get(limit)
+        ours, record = self.seconds(self.ours), self.limits.get(limit)
         return work / ours / (record["work"] / record["median_s"]) if ours and record else None
 
     def peak_share(self) -> float | None:
@@ -53,8 +56,9 @@ class Cell:
         return self._share("peak-int8", self.task["m"] * self.task["k"] * self.task["n"])
 
     def bandwidth_share(self) -> float | None:
-        """Bytes of int8 weights a second, over the machine's own read bandwidth in the same rounds."""
-        return self._share("read-bandwidth", self.task["k"] * self.task["n"])
+        """Bytes of packed weights a second, over the machine's own read bandwidth in the same rounds."""
+        weights = self.task["k"] * self.task["n"]  # of int8, in files that do not say what was packed
+        return self._share("read-bandwidth", self.timings.get(self.ours, {}).get("packed_bytes", weights))
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ def read_results(path: Path) -> Results:
     header = records[0]
     if header["schema"] != SCHEMA:
         raise ValueError(f"{path}: expected schema {SCHEMA}, got {header['schema']}; measure again")
+    ours = OURS_INT4 if header["benchmark"] == "int4" else OURS
     cells: dict[tuple[str, int], Cell] = {}
     versions: dict[str, str] = {}
     for record in records[1:]:
@@ -118,7 +123,7 @@ def read_results(path: Path) -> Results:
             versions |= {key: value for key, value in record.items() if key not in ("kind", "subject", "threads")}
         elif record["kind"] in ("timing", "limit"):
             key = (record["name"], record["threads"])
-            cell = cells.setdefault(key, Cell(record, record["threads"], {}, {}))
+            cell = cells.setdefault(key, Cell(record, record["threads"], {}, {}, ours))
             (cell.timings if record["kind"] == "timing" else cell.limits)[short_name(record["subject"])] = record
     return Results(
         header,

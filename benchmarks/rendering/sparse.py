@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from harness.subject import F32_CHANNELS, INT4_FORMS
+from harness.subject import FLOAT_CHANNELS, INT4_FORMS
 
 from rendering.bars import Bar, geometric_mean, worst
 from rendering.charts import label
@@ -14,7 +14,7 @@ from rendering.results import Cell, Results
 DENSE = "edgekern-dense"
 INT4_DENSE, *INT4_SPARSE = (f"edgekern-int4-{form}" for form in INT4_FORMS)
 INT4 = (INT4_DENSE, *INT4_SPARSE)
-F32 = tuple(f"edgekern-f32-{channels}" for channels in F32_CHANNELS)
+F32, F16 = (tuple(f"edgekern-{dtype}-{channels}" for channels in FLOAT_CHANNELS) for dtype in ("f32", "f16"))
 DEEPSPARSE = ("deepsparse-fp32", "deepsparse-int8")
 DEEPSPARSE_FAST = (*DEEPSPARSE, "deepsparse-int8-fast")  # with the sums that may saturate, where there are such
 
@@ -38,8 +38,8 @@ INT4_GOAL, INT4_SPARSE_GOALS = 1.8, {0.7: 1.3}
 
 EXPLANATION = (
     "edgekern's time is that of its fastest sparse int8 form in the cell, which is named beside it. The ratios are the "
-    "times of its own dense int8 form, and of the fastest DeepSparse, over that. Float32 weights with zeros have a "
-    "column of their own."
+    "times of its own dense int8 form, and of the fastest DeepSparse, over that. Float weights with zeros have columns "
+    "of their own."
 )
 
 
@@ -50,7 +50,7 @@ def _fastest(cell: Cell, subjects: Iterable[str]) -> tuple[float, str] | None:
 def sparse_form(cell: Cell) -> tuple[float, str] | None:
     """Median seconds of our fastest sparse int8 form, and its name; None when there is none."""
     return _fastest(
-        cell, [name for name in cell.timings if name.startswith("edgekern-") and name not in (DENSE, *INT4, *F32)]
+        cell, [name for name in cell.timings if name.startswith("edgekern-") and name not in (DENSE, *INT4, *F32, *F16)]
     )
 
 
@@ -100,9 +100,9 @@ def sparse_bars(results: Results) -> list[Bar]:
     return [*bars, *_int4_bars(results)]
 
 
-def _row(cell: Cell, others: Sequence[str]) -> list[str]:
+def _row(cell: Cell, floats: Iterable[Sequence[str]], others: Sequence[str]) -> list[str]:
     seconds, form = sparse_form(cell) or (None, "")
-    f32, _ = _fastest(cell, F32) or (None, "")
+    fastest = [_fastest(cell, subjects) or (None, "") for subjects in floats]
     shape = "x".join(str(cell.task[key]) for key in "mkn") + ", cold" * cell.task["cold"]
     return [
         f"{shape}, {plural(cell.threads)}",
@@ -110,7 +110,7 @@ def _row(cell: Cell, others: Sequence[str]) -> list[str]:
         form.removeprefix("edgekern-"),
         ratio(ahead_of(cell, [DENSE])),
         ratio(ahead_of(cell, DEEPSPARSE_FAST)),
-        microseconds(f32),
+        *(microseconds(found) for found, _ in fastest),
         *(microseconds(cell.seconds(name)) for name in (DENSE, *others)),
     ]
 
@@ -151,9 +151,12 @@ def sparse_section(results: Results, charts: Sequence[str]) -> str:
         "dense int8 / sparse",
         "DeepSparse / sparse",
     ]
-    header += ["edgekern sparse float32", *map(label, (DENSE, *others))]
+    floats = {"edgekern sparse float32": F32}
+    if set(F16) & set(measured):
+        floats["edgekern sparse float16"] = F16
+    header += [*floats, *map(label, (DENSE, *others))]
     for mask in dict.fromkeys((cell.task["pattern"], cell.task["sparsity"]) for cell in results.cells):
         cells = [cell for cell in results.cells if (cell.task["pattern"], cell.task["sparsity"]) == mask]
         parts.append(f"### {mask_name(*mask)} zeros, µs")
-        parts.append(table(header, [_row(cell, others) for cell in cells]))
+        parts.append(table(header, [_row(cell, floats.values(), others) for cell in cells]))
     return "\n\n".join(parts)

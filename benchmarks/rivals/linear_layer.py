@@ -46,7 +46,7 @@ class LinearSubject(Subject):
     bytes_per_weight: ClassVar[float]
     # |y - exact| / |exact| over the whole output. Eight bits cost 0.5 to 2 % on these normal variates, and up to 7 % in
     # the smallest layers where a rival's 16-bit sums saturate, as they do without VNNI.
-    largest_error: ClassVar[float] = 0.1
+    largest_error: float = 0.1
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)

@@ -15,11 +15,12 @@ from edgekern import Int4, kernels
 from rivals.linear_layer import FloatArray
 from rivals.linear_torch import TorchLinear
 
-Packed = kernels.Int8Packed | kernels.Int4Packed | kernels.F32Packed
+Packed = kernels.Int8Packed | kernels.Int4Packed | kernels.F32Packed | kernels.F16Packed
 
 _int8_linear = torch.ops.edgekern.int8_linear.default
 _int4_linear = torch.ops.edgekern.int4_linear.default
 _f32_linear = torch.ops.edgekern.f32_linear.default
+_f16_linear = torch.ops.edgekern.f16_linear.default
 _NO_ACTIVATION = kernels.ACTIVATIONS["none"]
 
 
@@ -102,3 +103,12 @@ class EdgekernF32(EdgekernPacked):
 
     def pack(self, weight: FloatArray, bias: FloatArray | None) -> Packed:
         return kernels.f32_pack(weight, bias, channels=self._channels)
+
+
+class EdgekernF16(EdgekernF32):
+    """The same as float16, multiplied as halves where the CPU does that. float32 in and out, as everybody's."""
+
+    op = _f16_linear
+
+    def pack(self, weight: FloatArray, bias: FloatArray | None) -> Packed:
+        return kernels.f16_pack(weight, bias, channels=self._channels)

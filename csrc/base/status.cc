@@ -35,7 +35,7 @@ extern "C" const char* ek_status_message(ek_status status) {
     case EK_ERROR_CLIP:
       return "unknown way to clip; expected none or the lowest squared error";
     case EK_ERROR_PARTS:
-      return "a call takes 1 to 8 layers, all of the same k";
+      return "a call takes 1 to 8 layers, all of the same k and group size";
   }
   return "unknown status";
 }

@@ -10,8 +10,7 @@
 //
 // 2 x 32 tile: 8 accumulators, 4 rhs, mask and magnitude, ones, 1 temporary = 16 of 16 registers. 4 x 16 has as many
 // accumulators but 10 loads a step for 8: 7 % slower on Zen 3.
-#include "isa/avx2_expand.h"
-#include "isa/avx2_vectors.h"
+#include "isa/avx2_nibbles.h"
 #include "isa/dot4.h"
 #include "isa/kernels_of.h"
 
@@ -82,21 +81,18 @@ struct Avx2 : Dot4<Avx2Vectors>, Avx2Expand {
   }
 };
 
-// Nibbles are small enough to need none of that: |2 * 255 * 15| fits in 16 bits.
+// Nibbles are small enough to need none of that: |2 * 15 * -128| fits in 16 bits.
 // 4 x 16 tile: 8 accumulators, 2 rhs, lhs, ones, 1 temporary.
-struct Avx2Int4 : Dot4<Avx2Vectors>, Avx2Expand {
+struct Avx2Int4 : Dot4<Avx2Vectors>, Avx2Expand, Avx2Nibbles {
   static constexpr const char* kInt4GemmName = "int4_gemm_avx2";
   static constexpr const char* kInt4GemvName = "int4_gemv_avx2";
 
   using Lhs = __m256i;
   using Rhs = __m256i;
   static constexpr int kLhsBytes = 1;
-  static constexpr int32_t kZeroOffset = 0;
   static constexpr int kRows = 4;
   static constexpr int panels_at(int) { return 1; }
   static constexpr int phases_at(int rows, int) { return rows <= 2 ? 2 : 1; }
-  static constexpr int kStreamRows = 0;  // of the weights in L1
-  static constexpr int64_t kPrefetchBytes = 1024;
 
   static EK_INLINE Lhs load_lhs(const uint8_t* p) {
     int32_t four;
@@ -108,20 +104,11 @@ struct Avx2Int4 : Dot4<Avx2Vectors>, Avx2Expand {
     return _mm256_load_si256(reinterpret_cast<const __m256i*>(p) + kVector);
   }
   static EK_INLINE I32 multiply(I32 acc, Lhs lhs, Rhs rhs) {
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(lhs, rhs), _mm256_set1_epi16(1)));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(rhs, lhs), _mm256_set1_epi16(1)));
   }
-  static EK_INLINE void store_lhs(uint8_t* p, Bytes q, I32&) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), q); }
 
-  static constexpr int kNibbleUnit = 1;
-  template <int kHalf>
-  static EK_INLINE Line signed_nibbles(Line line) {
-    __m256i value = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1));
-    unroll<2>([&](auto i) EK_LAMBDA_INLINE {
-      if constexpr (kHalf == 1) line.half[i] = _mm256_srli_epi16(line.half[i], 4);
-      line.half[i] = _mm256_shuffle_epi8(value, _mm256_and_si256(line.half[i], _mm256_set1_epi8(15)));
-    });
-    return line;
-  }
+  static constexpr int line_phases_at(int rows) { return rows == 1 ? 2 : 1; }
+  static constexpr bool kHighInPlace = false;  // 2 * 240 * -128 would not fit
 };
 
 }  // namespace

@@ -60,35 +60,6 @@ struct Avx2Expand {
     _mm256_store_si256(reinterpret_cast<__m256i*>(p) + 1, line.half[1]);
   }
 
-  using Line = Expanded;
-  using Zeros = Expanded;
-  // More rows do not fit beside a line, and are multiplied from L1.
-  static constexpr int kLineRows = 2;
-  static constexpr int line_panels_at(int) { return 1; }
-  static constexpr int line_phases_at(int rows, int) { return rows == 1 ? 2 : 1; }
-  static EK_INLINE Line load_line(const uint8_t* p) {
-    const __m256i* from = reinterpret_cast<const __m256i*>(p);
-    return {{_mm256_load_si256(from), _mm256_load_si256(from + 1)}};
-  }
-  static EK_INLINE Line expand_line(const uint8_t* mask, const int8_t*& values) { return expand<1>(mask, values); }
-  template <int>
-  static EK_INLINE Zeros spread_zeros(const uint8_t* p) {
-    __m256i all = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
-    __m256i low = _mm256_setr_epi32(0, 0x01010101, 0x02020202, 0x03030303, 0x04040404, 0x05050505, 0x06060606, 0x07070707);
-    return {{_mm256_shuffle_epi8(all, low), _mm256_shuffle_epi8(all, _mm256_add_epi8(low, _mm256_set1_epi8(8)))}};
-  }
-  template <int kHalf>
-  static EK_INLINE Line nibbles_around(const Line& line, const Zeros& zeros) {
-    Line out;
-    unroll<2>([&](auto i) EK_LAMBDA_INLINE {
-      // What a shift brings from the neighbouring byte is masked with the sum.
-      __m256i bytes = kHalf == 0 ? line.half[i] : _mm256_srli_epi16(line.half[i], 4);
-      __m256i sum = _mm256_and_si256(_mm256_add_epi8(bytes, zeros.half[i]), _mm256_set1_epi8(15));
-      out.half[i] = _mm256_sub_epi8(sum, zeros.half[i]);
-    });
-    return out;
-  }
-
   static constexpr int kExpandRows = 4;
   static constexpr int64_t kExpandAhead = 2048;
   static constexpr int64_t kMasksAhead = 512;

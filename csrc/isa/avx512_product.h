@@ -36,8 +36,6 @@ struct Avx512Product : Dot4<Avx512Vectors> {
   static EK_INLINE Rhs load_rhs(const int8_t* p) {
     return _mm512_load_si512(p);
   }
-  static constexpr const char* kInt4GemmName = "int4_gemm_avx512_vnni";
-  static constexpr const char* kInt4GemvName = "int4_gemv_avx512_vnni";
 
   using Expanded = __m512i;
   // Expanding from memory is a masked load, which is slower than a load and then the register form.
@@ -58,34 +56,6 @@ struct Avx512Product : Dot4<Avx512Vectors> {
     return line;
   }
   static EK_INLINE void store_expanded(int8_t* p, Expanded line) { _mm512_store_si512(p, line); }
-  using Line = __m512i;
-  using Zeros = __m512i;
-  static constexpr int kNibbleUnit = 16;
-  static constexpr int kLineRows = 4;
-  static constexpr int line_panels_at(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
-  static constexpr int line_phases_at(int rows, int) { return rows <= 3 ? 2 : 1; }
-  static EK_INLINE Line load_line(const uint8_t* p) { return _mm512_load_si512(p); }
-  template <int kHalf>
-  static EK_INLINE Line signed_nibbles(Line line) {
-    if constexpr (kHalf == 0) line = _mm512_slli_epi16(line, 4);
-    return _mm512_and_si512(line, _mm512_set1_epi8(-16));
-  }
-  template <int>
-  static EK_INLINE Zeros spread_zeros(const uint8_t* p) {
-    __m512i all = _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
-    __m512i from =
-        _mm512_add_epi32(_mm512_set4_epi32(0x03030303, 0x02020202, 0x01010101, 0),
-                         _mm512_setr_epi32(0, 0, 0, 0, 0x04040404, 0x04040404, 0x04040404, 0x04040404, 0x08080808, 0x08080808,
-                                           0x08080808, 0x08080808, 0x0c0c0c0c, 0x0c0c0c0c, 0x0c0c0c0c, 0x0c0c0c0c));
-    return _mm512_shuffle_epi8(all, from);
-  }
-  template <int kHalf>
-  static EK_INLINE Line nibbles_around(Line line, Zeros zeros) {
-    if constexpr (kHalf == 1) line = _mm512_srli_epi16(line, 4);  // what comes from the neighbour is masked below
-    __m512i sum = _mm512_and_si512(_mm512_add_epi8(line, zeros), _mm512_set1_epi8(15));
-    return _mm512_sub_epi8(sum, zeros);
-  }
-
   static constexpr int kExpandRows = 4;
   static constexpr int64_t kExpandAhead = 512;
   static constexpr int64_t kMasksAhead = 256;

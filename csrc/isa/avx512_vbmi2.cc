@@ -1,6 +1,6 @@
 // AVX-512 VNNI with VBMI2: Ice Lake, Tiger and Rocket Lake, Zen 4, and later. vpexpandb puts a bitmap line's kept bytes in
 // place; all else is avx512_vnni.cc.
-#include "isa/avx512_product.h"
+#include "isa/avx512_nibbles.h"
 #include "isa/kernels_of.h"
 
 namespace edgekern {
@@ -19,12 +19,11 @@ struct Avx512Vbmi2 : Avx512Product {
     __asm__("vpxor %x0, %x0, %x0\n\tvpexpandb %2, %0%{%1%}" : "=&x"(line) : "Yk"(mask), "v"(kept));
     return line;
   }
-  static EK_INLINE Line expand_line(const uint8_t* mask, const int8_t*& values) { return expand<1>(mask, values); }
 };
 
 }  // namespace
 
 extern const Kernels kernels_avx512_vbmi2;
-constexpr Kernels kernels_avx512_vbmi2 = kernels_of<Avx512Vbmi2>();
+constexpr Kernels kernels_avx512_vbmi2 = kernels_of<Avx512Vbmi2, Avx512Nibbles<Avx512Vbmi2>>();
 
 }  // namespace edgekern

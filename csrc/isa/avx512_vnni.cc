@@ -1,6 +1,6 @@
 // AVX-512 VNNI: servers from Cascade Lake on.
 #include "isa/avx2_expand.h"
-#include "isa/avx512_product.h"
+#include "isa/avx512_nibbles.h"
 #include "isa/kernels_of.h"
 
 namespace edgekern {
@@ -16,12 +16,11 @@ struct Avx512Vnni : Avx512Product {
     __asm__("vinserti64x4 $1, %t2, %g1, %g0" : "=v"(line) : "v"(low), "v"(high));
     return line;
   }
-  static EK_INLINE Line expand_line(const uint8_t* mask, const int8_t*& values) { return expand<1>(mask, values); }
 };
 
 }  // namespace
 
 extern const Kernels kernels_avx512_vnni;
-constexpr Kernels kernels_avx512_vnni = kernels_of<Avx512Vnni>();
+constexpr Kernels kernels_avx512_vnni = kernels_of<Avx512Vnni, Avx512Nibbles<Avx512Vnni>>();
 
 }  // namespace edgekern

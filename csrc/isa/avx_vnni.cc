@@ -2,8 +2,7 @@
 // It multiplies u8 by s8 and adds four products to an int32 without saturating, so nothing is owed.
 //
 // 6 x 16 tile: 12 accumulators, 2 rhs, 1 lhs = 15 of 16 registers.
-#include "isa/avx2_expand.h"
-#include "isa/avx2_vectors.h"
+#include "isa/avx2_nibbles.h"
 #include "isa/dot4.h"
 #include "isa/kernels_of.h"
 
@@ -15,9 +14,6 @@ struct AvxVnni : Dot4<Avx2Vectors>, Avx2Expand {
   static constexpr const char* kInt8GemvName = "int8_gemv_avx_vnni";
   static constexpr const char* kF32SpmmName = "f32_spmm_avx2";
   static constexpr const char* kF16SpmmName = "f16_spmm_avx2";
-
-  static constexpr const char* kInt4GemmName = "int4_gemm_avx_vnni";
-  static constexpr const char* kInt4GemvName = "int4_gemv_avx_vnni";
 
   using Lhs = __m256i;
   using Rhs = __m256i;
@@ -48,18 +44,6 @@ struct AvxVnni : Dot4<Avx2Vectors>, Avx2Expand {
 
   static EK_INLINE void store_lhs(uint8_t* p, Bytes q, I32&) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), q); }
 
-  static constexpr int line_phases_at(int, int) { return 2; }
-  static constexpr int kNibbleUnit = 16;
-  template <int kHalf>
-  static EK_INLINE Line signed_nibbles(const Line& line) {
-    Line out;
-    unroll<2>([&](auto i) EK_LAMBDA_INLINE {
-      __m256i bytes = kHalf == 0 ? _mm256_slli_epi16(line.half[i], 4) : line.half[i];
-      out.half[i] = _mm256_and_si256(bytes, _mm256_set1_epi8(-16));
-    });
-    return out;
-  }
-
   static constexpr int8::Order kBlockOrder{.line_depth = 4, .odd_sums = 0};
   static constexpr const char* kInt8SpmmName = "int8_spmm_avx_vnni";
   static constexpr int32_t kBlockZeroOffset = 0;
@@ -75,9 +59,22 @@ struct AvxVnni : Dot4<Avx2Vectors>, Avx2Expand {
   }
 };
 
+struct AvxVnniInt4 : AvxVnni, Avx2Nibbles {
+  static constexpr const char* kInt4GemmName = "int4_gemm_avx_vnni";
+  static constexpr const char* kInt4GemvName = "int4_gemv_avx_vnni";
+
+  using Avx2Nibbles::kPrefetchBytes;
+  using Avx2Nibbles::kStreamRows;
+  using Avx2Nibbles::kZeroOffset;
+  using Avx2Nibbles::store_lhs;
+  static EK_INLINE I32 multiply(I32 acc, Lhs lhs, Rhs rhs) { return AvxVnni::multiply(acc, rhs, lhs); }
+  static constexpr int line_phases_at(int) { return 2; }
+  static constexpr bool kHighInPlace = true;
+};
+
 }  // namespace
 
 extern const Kernels kernels_avx_vnni;
-constexpr Kernels kernels_avx_vnni = kernels_of<AvxVnni>();
+constexpr Kernels kernels_avx_vnni = kernels_of<AvxVnni, AvxVnniInt4>();
 
 }  // namespace edgekern

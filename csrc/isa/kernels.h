@@ -56,7 +56,8 @@ struct LhsRows {
   int64_t stride;       // bytes a row
   float* scale;         // [rows]
   int32_t* zero_point;  // [rows], already less the ISA's kZeroOffset
-  int32_t* row_sum;     // [blocks of K][rows]: what the ISA's trick owes to each sum, see its file
+  int32_t* row_sum;     // [blocks of K][rows]: what the ISA's trick owes to each sum, see its file. int4: [groups][rows], the
+                        // sum of the row's activations
   int64_t rows;         // whole groups
 };
 
@@ -167,7 +168,8 @@ struct Kernels {
   int32_t line_depth;  // values of k side by side, as in int8::Order
   int8::RowLayout lhs;
   // As int8's.
-  void (*quantize)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const int8::LhsRows& out);
+  void (*quantize)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t group_size, int64_t m0, int64_t m1,
+                   const int8::LhsRows& out);
   // y[m0..m1) x panels [p0, p1).
   void (*gemm)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);
   void (*gemm_bitmap)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);

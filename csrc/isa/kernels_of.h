@@ -3,6 +3,7 @@
 
 #include "formats/f16/spmm.h"
 #include "formats/f32/spmm.h"
+#include "formats/int4/activations.h"
 #include "formats/int4/gemm.h"
 #include "formats/int8/csr.h"
 #include "formats/int8/expand.h"
@@ -59,7 +60,7 @@ constexpr Kernels kernels_of() {
                .gemv_name = Int4::kInt4GemvName,
                .line_depth = Int4::kOrder.line_depth,
                .lhs = kRowLayout<Int4>,
-               .quantize = int8::quantize<Int4>,
+               .quantize = int4::quantize<Int4>,
                .gemm = int4::gemm<Int4, int4::DenseRaw>,
                .gemm_bitmap = int4::gemm<Int4, int4::BitmapRaw>,
                .gemm_bitmap_2 = int4::gemm<Int4, int4::PairRaw>},

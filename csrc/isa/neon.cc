@@ -148,15 +148,6 @@ struct NeonInt4 : Neon {
   static EK_INLINE void store_lhs(uint8_t* p, Bytes q, I32& owed) { NeonPairs::store_lhs(p, q, owed); }
 
   static constexpr int kLineRows = 1;  // beside the sums of two there is no room for zero points
-  static constexpr int kNibbleUnit = 1;
-  template <int kHalf>
-  static EK_INLINE Line signed_nibbles(Line line) {
-    unroll<4>([&](auto i) EK_LAMBDA_INLINE {
-      if constexpr (kHalf == 0) line.v[i] = vshlq_n_s8(line.v[i], 4);
-      line.v[i] = vshrq_n_s8(line.v[i], 4);
-    });
-    return line;
-  }
 };
 
 }  // namespace

@@ -9,22 +9,27 @@ namespace {
 struct NeonNibbles : NeonExpand {
   // More rows do not fit beside a line, and are multiplied from L1.
   static constexpr int kLineRows = 2;
-  static constexpr int line_panels_at(int) { return 1; }
-  static constexpr int line_phases_at(int, int) { return 1; }
+  static constexpr int line_phases_at(int) { return 1; }
+  static constexpr bool kHighInPlace = false;  // one shift takes a vector's high nibbles out, as one mask does
   static EK_INLINE Line load_line(const uint8_t* p) {
     Line line;
     unroll<4>([&](auto i) EK_LAMBDA_INLINE { line.v[i] = vreinterpretq_s8_u8(vld1q_u8(p + 16 * i)); });
     return line;
   }
 
-  // Sixteen times the weight: one instruction for the high nibbles, one for the low ones.
-  static constexpr int kNibbleUnit = 16;
-  template <int kHalf>
-  static EK_INLINE Line signed_nibbles(Line line) {
+  template <int kHalf, bool>
+  static EK_INLINE Line nibbles(Line line) {
     unroll<4>([&](auto i) EK_LAMBDA_INLINE {
-      line.v[i] = kHalf == 0 ? vshlq_n_s8(line.v[i], 4) : vandq_s8(line.v[i], vdupq_n_s8(-16));
+      uint8x16_t bytes = vreinterpretq_u8_s8(line.v[i]);
+      line.v[i] = vreinterpretq_s8_u8(kHalf == 0 ? vandq_u8(bytes, vdupq_n_u8(15)) : vshrq_n_u8(bytes, 4));
     });
     return line;
+  }
+  static EK_INLINE int32x4_t widen_u8(const uint8_t* p) {
+    uint32_t four;
+    memcpy(&four, p, 4);
+    uint16x8_t wide = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four)));
+    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(wide)));
   }
 
   // By vector of a line, for its low and its high nibbles. Lines of 4 k have the same channels in both halves: the compiler then
@@ -44,16 +49,15 @@ struct NeonNibbles : NeonExpand {
     });
     return out;
   }
-  template <int kHalf>
-  static EK_INLINE Line nibbles_around(Line line, const Zeros& zeros) {
+  template <int kHalf, bool>
+  static EK_INLINE Line nibbles_above(Line line, const Zeros& zeros) {
     unroll<4>([&](auto i) EK_LAMBDA_INLINE {
-      uint8x16_t bytes = vreinterpretq_u8_s8(line.v[i]), zero = zeros.v[kHalf][i];
+      uint8x16_t bytes = vreinterpretq_u8_s8(line.v[i]);
       if constexpr (kHalf == 1) {
         bytes = vshrq_n_u8(bytes, 4);
         __asm__("" : "+w"(bytes));  // shifted and added at once (usra) it would take a copy of the zeros
       }
-      uint8x16_t sum = vandq_u8(vaddq_u8(bytes, zero), vdupq_n_u8(15));
-      line.v[i] = vreinterpretq_s8_u8(vsubq_u8(sum, zero));
+      line.v[i] = vreinterpretq_s8_u8(vandq_u8(vaddq_u8(bytes, zeros.v[kHalf][i]), vdupq_n_u8(15)));
     });
     return line;
   }

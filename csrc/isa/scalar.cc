@@ -238,48 +238,6 @@ struct Scalar : Dot4<ScalarVectors> {
   }
   static EK_INLINE void store_expanded(int8_t* p, const Expanded& step) { memcpy(p, step.line, sizeof(step.line)); }
 
-  static constexpr const char* kInt4GemmName = "int4_gemm_scalar";
-  static constexpr const char* kInt4GemvName = "int4_gemv_scalar";
-  using Line = Expanded;
-  struct Zeros {
-    uint8_t column[16];
-  };
-  static constexpr int kNibbleUnit = 1;
-  static constexpr int kLineRows = 4;
-  static constexpr int line_panels_at(int) { return 1; }
-  static constexpr int line_phases_at(int, int) { return 1; }
-  static EK_INLINE Line load_line(const uint8_t* p) {
-    Line line;
-    memcpy(line.line, p, sizeof(line.line));
-    return line;
-  }
-  static EK_INLINE Line expand_line(const uint8_t* mask, const int8_t*& values) { return expand<1>(mask, values); }
-  template <int kHalf>
-  static EK_INLINE int nibble(int8_t byte) {
-    return static_cast<uint8_t>(byte) >> 4 * kHalf & 15;
-  }
-  template <int kHalf>
-  static EK_INLINE Line signed_nibbles(const Line& line) {
-    Line out;
-    for (int i = 0; i < 64; ++i) out.line[i] = static_cast<int8_t>((nibble<kHalf>(line.line[i]) ^ 8) - 8);
-    return out;
-  }
-  template <int>
-  static EK_INLINE Zeros spread_zeros(const uint8_t* p) {
-    Zeros zeros;
-    memcpy(zeros.column, p, sizeof(zeros.column));
-    return zeros;
-  }
-  template <int kHalf>
-  static EK_INLINE Line nibbles_around(const Line& line, const Zeros& zeros) {
-    Line out;
-    for (int i = 0; i < 64; ++i) {
-      int zero = zeros.column[i / 4];
-      out.line[i] = static_cast<int8_t>(((nibble<kHalf>(line.line[i]) + zero) & 15) - zero);
-    }
-    return out;
-  }
-
   static constexpr int kExpandRows = 4;
   static constexpr int64_t kExpandAhead = 0;
   static constexpr int64_t kMasksAhead = 0;
@@ -317,9 +275,63 @@ struct Scalar : Dot4<ScalarVectors> {
   }
 };
 
+struct ScalarInt4 : Scalar {
+  static constexpr const char* kInt4GemmName = "int4_gemm_scalar";
+  static constexpr const char* kInt4GemvName = "int4_gemv_scalar";
+
+  static constexpr int32_t kZeroOffset = 128;
+  static EK_INLINE Lhs load_lhs(const uint8_t* p) {
+    Lhs lhs;
+    for (int i = 0; i < 4; ++i) lhs.q[i] = static_cast<int8_t>(p[i]);
+    return lhs;
+  }
+  static EK_INLINE void store_lhs(uint8_t* p, const Bytes& q, I32&) {
+    for (int i = 0; i < kParts * kLanes; ++i) p[i] = q.byte[i] ^ 0x80;
+  }
+  static EK_INLINE I32 widen_u8(const uint8_t* p) {
+    return map<int32_t>([&](int i) { return p[i]; });
+  }
+
+  using Line = Expanded;
+  struct Zeros {
+    uint8_t column[16];
+  };
+  static constexpr int kLineRows = 4;
+  static constexpr int line_phases_at(int) { return 1; }
+  static constexpr bool kHighInPlace = false;
+  static EK_INLINE Line load_line(const uint8_t* p) {
+    Line line;
+    memcpy(line.line, p, sizeof(line.line));
+    return line;
+  }
+  static EK_INLINE Line expand_line(const uint8_t* mask, const int8_t*& values) { return expand<1>(mask, values); }
+  template <int kHalf>
+  static EK_INLINE int nibble(int8_t byte) {
+    return static_cast<uint8_t>(byte) >> 4 * kHalf & 15;
+  }
+  template <int kHalf, bool>
+  static EK_INLINE Line nibbles(const Line& line) {
+    Line out;
+    for (int i = 0; i < 64; ++i) out.line[i] = static_cast<int8_t>(nibble<kHalf>(line.line[i]));
+    return out;
+  }
+  template <int>
+  static EK_INLINE Zeros spread_zeros(const uint8_t* p) {
+    Zeros zeros;
+    memcpy(zeros.column, p, sizeof(zeros.column));
+    return zeros;
+  }
+  template <int kHalf, bool>
+  static EK_INLINE Line nibbles_above(const Line& line, const Zeros& zeros) {
+    Line out;
+    for (int i = 0; i < 64; ++i) out.line[i] = static_cast<int8_t>((nibble<kHalf>(line.line[i]) + zeros.column[i / 4]) & 15);
+    return out;
+  }
+};
+
 }  // namespace
 
 extern const Kernels kernels_scalar;
-constexpr Kernels kernels_scalar = kernels_of<Scalar>();
+constexpr Kernels kernels_scalar = kernels_of<Scalar, ScalarInt4>();
 
 }  // namespace edgekern

@@ -34,6 +34,11 @@ RhsPanels panels_of(const void* packed, const Layout& layout) {
   return rhs;
 }
 
+// A row's sums over groups of any size are no more.
+panels::Slab slab_of(const Kernels& kernels, int64_t m, int64_t k) {
+  return {kernels.lhs, m, k, max_of(1, ceil_div(k, kSmallestGroup))};
+}
+
 }  // namespace
 }  // namespace edgekern::int4
 
@@ -42,7 +47,7 @@ using namespace edgekern;
 extern "C" size_t ek_int4_workspace_size(const ek_isa* isa, int64_t m, int64_t k) {
   const edgekern::Kernels* kernels = nullptr;
   if (m < 0 || !valid_shape(0, k) || resolve_isa(isa, &kernels) != EK_OK) return 0;
-  return panels::Slab(kernels->int4.lhs, m, k).bytes();
+  return int4::slab_of(kernels->int4, m, k).bytes();
 }
 
 extern "C" ek_status ek_int4_linears(const ek_isa* isa, const ek_part* parts, int64_t count, int64_t m, const void* lhs,
@@ -56,7 +61,7 @@ extern "C" ek_status ek_int4_linears(const ek_isa* isa, const ek_part* parts, in
   for (int64_t i = 0; i < count; ++i) {
     ek_status status = int4::open_packed(parts[i].packed, parts[i].packed_size, &layouts[i]);
     if (status != EK_OK) return status;
-    if (layouts[i].k != layouts[0].k) return EK_ERROR_PARTS;
+    if (layouts[i].k != layouts[0].k || layouts[i].group_size != layouts[0].group_size) return EK_ERROR_PARTS;
   }
   const edgekern::Kernels* all = nullptr;
   ek_status status = resolve_isa(isa, &all);
@@ -76,13 +81,13 @@ extern "C" ek_status ek_int4_linears(const ek_isa* isa, const ek_part* parts, in
                        int4::gemm_of(kernels, layout.form)};
   }
   if (found == 0) return EK_OK;
-  panels::Slab slab(kernels.lhs, m, k);
+  panels::Slab slab = int4::slab_of(kernels, m, k);
   if (workspace_size < slab.bytes()) return EK_ERROR_WORKSPACE;
   for (int64_t i = 0; i < found; ++i) layers[i].args.lhs = slab.at(workspace);
   panels::run_rows(kernels.lhs, slab, m, k, layers, found, parallel,
                    [&](int64_t start, int64_t m0, int64_t m1, const int8::LhsRows& rows) {
                      const char* from = static_cast<const char*>(lhs) + start * ld_lhs * bytes_of(dtype);
-                     kernels.quantize(from, dtype, ld_lhs, k, m0, m1, rows);
+                     kernels.quantize(from, dtype, ld_lhs, k, layouts[0].group_size, m0, m1, rows);
                    });
   return EK_OK;
 }

@@ -35,13 +35,13 @@ RhsPanels panels_of(const void* packed, const Layout& layout) {
 }  // namespace
 
 size_t panels_workspace(const edgekern::Kernels& kernels, ek_int8_form, int64_t m, int64_t k) {
-  return panels::Slab(kernels.int8.lhs, m, k).bytes();
+  return panels::Slab(kernels.int8.lhs, m, k, blocks_of(k)).bytes();
 }
 
 void run_panels(const edgekern::Kernels& kernels, const Part* parts, int64_t count, int64_t m, const Input& input,
                 void* workspace, const ek_parallel* parallel) {
   const int64_t k = parts->layout.k;
-  panels::Slab slab(kernels.int8.lhs, m, k);
+  panels::Slab slab(kernels.int8.lhs, m, k, parts->layout.blocks());
   panels::Layer<GemmArgs, Gemm> layers[EK_MAX_PARTS];
   for (int64_t i = 0; i < count; ++i) {
     const Part& part = parts[i];

@@ -17,15 +17,15 @@ inline constexpr int64_t kTicketMacs = 1024 * 1024;
 // Where a slab's quantised rows and their numbers sit in the caller's workspace.
 struct Slab {
   int64_t rows;  // whole groups; the last may have rows that are never filled
-  int64_t stride, blocks;
+  int64_t stride, sums;
 
-  Slab(const int8::RowLayout& kernels, int64_t m, int64_t k) {
+  // sums: how many of a row's activations there are, at least one.
+  Slab(const int8::RowLayout& kernels, int64_t m, int64_t k, int64_t sums_) : sums(sums_) {
     // 64 bytes beyond the row: tails are stored whole, and rows do not all start in the same cache set.
     stride = round_up(k, 64) * kernels.lhs_bytes + 64;
     rows = round_up(min_of(m, max_of(round_up(kSlabBytes / stride, kernels.rows), 8 * kernels.rows)), kernels.group_rows);
-    blocks = int8::blocks_of(k);
   }
-  size_t bytes() const { return static_cast<size_t>(64 + rows * (stride + 4 * (2 + blocks))); }
+  size_t bytes() const { return static_cast<size_t>(64 + rows * (stride + 4 * (2 + sums))); }
 
   int8::LhsRows at(void* workspace) const {
     uintptr_t start = (reinterpret_cast<uintptr_t>(workspace) + 63) & ~uintptr_t{63};

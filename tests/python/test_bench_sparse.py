@@ -72,11 +72,14 @@ def test_who_is_measured_where() -> None:
     assert subjects("1x768x3072-unstructured-80-cold") == ours
     assert subjects("1x768x3072-unstructured-80") == ours | set(sparse.RIVALS) - {"torch-qnnpack-1x4"}
     assert "torch-qnnpack-1x4" in subjects("1x768x3072-4x4-80")
-    assert {*sparse.OURS, *sparse.OURS_INT4, *sparse.OURS_F32, *sparse.RIVALS} <= set(SUBJECTS)
+    assert {*sparse.OURS, *sparse.OURS_INT4, *sparse.OURS_FLOAT, *sparse.RIVALS} <= set(SUBJECTS)
     for name, cell in cells.items():
         int4 = {subject for subject in sparse.OURS_INT4 if sparse.takes_part(subject, cell)}
         from_memory = cell["cold"] and sparse.takes_part("edgekern-bitmap", cell)
         assert int4 == (set(sparse.OURS_INT4) if from_memory else set()), name
+        floats = {subject for subject in sparse.OURS_FLOAT if sparse.takes_part(subject, cell)}
+        tall = {"edgekern-f32-4", "edgekern-f16-4"} if cell["pattern"] == "4x4" else set()
+        assert floats == (set() if cell["cold"] else {"edgekern-f32-1", "edgekern-f16-1"} | tall), name
 
 
 @pytest.fixture
@@ -98,6 +101,8 @@ def torch_settings() -> None:
         ("edgekern-int4-bitmap_2", 0.15),
         ("edgekern-f32-1", 1e-6),
         ("edgekern-f32-4", 1e-6),
+        ("edgekern-f16-1", 2e-3),
+        ("edgekern-f16-4", 2e-3),
         ("torch-fp32", 1e-6),
         ("torch-csr", 1e-6),
         ("torch-qnnpack-1x4", 0.02),
@@ -185,6 +190,15 @@ def test_float32_is_compared_with_float32(tmp_path: Path) -> None:
         "0 of 1 cells; lowest 2.00 at 64x768x3072-unstructured-80, 2 threads",
     )
     assert found["Every cell at least as fast as DeepSparse"][0] is None
+
+
+def test_float16_is_neither_a_form_of_int8_nor_float32(tmp_path: Path) -> None:
+    times = {DENSE: 4e-3, BLOCKS: 1e-3, "edgekern__f16__1": 2e-4, "edgekern__f32__1": 5e-4, "edgekern__f32__4": 3e-4}
+    path = write_file(tmp_path, cell(WIDE, **times, edgekern__f16__4=1e-4) + cell(DECODE, **{DENSE: 3e-3}), "sparse")
+    assert goals(path)["4x4, 80 %, M ≥ 64: 3.5 times our dense int8"][0] is True
+    section = sparse_section(read_results(path), [])
+    assert "| DeepSparse / sparse | edgekern sparse float32 | edgekern sparse float16 | edgekern dense |" in section
+    assert "| 128x768x3072, 2 threads | 1,000 | blocks_4 | 4.00 | - | 300 | 100 | 4,000 |" in section
 
 
 def test_int4_is_compared_with_dense_int8_and_dense_int4(tmp_path: Path) -> None:

@@ -7,22 +7,25 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import linear  # noqa: E402
 import render  # noqa: E402
 from harness import subject, table, worker  # noqa: E402
 from harness.command import choose_cells  # noqa: E402
 from harness.machine import LoadMeter, cpu_slug, describe_machine  # noqa: E402
 from harness.process import Worker, WorkerError  # noqa: E402
 from harness.tier import tier_environment  # noqa: E402
-from linear import all_cells  # noqa: E402
-from rendering.bars import geometric_mean, linear_bars, model_bars  # noqa: E402
+from rendering.bars import geometric_mean, int4_bars, linear_bars, model_bars  # noqa: E402
 from rendering.pages import linear_section, readme_block  # noqa: E402
 from rendering.results import Results, newest, read_results  # noqa: E402
 from results_file import MACHINE, write_file  # noqa: E402
+from rivals.int4_weights import pack_nibbles, quantize_int4  # noqa: E402
 
 
 def timing(name: str, subject: str, seconds: float, threads: int = 2, **extra: object) -> dict:
@@ -77,6 +80,50 @@ def test_bars_are_met_missed_or_not_measured(tmp_path: Path) -> None:
     slow = [record | {"median_s": 2.1e-3} if record["subject"] == "edgekern" else record for record in good_records()]
     missed = bars(write_file(tmp_path, slow))
     assert [missed[goal] for goal in met if met[goal] is not None] == [False] * 4
+
+
+def int4_records() -> list[dict]:
+    """Twice our int8 and at all but a tenth of the bandwidth from memory, 1.1 times int8's time with many rows."""
+    warm = "1x2048x8192"
+    return [
+        limit(COLD, "read-bandwidth", 1_250_000 * 100, 9.5e-3),  # 9.5e-5 s for one layer
+        timing(COLD, "edgekern-int4", 1e-4, packed_bytes=1_250_000),
+        timing(COLD, "edgekern", 2e-4),
+        timing(COLD, "openvino-int4", 3e-4),
+        timing(BIG, "edgekern-int4", 1.1e-3, packed_bytes=1_250_000),
+        timing(BIG, "edgekern", 1e-3),
+        timing(BIG, "onnxruntime-int4", 3.3e-3),
+        timing(warm, "edgekern-int4", 2e-4, packed_bytes=9_000_000),
+        timing(warm, "onnxruntime-int4", 3e-4),
+        timing(warm, "openvino-int4", 1.9e-4),
+    ]
+
+
+def test_int4_is_compared_with_its_rivals_and_with_our_int8(tmp_path: Path) -> None:
+    path = write_file(tmp_path, int4_records(), "int4")
+    results = read_results(path)
+    assert results.cells[0].best_rival() == ("openvino-int4", 3e-4)
+    assert results.cells[1].ahead() == pytest.approx(3.0)  # our int8 is no rival
+    met = {bar.goal: bar.met for bar in int4_bars(results)}
+    assert met == {
+        "M = 1, weights in memory: at least 1.8 times faster than our int8": True,
+        "M = 1, weights in memory: at least 90 % of the measured read bandwidth": True,
+        "M = 1, 2048x8192 in cache: faster than ONNX Runtime int4": True,
+        "M = 1, 2048x8192 in cache: faster than OpenVINO int4": False,
+        "128x768x3072: at most 1.15 times our int8's time": True,
+        "Every cell at least as fast as its best rival": False,
+    }
+    docs, readme = render.pages([results], f"{render.START}{render.END}")
+    assert "## One linear layer with int4 weights: Example 9000" in docs
+    assert "| M x K x N | edgekern int4 | edgekern | OpenVINO int4 weights | ONNX Runtime int4 |" in docs
+    assert "| 1x768x3072, cold | 100 | 200 | *300* | - | 3.00 | 95% of bandwidth |" in docs
+    assert "One linear layer on" not in readme
+
+
+def test_int4_bars_that_are_missed(tmp_path: Path) -> None:
+    slow = [r | {"median_s": 1.5e-4 * (r["m"] == 1) + 1.2e-3 * (r["m"] > 1)} for r in int4_records()[1:5:3]]
+    path = write_file(tmp_path, [*int4_records(), *slow], "int4")  # what comes later counts
+    assert [bar.met for bar in int4_bars(read_results(path))] == [False, False, True, False, False, False]
 
 
 def test_model_bars_compare_two_threads_and_ignore_the_stub(tmp_path: Path) -> None:
@@ -147,13 +194,46 @@ def test_files_of_another_kind_are_refused(tmp_path: Path, header: dict, message
 
 
 def test_cells_are_the_whole_table_and_patterns_must_match() -> None:
-    cells = all_cells()
+    cells = linear.all_cells()
     names = [cell["name"] for cell in cells]
     assert len(names) == len(set(names)) == 1 + 6 * 7
     chosen = choose_cells(cells, ["128x384*", "*x4096-cold"])
     assert [cell["name"] for cell in chosen] == ["128x384x1536", "1x4096x4096-cold"]
     with pytest.raises(Exception, match="no cell is called like"):
         choose_cells(cells, ["129x*"])
+
+
+def test_rivals_int4_weights_are_levels_of_their_groups() -> None:
+    weight = np.random.default_rng(1).standard_normal((6, 80)).astype(np.float32)
+    weight[2, :32] = 0
+    levels, scale, zero = quantize_int4(weight, 32)
+    assert (levels.shape, scale.shape, zero.shape) == ((6, 3, 32), (6, 3, 1), (6, 3, 1))
+    values = (scale * (levels.astype(np.float32) - zero)).reshape(6, 96)
+    step = np.repeat(scale[..., 0], 32, axis=1)  # half of it rounding takes, and the zero point as much at the ends
+    assert (np.abs(values[:, :80] - weight) <= step[:, :80] * 1.001).all()
+    assert not values[:, 80:].any()
+    assert not values[2, :32].any()
+
+
+def test_nibbles_are_two_to_a_byte_the_first_of_them_low() -> None:
+    assert pack_nibbles(np.array([[1, 2, 3], [15, 0, 8]], np.uint8)).tolist() == [[0x21, 0x03], [0x0F, 0x08]]
+
+
+def test_weights_choose_the_rivals() -> None:
+    subjects = {name for weights in linear.Weights for name in (*linear.OURS[weights], *linear.RIVALS[weights])}
+    assert subjects <= set(subject.SUBJECTS)
+    assert set(linear.BENCHMARK.values()) <= set(render.SECTIONS) & set(render.CHARTS)
+
+
+@pytest.mark.parametrize(("name", "error", "bits"), [("edgekern", 0.02, 8), ("edgekern-int4", 0.15, 4)])
+def test_our_layers_are_what_convert_makes(name: str, error: float, bits: int) -> None:
+    threads = torch.get_num_threads()
+    ours = subject.load_subject(name, 1)
+    with ours.session():
+        facts = ours.prepare(m=3, k=256, n=48, cold=False)
+    torch.set_num_threads(threads)
+    assert facts["relative_error"] < error
+    assert 0 < facts["packed_bytes"] - 256 * 48 * bits / 8 < 2048  # scales, sums, the bias
 
 
 def test_tiers_hold_everybody_and_isa_only_us() -> None:

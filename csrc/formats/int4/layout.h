@@ -14,10 +14,9 @@
 //
 //   int8:   a0 a1 a2 .. a63 | b0 b1 b2 .. b63          line:   b0:a0 | b1:a1 | .. | b63:a63        high:low
 //
-// A nibble is q - zero, modulo 16: zero for a weight that is zero, and where the zero point is 8 the weight's own two's
-// complement. N is padded to 16 and K to 8 with zeros.
+// A nibble is w, from 0 to 15. N is padded to 16 and K to 8 with zeros.
 //
-// The bitmap form leaves zero nibbles out. Its body is a bitmap (formats/bitmap.h): a bit for each nibble of a line, the low
+// In the bitmap form a nibble is w - zero, modulo 16: zero for a weight that is zero, and those are left out. Its body is a bitmap (formats/bitmap.h): a bit for each nibble of a line, the low
 // ones' 64 first, bit i of 128 for byte i of int8's line; and what is kept of a panel. Low and high nibbles are kept apart, so
 // that each is expanded as bytes are: byte i of a panel's holds the i-th low nibble that is kept of all its lines, and the
 // i-th high one.
@@ -55,7 +54,7 @@ struct Header {
   char reserved[20];
 };
 static_assert(sizeof(Header) == 64);
-inline constexpr char kMagic[8] = {'E', 'K', 'I', '4', 'C', '1', '6', '1'};  // int4, 16 columns, version 1
+inline constexpr char kMagic[8] = {'E', 'K', 'I', '4', 'C', '1', '6', '2'};  // int4, 16 columns, version 2
 
 struct Layout {
   int64_t n, k;
@@ -83,7 +82,8 @@ struct Layout {
 inline bool valid_form(ek_int4_form form) {
   return form == EK_INT4_DENSE || form == EK_INT4_BITMAP || form == EK_INT4_BITMAP_2;
 }
-inline bool valid_group_size(int64_t size) { return size == 32 || size == 64 || size == 128; }
+inline constexpr int64_t kSmallestGroup = 32;
+inline bool valid_group_size(int64_t size) { return size == kSmallestGroup || size == 64 || size == 128; }
 
 // EK_OK and the layout when `packed` is a whole, aligned matrix of this format. Cheap: it runs at every call.
 ek_status open_packed(const void* packed, size_t packed_size, Layout* layout);

@@ -1,16 +1,20 @@
-// The lines of a packed panel, from memory to the s8 steps that int8's products take.
+// The lines of a packed panel, from memory to the steps of bytes that products take.
 //
-// What an ISA adds to int8's vocabulary (isa/tile.h), a line being 64 bytes:
+// Weights are multiplied as they are, 0 to 15, and without their zero points: what those owe is paid once a group (gemm.h).
+//
+// What an ISA adds to int8's vocabulary (isa/tile.h), a line being 64 bytes. Its multiply takes activations as s8 and weights
+// as u8, or as s8 where they are never in place:
 //   Line                   64 bytes in registers; load_line(p), 64-byte aligned
 //   expand_line(mask, values)     64 bytes of which 8 bytes of mask say what is kept; values is moved past it
-//   signed_nibbles<h>(line)       the low (h = 0) or high nibbles as s8, times kNibbleUnit
+//   nibbles<h, in_place>(line)     the low (h = 0) or high nibbles as bytes
 //   Zeros, spread_zeros<depth>(p)    16 zero points, each beside its channel's `depth` bytes of an int8 line
-//   nibbles_around<h>(line, zeros)   weights with a zero point: ((nibble + zero) mod 16) - zero
+//   nibbles_above<h, in_place>(line, zeros)    of a bitmap's, which are w - zero modulo 16: w again
 //   join(low, high)        where a step is 8 k: both halves of an int8 line as Expanded. Where it is 4, Expanded is a Line
+//   widen_u8(p)            kLanes u8 as I32
 //   kLineRows              how many rows are few
-//   line_panels_at(rows)   how many panels of the dense form are multiplied side by side
-//   line_phases_at(rows, panels)  2 to sum low and high nibbles apart, where sums are too few to hide a product's latency
-//   kNibbleUnit            16 where a nibble is best left in the high half of its byte; 1 where products must be small
+//   line_phases_at(rows)   how many steps are summed apart, where sums are too few to hide a product's latency
+//   kHighInPlace           where few rows are multiplied, high nibbles stay in the high half of their byte, times 16, which
+//                          saves a shift. line_phases_at is then even, and merge_in_place(low, high) is low + high / 16
 #pragma once
 
 #include "formats/int8/expand.h"
@@ -23,6 +27,7 @@ namespace {
 // Hands out a line's low half, then its high half, as bytes whose low, or high, nibbles they are.
 template <class Isa>
 struct DenseRaw {
+  static constexpr bool kAbove = false;
   const uint8_t* at;
   typename Isa::Line line;
 
@@ -38,11 +43,11 @@ struct DenseRaw {
     }
     return line;
   }
-  static constexpr int panels_at(int rows) { return Isa::line_panels_at(rows); }
 };
 
 template <class Isa>
 struct BitmapRaw {
+  static constexpr bool kAbove = true;
   const uint8_t* masks;
   const int8_t* values[2];
 
@@ -61,12 +66,12 @@ struct BitmapRaw {
     masks += 8;
     return line;
   }
-  static constexpr int panels_at(int) { return 1; }
 };
 
 // The dense form's bytes, of which those that hold a weight are kept.
 template <class Isa>
 struct PairRaw {
+  static constexpr bool kAbove = true;
   const uint8_t* masks;
   const int8_t* values;
   typename Isa::Line line;
@@ -88,34 +93,37 @@ struct PairRaw {
     }
     return line;
   }
-  static constexpr int panels_at(int) { return 1; }
 };
 
-// A source of steps (formats/int8/expand.h). kAround: with zero points, which change from group to group.
-template <class Isa, template <class> class Raw, bool kAround>
+// The zero points of a group in a matrix that has none of its own.
+alignas(64) constexpr uint8_t kSymmetricZeros[int8::kPanelColumns] = {8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8};
+
+const uint8_t* zeros_of(const RhsPanels& rhs, int64_t panel) {
+  return rhs.zero == nullptr ? kSymmetricZeros : rhs.zero + panel * rhs.groups * int8::kPanelColumns;
+}
+int64_t zeros_step(const RhsPanels& rhs) { return rhs.zero == nullptr ? 0 : int8::kPanelColumns; }
+
+// A source of steps (formats/int8/expand.h). kInPlace: see kHighInPlace.
+template <class Isa, template <class> class Raw, bool kInPlace>
 struct LineSource {
   static constexpr int kSteps = int8::kStepsOfUnit<Isa>;
+  static constexpr bool kHighInPlace = kInPlace;
   Raw<Isa> raw;
-  const uint8_t* zero;
   typename Isa::Zeros zeros;
 
   LineSource() = default;
-  LineSource(const RhsPanels& rhs, int64_t panel) : raw(rhs, panel), zero(nullptr) {
-    if constexpr (kAround) zero = rhs.zero + panel * rhs.groups * int8::kPanelColumns;
-  }
+  LineSource(const RhsPanels& rhs, int64_t panel) : raw(rhs, panel) {}
 
-  EK_INLINE void start_group() {
-    if constexpr (!kAround) return;
-    zeros = Isa::template spread_zeros<Isa::kOrder.line_depth>(zero);
-    zero += int8::kPanelColumns;
+  EK_INLINE void start_group(const uint8_t* zero) {
+    if constexpr (Raw<Isa>::kAbove) zeros = Isa::template spread_zeros<Isa::kOrder.line_depth>(zero);
   }
   template <int kHalf>
   EK_INLINE typename Isa::Line weights() {
     typename Isa::Line line = raw.template half<kHalf>();
-    if constexpr (kAround)
-      return Isa::template nibbles_around<kHalf>(line, zeros);
+    if constexpr (Raw<Isa>::kAbove)
+      return Isa::template nibbles_above<kHalf, kInPlace>(line, zeros);
     else
-      return Isa::template signed_nibbles<kHalf>(line);
+      return Isa::template nibbles<kHalf, kInPlace>(line);
   }
   template <int kStep>
   EK_INLINE typename Isa::Expanded step() {
@@ -126,8 +134,6 @@ struct LineSource {
       return Isa::join(low, weights<1>());
     }
   }
-  static constexpr float kUnit = kAround ? 1.0f : 1.0f / Isa::kNibbleUnit;
-  static constexpr int panels_at(int rows) { return Raw<Isa>::panels_at(rows); }
 };
 
 }  // namespace

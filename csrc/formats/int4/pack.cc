@@ -29,6 +29,9 @@ Place place_in_line(int64_t i, int64_t depth) {
   return {in_half / depth, half * depth + in_half % depth};
 }
 
+// What w is more than its nibble, modulo 16 (layout.h).
+int offset_of(const Layout& layout, int zero) { return layout.form == EK_INT4_DENSE ? 0 : zero; }
+
 // The nibbles of a line, one a byte, in the order of int8's; what lies beyond N or K is zero.
 void read_line(const Layout& layout, const Canonical& from, int64_t panel, int64_t line, uint8_t (&nibbles)[kLineWeights]) {
   for (int64_t i = 0; i < kLineWeights; ++i) {
@@ -38,7 +41,7 @@ void read_line(const Layout& layout, const Canonical& from, int64_t panel, int64
     if (n >= layout.n || k >= layout.k) continue;
     int w = from.w[n * from.ld_w + k / 2] >> 4 * (k % 2) & 15;
     int zero = from.zero == nullptr ? kSymmetricZero : from.zero[n * layout.groups() + k / layout.group_size];
-    nibbles[i] = static_cast<uint8_t>((w - zero) & 15);
+    nibbles[i] = static_cast<uint8_t>((w - offset_of(layout, zero)) & 15);
   }
 }
 
@@ -298,7 +301,8 @@ extern "C" ek_status ek_int4_unpack(const void* packed, size_t packed_size, uint
         }
       }
       for_each_nibble(layout, packed, panel, [&](int64_t n, int64_t k, int nibble) {
-        int value = (nibble + zero_of(first + k / layout.group_size * kPanelColumns + n - n0)) & 15;
+        int zero = zero_of(first + k / layout.group_size * kPanelColumns + n - n0);
+        int value = (nibble + offset_of(layout, zero)) & 15;
         w[n * ld_w + k / 2] = static_cast<uint8_t>(w[n * ld_w + k / 2] | value << 4 * (k % 2));
       });
     }

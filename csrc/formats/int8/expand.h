@@ -45,24 +45,14 @@ struct BitmapSource {
 template <class Isa>
 constexpr int kStepsOfUnit = static_cast<int>(kDepthUnit / Isa::kStepDepth);
 
-template <class Isa, int kGroupRows, int PH, int kGroups, int NV>
-EK_INLINE void clear(typename Isa::template Acc<kGroupRows> (&acc)[PH][kGroups][NV]) {
-  unroll<PH>([&](auto ph) EK_LAMBDA_INLINE {
-    unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
-      unroll<NV>([&](auto n) EK_LAMBDA_INLINE { acc[ph][g][n] = Isa::template zero<kGroupRows>(); });
-    });
-  });
-}
-
 // Adds the products of rows and the next `depth` values of k of NP panels to sums by phase and group of rows.
 template <class Isa, int NP, class Source, int PH, int kGroups, int NV, int kGroupRows>
 EK_INLINE void accumulate_steps(const uint8_t* lhs, int64_t lhs_stride, int64_t depth, Source (&source)[NP],
                                 typename Isa::template Acc<kGroupRows> (&acc)[PH][kGroups][NV]) {
   constexpr int kVectors = NV / NP, kSteps = PH > Source::kSteps ? PH : Source::kSteps;
-  static_assert(kStepsOfUnit<Isa> % kSteps == 0);
   constexpr int64_t kLhsStep = Isa::kGroupRows * Isa::kStepDepth * Isa::kLhsBytes;
-  for (const uint8_t* end = lhs + depth / Isa::kStepDepth * kLhsStep; lhs < end;)
-    unroll<kSteps>([&](auto s) EK_LAMBDA_INLINE {
+  auto round = [&](auto steps) EK_LAMBDA_INLINE {
+    unroll<decltype(steps){}>([&](auto s) EK_LAMBDA_INLINE {
       unroll<NP>([&](auto p) EK_LAMBDA_INLINE {
         typename Isa::Expanded w = source[p].template step<s % Source::kSteps>();
         unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
@@ -76,6 +66,15 @@ EK_INLINE void accumulate_steps(const uint8_t* lhs, int64_t lhs_stride, int64_t 
       });
       lhs += kLhsStep;
     });
+  };
+  const uint8_t* end = lhs + depth / Isa::kStepDepth * kLhsStep;
+  if constexpr (kSteps > kStepsOfUnit<Isa>) {
+    while (end - lhs >= kSteps * kLhsStep) round(Index<kSteps>{});
+    while (lhs < end) round(Index<kStepsOfUnit<Isa>>{});
+  } else {
+    static_assert(kStepsOfUnit<Isa> % kSteps == 0);
+    while (lhs < end) round(Index<kSteps>{});
+  }
 }
 
 // As accumulate with one panel; t.rhs is not read.

@@ -64,27 +64,27 @@ EK_INLINE void store_tile(const TileArgs& t, Acc (&acc)[PH][kGroups][NV]) {
   });
 }
 
-template <class Isa, int MR, int NP>
-void accumulate(const TileArgs& t) {
-  constexpr int kVectors = kPanelColumns / Isa::kLanes;  // per panel
-  constexpr int NV = NP * kVectors;
-  constexpr int PH = Isa::phases_at(MR, NP);
-  constexpr int kGroupRows = MR < Isa::kGroupRows ? MR : Isa::kGroupRows, kGroups = MR / kGroupRows;
-  constexpr int64_t kLhsStep = Isa::kGroupRows * Isa::kStepDepth * Isa::kLhsBytes;
-  constexpr int64_t kRhsStep = kPanelColumns * Isa::kStepDepth;
-  using Acc = typename Isa::template Acc<kGroupRows>;
-
-  Acc acc[PH][kGroups][NV];
+template <class Isa, int kGroupRows, int PH, int kGroups, int NV>
+EK_INLINE void clear(typename Isa::template Acc<kGroupRows> (&acc)[PH][kGroups][NV]) {
   unroll<PH>([&](auto ph) EK_LAMBDA_INLINE {
     unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
       unroll<NV>([&](auto n) EK_LAMBDA_INLINE { acc[ph][g][n] = Isa::template zero<kGroupRows>(); });
     });
   });
+}
+
+// Adds the products of MR rows and `depth` values of k of NP dense panels to sums by phase and group of rows.
+template <class Isa, int MR, int NP, int PH, int kGroups, int NV, class Acc>
+EK_INLINE void add_products(const uint8_t* lhs_data, int64_t lhs_stride, const int8_t* panels, int64_t panel_bytes,
+                            int64_t depth, Acc (&acc)[PH][kGroups][NV]) {
+  constexpr int kVectors = NV / NP;
+  constexpr int64_t kLhsStep = Isa::kGroupRows * Isa::kStepDepth * Isa::kLhsBytes;
+  constexpr int64_t kRhsStep = kPanelColumns * Isa::kStepDepth;
 
   const uint8_t* lhs[kGroups];
-  unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE { lhs[g] = t.lhs + g * Isa::kGroupRows * t.lhs_stride; });
+  unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE { lhs[g] = lhs_data + g * Isa::kGroupRows * lhs_stride; });
   const int8_t* rhs[NP];
-  unroll<NP>([&](auto p) EK_LAMBDA_INLINE { rhs[p] = t.rhs + p * t.panel_bytes; });
+  unroll<NP>([&](auto p) EK_LAMBDA_INLINE { rhs[p] = panels + p * panel_bytes; });
 
   auto load_lhs = [&](int64_t s, auto g) EK_LAMBDA_INLINE { return Isa::load_lhs(lhs[g] + s * kLhsStep); };
   auto load_rhs = [&](int64_t s, auto n) EK_LAMBDA_INLINE {
@@ -109,34 +109,46 @@ void accumulate(const TileArgs& t) {
       });
     }
   };
-  int64_t s = 0, steps = t.depth / Isa::kStepDepth;
+  int64_t s = 0, steps = depth / Isa::kStepDepth;
   for (; s + PH <= steps; s += PH) unroll<PH>([&](auto ph) EK_LAMBDA_INLINE { step(s + ph, ph); });
   if constexpr (PH > 1)
     for (; s < steps; ++s) step(s, Index<0>{});
+}
+
+template <class Isa, int MR, int NP>
+void accumulate(const TileArgs& t) {
+  constexpr int NV = NP * (kPanelColumns / Isa::kLanes), PH = Isa::phases_at(MR, NP);
+  constexpr int kGroupRows = MR < Isa::kGroupRows ? MR : Isa::kGroupRows, kGroups = MR / kGroupRows;
+  typename Isa::template Acc<kGroupRows> acc[PH][kGroups][NV];
+  clear<Isa, kGroupRows>(acc);
+  add_products<Isa, MR, NP>(t.lhs, t.lhs_stride, t.rhs, t.panel_bytes, t.depth, acc);
   store_tile<Isa, MR, NP>(t, acc);
 }
 
-using Accumulate = void (*)(const TileArgs&);
+// of(rows, panels) for 1 <= rows <= Isa::kRows and panels 1, 2, 4 up to Isa::panels_at(rows). One row has its own; beyond, a
+// last group that is not full is multiplied whole, and finish leaves the surplus rows in the tile.
+template <class Isa, class Function>
+struct TileTable {
+  Function at[Isa::kRows][3] = {};  // [rows - 1][log2(panels)]
 
-// accumulate<Isa, rows, panels> for 1 <= rows <= Isa::kRows and panels 1, 2, 4 up to Isa::panels_at(rows). One row has its
-// own; beyond, a last group that is not full is multiplied whole, and finish leaves the surplus rows in the tile.
-template <class Isa>
-struct AccumulateTable {
-  Accumulate at[Isa::kRows][3] = {};  // [rows - 1][log2(panels)]
-
-  constexpr AccumulateTable() {
-    unroll<Isa::kRows>([this](auto m) {
-      unroll<3>([this, m](auto log2) {
+  template <class Of>
+  constexpr explicit TileTable(Of of) {
+    unroll<Isa::kRows>([this, of](auto m) {
+      unroll<3>([this, of, m](auto log2) {
         constexpr int kRows = decltype(m){} + 1, kTilePanels = 1 << decltype(log2){}, kGroup = Isa::kGroupRows;
         constexpr int kTileRows = kRows == 1 ? 1 : (kRows + kGroup - 1) / kGroup * kGroup;
-        if constexpr (kTilePanels <= Isa::panels_at(kTileRows)) at[m][log2] = accumulate<Isa, kTileRows, kTilePanels>;
+        if constexpr (kTilePanels <= Isa::panels_at(kTileRows)) at[m][log2] = of(Index<kTileRows>{}, Index<kTilePanels>{});
       });
     });
   }
 };
 
+using Accumulate = void (*)(const TileArgs&);
+
 template <class Isa>
-constexpr AccumulateTable<Isa> kAccumulate;
+constexpr TileTable<Isa, Accumulate> kAccumulate([](auto rows, auto panels) -> Accumulate {
+  return accumulate<Isa, rows, panels>;
+});
 
 // Rows from m and columns from n0 on, and `depth` values of k from k on, which lie in one block.
 template <class Isa>

@@ -46,7 +46,7 @@ typedef enum ek_status EK_ENUM_TYPE {
   EK_ERROR_FORM = 12,   // not one of the format's forms, not 1, 2, 4 or 8 channels, or a form that cannot hold this matrix
   EK_ERROR_GROUP = 13,  // int4's group_size is not 32, 64 or 128
   EK_ERROR_CLIP = 14,   // not one of ek_int4_clip
-  EK_ERROR_PARTS = 15   // less than 1 or more than EK_MAX_PARTS layers in a call, or layers of different k
+  EK_ERROR_PARTS = 15   // less than 1 or more than EK_MAX_PARTS layers in a call, or layers of different k or group_size
 } ek_status;
 
 // English, static storage, never NULL.
@@ -191,9 +191,8 @@ EK_API ek_status ek_int8_matmul_s32(const ek_isa* isa, const void* packed, size_
 //      and a zero point from 0 to 15; without zero points it is 8 everywhere (symmetric)
 //   q  u8, one scale and zero point per row, as int8's
 //
-// The sum over a group is an int32 and exact on every ISA, sum_{k in g} (q - c) * (w - zero) with c = 0, or 128 where s8 is
-// multiplied. Each is scaled and added to an f32, group by group from the first on; c - zero_point[m] times the channel's
-// sum of weights, an f32, comes last:
+// The sum over a group is an int32 and exact on every ISA: sum_{k in g} (q - 128) * (w - zero). Each is scaled and added to an
+// f32, group by group from the first on; 128 - zero_point[m] times the channel's sum of weights, an f32, comes last:
 //   |y - exact| <= (groups + 3) * 2^-23 * (lhs_scale[m] * 255 * sum_k |scale[n][g] * (w[n][k] - zero[n][g])| + |bias[n]|)
 // before activation. Where scales are powers of two and all sums below 2^24 of the smallest, no bit is rounded. The form and
 // the number of threads change no bit. A row that holds NaN or Inf gives a row of NaN; a zero row gives the bias, exactly.
@@ -249,7 +248,7 @@ EK_API size_t ek_int4_workspace_size(const ek_isa* isa, int64_t m, int64_t k);
 EK_API ek_status ek_int4_linear(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m, const void* lhs,
                                 ek_dtype dtype, int64_t ld_lhs, void* y, int64_t ld_y, ek_activation activation,
                                 void* workspace, size_t workspace_size, const ek_parallel* parallel);
-// As ek_int8_linears; group sizes may differ.
+// As ek_int8_linears; layers of one group_size.
 EK_API ek_status ek_int4_linears(const ek_isa* isa, const ek_part* parts, int64_t count, int64_t m, const void* lhs,
                                  ek_dtype dtype, int64_t ld_lhs, ek_activation activation, void* workspace,
                                  size_t workspace_size, const ek_parallel* parallel);

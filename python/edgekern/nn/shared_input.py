@@ -63,7 +63,7 @@ def _shareable(module: nn.Module | None) -> Int8Linear | Int4Linear | None:
 
 def _kind(layer: Int8Linear | Int4Linear) -> tuple[object, ...]:
     """Equal for layers that can be computed in one call."""
-    return type(layer), layer.in_features, layer.activation
+    return type(layer), layer.in_features, layer.activation, getattr(layer.scheme, "group_size", None)
 
 
 class SharedInput:
