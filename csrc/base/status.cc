@@ -34,6 +34,8 @@ extern "C" const char* ek_status_message(ek_status status) {
       return "unknown group size; expected 32, 64 or 128";
     case EK_ERROR_CLIP:
       return "unknown way to clip; expected none or the lowest squared error";
+    case EK_ERROR_INDEX:
+      return "an index is negative or not below the number of rows, or of an unknown type; expected i32 or i64";
   }
   return "unknown status";
 }
