@@ -36,6 +36,8 @@ extern "C" const char* ek_status_message(ek_status status) {
       return "unknown way to clip; expected none or the lowest squared error";
     case EK_ERROR_PARTS:
       return "a call takes 1 to 8 layers, all of the same k and group size";
+    case EK_ERROR_INDEX:
+      return "an index is negative or not below the number of rows, or of an unknown type; expected i32 or i64";
   }
   return "unknown status";
 }

@@ -8,6 +8,7 @@
 
 #include "arrays.h"
 #include "edgekern/edgekern.h"
+#include "embedding.h"
 #include "floats.h"
 #include "int4.h"
 #include "int8.h"
@@ -95,4 +96,5 @@ PYBIND11_MODULE(_core, core) {
   edgekern::bind_int8(core);
   edgekern::bind_int4(core);
   edgekern::bind_floats(core);
+  edgekern::bind_embedding(core);
 }

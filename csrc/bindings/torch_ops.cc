@@ -1,41 +1,53 @@
 // The torch ops edgekern::int8_linear, int4_linear, f32_linear and f16_linear, and int8_linear_2, _3, int4_linear_2, _3 of several
-// layers that read the same x: check their tensors, lend the library torch's memory and threads, make y.
-//
-// Cost decides the shape of this file: a 64x64 layer computes for a tenth of the time its dispatch takes, so an op
-// makes about a dozen shim calls of some nanoseconds each and one allocation, y.
+// layers that read the same x: check their tensors, lend the library torch's memory and threads, make y. Those of embeddings are
+// in torch_embedding.cc.
 #include "torch_ops.h"
-
-#include <cstddef>
 
 #include "edgekern/edgekern.h"
 #include "status.h"
 #include "threads.h"
-#include "torch_shim.h"
+#include "torch_tensors.h"
 #include "workspace.h"
 
 namespace edgekern {
 
 TorchShim torch_shim{};
+TorchCodes torch_codes{};
+
+ek_status describe_int8(const void* packed, size_t size, Shape* shape) {
+  ek_int8_shape found;
+  ek_status status = ek_int8_describe(packed, size, &found);
+  if (status == EK_OK) *shape = {found.n, found.k, found.form};
+  return status;
+}
+ek_status describe_int4(const void* packed, size_t size, Shape* shape) {
+  ek_int4_shape found;
+  ek_status status = ek_int4_describe(packed, size, &found);
+  if (status == EK_OK) *shape = {found.n, found.k, found.form};
+  return status;
+}
+
+Shape describe(const Packing& packing, const View& packed, const std::byte* data) {
+  if (packed.dtype != torch_codes.uint8 || packed.dim != 1 || (packed.sizes[0] > 1 && packed.strides[0] != 1)) {
+    fail(packing, text("packed must be a contiguous 1-D uint8 tensor from edgekern.ops.", packing.pack,
+                       ", got c10::ScalarType ", packed.dtype, " of shape ", packed.shape()));
+  }
+  if (packed.sizes[0] == 0) fail(packing, "packed is empty: the layer has no weights yet; load_state_dict() brings them");
+  if (reinterpret_cast<uintptr_t>(data) % kPackedAlignment != 0) {
+    fail(packing, "packed must start at a multiple of 64 bytes; packed.clone() does");
+  }
+  Shape shape;
+  if (packing.describe(data, static_cast<size_t>(packed.sizes[0]), &shape) != EK_OK) {
+    fail(packing, text("packed (", packed.sizes[0], " bytes) holds no packed ", packing.name,
+                       " matrix of this version, or a truncated one; make it with edgekern.ops.", packing.pack));
+  }
+  return shape;
+}
 
 namespace {
 
-constexpr int64_t kMaxDim = 64;  // torch's own limit
-constexpr size_t kPackedAlignment = 64;
-
-// dtype codes and device of the running torch, asked once.
-struct TorchCodes {
-  int32_t float32, float16, bfloat16, uint8, cpu;
-} codes;
-
-// A packed matrix: its sizes, and what else ek_*_workspace_size wants to know of it.
-struct Shape {
-  int64_t n, k, variant;
-};
-
-// What a number format brings to its op.
-struct Format {
-  const char *name, *op, *pack;
-  ek_status (*describe)(const void* packed, size_t size, Shape* shape);
+// What a number format brings to its linear op.
+struct Format : Packing {
   size_t (*workspace_size)(int64_t variant, int64_t m, int64_t k);
   decltype(&ek_int8_linears) linears;
 };
@@ -52,25 +64,13 @@ ek_status one_by_one(const ek_isa* isa, const ek_part* parts, int64_t count, int
   return status;
 }
 
-ek_status describe_int8(const void* packed, size_t size, Shape* shape) {
-  ek_int8_shape found;
-  ek_status status = ek_int8_describe(packed, size, &found);
-  if (status == EK_OK) *shape = {found.n, found.k, found.form};
-  return status;
-}
 size_t int8_workspace(int64_t form, int64_t m, int64_t k) {
   return ek_int8_workspace_size(nullptr, static_cast<ek_int8_form>(form), m, k);
 }
-constexpr Format kInt8{"int8", "int8_linear", "int8_pack", describe_int8, int8_workspace, ek_int8_linears};
+constexpr Format kInt8{{"int8", "int8_linear", "int8_pack", describe_int8}, int8_workspace, ek_int8_linears};
 
-ek_status describe_int4(const void* packed, size_t size, Shape* shape) {
-  ek_int4_shape found;
-  ek_status status = ek_int4_describe(packed, size, &found);
-  if (status == EK_OK) *shape = {found.n, found.k, found.form};
-  return status;
-}
 size_t int4_workspace(int64_t, int64_t m, int64_t k) { return ek_int4_workspace_size(nullptr, m, k); }
-constexpr Format kInt4{"int4", "int4_linear", "int4_pack", describe_int4, int4_workspace, ek_int4_linears};
+constexpr Format kInt4{{"int4", "int4_linear", "int4_pack", describe_int4}, int4_workspace, ek_int4_linears};
 
 template <auto kDescribe>
 ek_status describe_floats(const void* packed, size_t size, Shape* shape) {
@@ -83,61 +83,18 @@ template <auto kWorkspaceSize>
 size_t floats_workspace(int64_t channels, int64_t m, int64_t k) {
   return kWorkspaceSize(nullptr, channels, m, k);
 }
-constexpr Format kF32{"f32",
-                      "f32_linear",
-                      "f32_pack",
-                      describe_floats<ek_f32_describe>,
+constexpr Format kF32{{"f32", "f32_linear", "f32_pack", describe_floats<ek_f32_describe>},
                       floats_workspace<ek_f32_workspace_size>,
                       one_by_one<ek_f32_linear>};
-constexpr Format kF16{"f16",
-                      "f16_linear",
-                      "f16_pack",
-                      describe_floats<ek_f16_describe>,
+constexpr Format kF16{{"f16", "f16_linear", "f16_pack", describe_floats<ek_f16_describe>},
                       floats_workspace<ek_f16_workspace_size>,
                       one_by_one<ek_f16_linear>};
 
-[[noreturn]] void fail(const Format& format, const std::string& message) {
-  throw std::invalid_argument(text("edgekern.", format.op, ": ", message));
-}
-
-// A borrowed look at a tensor's metadata.
-struct View {
-  int64_t dim;
-  int64_t* sizes;
-  int64_t* strides;
-  int32_t dtype;
-
-  explicit View(const TensorHandle& tensor) {
-    check_torch(torch_shim.dim(tensor.get(), &dim), "read a tensor's dim");
-    check_torch(torch_shim.sizes(tensor.get(), &sizes), "read a tensor's sizes");
-    check_torch(torch_shim.strides(tensor.get(), &strides), "read a tensor's strides");
-    check_torch(torch_shim.dtype(tensor.get(), &dtype), "read a tensor's dtype");
-  }
-
-  std::string shape() const {
-    std::string shape;
-    for (int64_t d = 0; d < dim; ++d) shape += text(d == 0 ? "[" : ", ", sizes[d]);
-    return shape + "]";
-  }
-};
-
-std::byte* data_of(const TensorHandle& tensor) {
-  void* data = nullptr;
-  check_torch(torch_shim.data(tensor.get(), &data), "read a tensor's address");
-  return static_cast<std::byte*>(data);
-}
-
 // A new contiguous CPU tensor of x's shape with `last` in place of its last size.
 TensorHandle empty_like_rows(const View& x, int64_t last) {
-  int64_t sizes[kMaxDim], strides[kMaxDim], stride = 1;
-  for (int64_t d = x.dim - 1; d >= 0; --d) {
-    sizes[d] = d == x.dim - 1 ? last : x.sizes[d];
-    strides[d] = stride;
-    stride *= sizes[d] > 1 ? sizes[d] : 1;  // torch's rule for empty tensors
-  }
-  TorchTensor* tensor = nullptr;
-  check_torch(torch_shim.empty_strided(x.dim, sizes, strides, x.dtype, codes.cpu, -1, &tensor), "allocate a tensor");
-  return TensorHandle(tensor);
+  int64_t sizes[kMaxDim];
+  for (int64_t d = 0; d < x.dim; ++d) sizes[d] = d == x.dim - 1 ? last : x.sizes[d];
+  return empty_tensor(x.dim, sizes, x.dtype);
 }
 
 // x as a matrix: all dims but the last folded into m rows, ld elements apart.
@@ -169,9 +126,9 @@ bool fold_rows(const View& x, Rows* rows) {
 }
 
 ek_dtype library_dtype(const Format& format, int32_t dtype) {
-  if (dtype == codes.float32) return EK_F32;
-  if (dtype == codes.bfloat16) return EK_BF16;
-  if (dtype == codes.float16) return EK_F16;
+  if (dtype == torch_codes.float32) return EK_F32;
+  if (dtype == torch_codes.bfloat16) return EK_BF16;
+  if (dtype == torch_codes.float16) return EK_F16;
   fail(format, text("x must be float32, bfloat16 or float16, got c10::ScalarType ", dtype, "; convert it with x.float()"));
 }
 
@@ -185,24 +142,6 @@ bool records_gradient(const TensorHandle& x) {
   check_torch(torch_shim.call("aten::alias", "", stack), "call aten::alias");
   check_torch(torch_shim.call("aten::is_leaf", "", stack), "call aten::is_leaf");
   return static_cast<uint8_t>(stack[0]) == 0;  // a bool fills the lowest byte
-}
-
-// packed is one contiguous run of bytes that the library recognises; returns its shape.
-Shape describe(const Format& format, const View& packed, const std::byte* data) {
-  if (packed.dtype != codes.uint8 || packed.dim != 1 || (packed.sizes[0] > 1 && packed.strides[0] != 1)) {
-    fail(format, text("packed must be a contiguous 1-D uint8 tensor from edgekern.ops.", format.pack, ", got c10::ScalarType ",
-                      packed.dtype, " of shape ", packed.shape()));
-  }
-  if (packed.sizes[0] == 0) fail(format, "packed is empty: the layer has no weights yet; load_state_dict() brings them");
-  if (reinterpret_cast<uintptr_t>(data) % kPackedAlignment != 0) {
-    fail(format, "packed must start at a multiple of 64 bytes; packed.clone() does");
-  }
-  Shape shape;
-  if (format.describe(data, static_cast<size_t>(packed.sizes[0]), &shape) != EK_OK) {
-    fail(format, text("packed (", packed.sizes[0], " bytes) holds no packed ", format.name,
-                      " matrix of this version, or a truncated one; make it with edgekern.ops.", format.pack));
-  }
-  return shape;
 }
 
 // One layer of a call: its matrix, and then its result.
@@ -286,13 +225,6 @@ void linear_elsewhere(StableIValue* stack, uint64_t, uint64_t) {
        "edgekern.dense_(model) to run elsewhere");
 }
 
-// Libraries are never deleted: that would take the ops out of the dispatcher.
-TorchLibrary* implementation_library(const char* key) {
-  TorchLibrary* library = nullptr;
-  check_torch(torch_shim.library_implementation("edgekern", key, "edgekern", 0, &library), "open a library");
-  return library;
-}
-
 template <const Format& kFormat, int kCount = 1>
 void define_linear(TorchLibrary* fragment) {
   std::string name = kFormat.op, arguments = "(Tensor x, Tensor packed, SymInt out_features, int activation)",
@@ -308,15 +240,25 @@ void define_linear(TorchLibrary* fragment) {
     arguments = text("(Tensor x", matrices, sizes, ", int activation)");
     result = text("(", results, ")");
   }
-  check_torch(torch_shim.define(fragment, text(name, arguments, " -> ", result).c_str()), "define an op");
-  check_torch(torch_shim.implement(implementation_library("CPU"), name.c_str(), linear_cpu<kFormat, kCount>),
-              "implement an op for the CPU");
-  check_torch(torch_shim.implement(implementation_library("CompositeExplicitAutograd"), name.c_str(),
-                                   linear_elsewhere<kFormat, kCount>),
-              "implement an op for other devices");
+  define_op(fragment, name.c_str(), text(name, arguments, " -> ", result), linear_cpu<kFormat, kCount>,
+            linear_elsewhere<kFormat, kCount>);
+}
+
+// Libraries are never deleted: that would take the ops out of the dispatcher.
+TorchLibrary* implementation_library(const char* key) {
+  TorchLibrary* library = nullptr;
+  check_torch(torch_shim.library_implementation("edgekern", key, "edgekern", 0, &library), "open a library");
+  return library;
 }
 
 }  // namespace
+
+void define_op(TorchLibrary* fragment, const char* op, const std::string& schema, BoxedKernel cpu, BoxedKernel elsewhere) {
+  check_torch(torch_shim.define(fragment, schema.c_str()), "define an op");
+  check_torch(torch_shim.implement(implementation_library("CPU"), op, cpu), "implement an op for the CPU");
+  check_torch(torch_shim.implement(implementation_library("CompositeExplicitAutograd"), op, elsewhere),
+              "implement an op for other devices");
+}
 
 void register_torch_ops(const std::unordered_map<std::string, uintptr_t>& symbols) {
   if (torch_shim.define != nullptr) throw std::logic_error("edgekern: the torch ops are already registered");
@@ -327,7 +269,8 @@ void register_torch_ops(const std::unordered_map<std::string, uintptr_t>& symbol
     if (function == nullptr && required) throw std::invalid_argument(text("symbols lacks ", name));
   });
   torch_shim = shim;
-  codes = {shim.dtype_float32(), shim.dtype_float16(), shim.dtype_bfloat16(), shim.dtype_uint8(), shim.device_cpu()};
+  torch_codes = {shim.dtype_float32(), shim.dtype_float16(), shim.dtype_bfloat16(), shim.dtype_uint8(),
+                 shim.dtype_int32(),   shim.dtype_int64(),   shim.device_cpu()};
 
   TorchLibrary* fragment = nullptr;
   check_torch(shim.library_fragment("edgekern", "edgekern", 0, &fragment), "open a library");
@@ -339,6 +282,7 @@ void register_torch_ops(const std::unordered_map<std::string, uintptr_t>& symbol
   define_linear<kInt4, 3>(fragment);
   define_linear<kF32>(fragment);
   define_linear<kF16>(fragment);
+  define_embeddings(fragment);
 }
 
 }  // namespace edgekern

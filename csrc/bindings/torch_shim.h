@@ -8,8 +8,8 @@
 //   * A function returns 0, or an error code; torch throws nothing across it.
 //   * An op kernel is "boxed": it gets an array of 64-bit StableIValues, one an argument. A tensor is an owned handle
 //     that the kernel must delete, an int or SymInt the integer itself. It leaves its results in the same array.
-//   * An exception that leaves a kernel reaches Python: std::invalid_argument as ValueError, any other std::exception
-//     as RuntimeError. Handles still owned by the kernel would leak, hence TensorHandle.
+//   * An exception that leaves a kernel reaches Python: std::invalid_argument as ValueError, std::out_of_range as
+//     IndexError, any other std::exception as RuntimeError. Handles still owned by the kernel would leak, hence TensorHandle.
 #pragma once
 
 #include <cstdint>
@@ -54,6 +54,8 @@ struct TorchShim {
   int32_t (*dtype_float16)();
   int32_t (*dtype_bfloat16)();
   int32_t (*dtype_uint8)();
+  int32_t (*dtype_int32)();
+  int32_t (*dtype_int64)();
   int32_t (*device_cpu)();
 
   // torch's thread pool: since 2.10, null before.
@@ -87,6 +89,8 @@ void for_each_torch_symbol(TorchShim& shim, Visit&& visit) {
   visit("aoti_torch_dtype_float16", shim.dtype_float16, true);
   visit("aoti_torch_dtype_bfloat16", shim.dtype_bfloat16, true);
   visit("aoti_torch_dtype_uint8", shim.dtype_uint8, true);
+  visit("aoti_torch_dtype_int32", shim.dtype_int32, true);
+  visit("aoti_torch_dtype_int64", shim.dtype_int64, true);
   visit("aoti_torch_device_type_cpu", shim.device_cpu, true);
   visit("torch_parallel_for", shim.parallel_for, false);
   visit("torch_get_num_threads", shim.num_threads, false);

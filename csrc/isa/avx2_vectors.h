@@ -78,6 +78,9 @@ struct Avx2Vectors {
   static EK_INLINE I32 set_i32(int32_t v) { return _mm256_set1_epi32(v); }
   static EK_INLINE I32 load_i32(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static EK_INLINE void store_i32(int32_t* p, I32 v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  static EK_INLINE I32 load_s8(const int8_t* p) {
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  }
   static EK_INLINE I32 add_i32(I32 a, I32 b) { return _mm256_add_epi32(a, b); }
   static EK_INLINE I32 sub_i32(I32 a, I32 b) { return _mm256_sub_epi32(a, b); }
   static EK_INLINE I32 mul_i32(I32 a, I32 b) { return _mm256_mullo_epi32(a, b); }

@@ -59,6 +59,9 @@ struct Avx512Vectors {
   static EK_INLINE I32 set_i32(int32_t v) { return _mm512_set1_epi32(v); }
   static EK_INLINE I32 load_i32(const int32_t* p) { return _mm512_loadu_si512(p); }
   static EK_INLINE void store_i32(int32_t* p, I32 v) { _mm512_storeu_si512(p, v); }
+  static EK_INLINE I32 load_s8(const int8_t* p) {
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
   static EK_INLINE I32 add_i32(I32 a, I32 b) { return _mm512_add_epi32(a, b); }
   static EK_INLINE I32 sub_i32(I32 a, I32 b) { return _mm512_sub_epi32(a, b); }
   static EK_INLINE I32 mul_i32(I32 a, I32 b) { return _mm512_mullo_epi32(a, b); }

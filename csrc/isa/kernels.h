@@ -105,6 +105,8 @@ struct DenseKernels {
   void (*gemm)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);
   void (*gemm_bitmap)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);
   void (*gemm_bitmap_4)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);
+  // The first k weights of channel n of the dense form as floats, to y from element `at` on.
+  void (*read_row)(const RhsPanels& rhs, int64_t n, int64_t k, void* y, ek_dtype dtype, int64_t at);
 };
 
 // Quantised activations for the block forms.
@@ -174,6 +176,7 @@ struct Kernels {
   void (*gemm)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);
   void (*gemm_bitmap)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);
   void (*gemm_bitmap_2)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);
+  void (*read_row)(const RhsPanels& rhs, int64_t n, int64_t k, void* y, ek_dtype dtype, int64_t at);
 };
 
 }  // namespace int4

@@ -5,10 +5,12 @@
 #include "formats/f32/spmm.h"
 #include "formats/int4/activations.h"
 #include "formats/int4/gemm.h"
+#include "formats/int4/row.h"
 #include "formats/int8/csr.h"
 #include "formats/int8/expand.h"
 #include "formats/int8/gemm.h"
 #include "formats/int8/quantize.h"
+#include "formats/int8/row.h"
 #include "formats/int8/spmm.h"
 #include "isa/kernels.h"
 
@@ -38,7 +40,8 @@ constexpr Kernels kernels_of() {
                .load_u8 = int8::load_u8<Isa>,
                .gemm = int8::gemm<Isa>,
                .gemm_bitmap = int8::gemm_bitmap<Isa, 1>,
-               .gemm_bitmap_4 = int8::gemm_bitmap<Isa, 4>},
+               .gemm_bitmap_4 = int8::gemm_bitmap<Isa, 4>,
+               .read_row = int8::read_row<Isa>},
       .int8_blocks = {.name = Isa::kInt8SpmmName,
                       .order = Isa::kBlockOrder,
                       .narrowest = Isa::kLanes,
@@ -63,7 +66,8 @@ constexpr Kernels kernels_of() {
                .quantize = int4::quantize<Int4>,
                .gemm = int4::gemm<Int4, int4::DenseRaw>,
                .gemm_bitmap = int4::gemm<Int4, int4::BitmapRaw>,
-               .gemm_bitmap_2 = int4::gemm<Int4, int4::PairRaw>},
+               .gemm_bitmap_2 = int4::gemm<Int4, int4::PairRaw>,
+               .read_row = int4::read_row<Int4>},
       .f32 = {.name = Isa::kF32SpmmName,
               .lhs_bytes = sizeof(typename F32Tile::Word),
               .narrowest = F32Tile::kLanes,

@@ -65,6 +65,11 @@ struct NeonVectors {
   static EK_INLINE I32 set_i32(int32_t v) { return vdupq_n_s32(v); }
   static EK_INLINE I32 load_i32(const int32_t* p) { return vld1q_s32(p); }
   static EK_INLINE void store_i32(int32_t* p, I32 v) { vst1q_s32(p, v); }
+  static EK_INLINE I32 load_s8(const int8_t* p) {
+    int32_t four;
+    memcpy(&four, p, 4);
+    return vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)))));
+  }
   static EK_INLINE I32 add_i32(I32 a, I32 b) { return vaddq_s32(a, b); }
   static EK_INLINE I32 sub_i32(I32 a, I32 b) { return vsubq_s32(a, b); }
   static EK_INLINE I32 mul_i32(I32 a, I32 b) { return vmulq_s32(a, b); }

@@ -120,6 +120,9 @@ struct ScalarVectors {
     });
   }
   static EK_INLINE void store_i32(int32_t* p, I32 v) { memcpy(p, v.lane, sizeof(v.lane)); }
+  static EK_INLINE I32 load_s8(const int8_t* p) {
+    return map<int32_t>([&](int i) { return int32_t{p[i]}; });
+  }
   // Through unsigned: sums of peak and stream measurements may wrap.
   static EK_INLINE I32 add_i32(I32 a, I32 b) {
     return map<int32_t>(

@@ -7,6 +7,7 @@
 //   load, load_as<D>    F32 from memory as floats, or as dtype D        store_as<D>(p, i, v), store_as<D>(p, i, v, count)
 //   set, add, sub, mul, div, fma, min, max, round, pow2, select_negative, reduce_*   arithmetic on F32
 //   load_i32, store_i32, set_i32, add_i32, mul_i32, to_f32, reduce                    on I32
+//   load_s8(p)          kLanes bytes as I32
 //   as_i32, as_f32      the same bits; transpose(v) turns kLanes I32 vectors as a square of 32-bit lanes
 //
 //   and for int8 (formats/int8), where a step is kStepDepth values of k:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from edgekern import kernels
 from edgekern.config import Config, Scheme, check_config
-from edgekern.nn import NATIVE_LINEARS, NativeLinear
+from edgekern.nn import NATIVE_EMBEDDINGS, NATIVE_LINEARS, NativeEmbedding, NativeLinear
+from edgekern.nn.embedding import in_rows
 from edgekern.nn.forms import LEAST_ZEROS, Choice
 from edgekern.nn.layers import Layer, find_layers, objection, obstacle, tied_weights
 from edgekern.nn.memory import part_of_a_model
 from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths, uninterrupted
+from edgekern.nn.tables import holders_of, is_tied
 from edgekern.plan import Conversion, ConvertError, Decision, FilterFn, check_filter_fn, check_model, plan
 from edgekern.summary import DENSE, LayerRow, Report
 
@@ -23,17 +26,22 @@ _LEFT_ALONE = "_edgekern_left_alone"
 
 
 def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None) -> Report:
-    """Replaces the linear layers of ``model`` by native ones, in place: all that ``config`` asks for, or none.
+    """Replaces layers of ``model`` by native ones, in place: all that ``config`` asks for, or none.
+
+    These are its linear layers, and of its embedding tables those that a rule names or matches. Where a table and the
+    output head are one weight, a rule for either converts both, to one packed copy; the most direct rule counts, and
+    ``None`` for one leaves both alone.
 
     Everything is checked and all memory is set aside before the first layer changes, so an exception leaves the model
     as it was. While layers change, each original is freed in turn and Ctrl-C waits. Converted layers are for inference.
 
     Left alone, each with its reason in the report: layers without a rule or with the rule None, those ``filter_fn``
     declines, subclasses with a forward of their own, parametrised, pruned, lazy, meta, sparse or quantised layers,
-    other devices and dtypes, and, unless a rule names or matches them, layers whose weight another module shares and,
-    where weights would be rounded, the output head ``lm_head``. ``Float32()`` and ``Float16()`` also leave alone
-    every layer that they would not make faster and smaller, with the measured times in the report, and like ``Int4()``
-    one whose bias holds NaN or infinity.
+    other devices and dtypes, tables with ``max_norm``, ``sparse`` or ``scale_grad_by_freq`` and those of
+    ``nn.EmbeddingBag``, and, unless a rule names or matches them, embedding tables, layers whose weight another module
+    shares and, where weights would be rounded, the output head ``lm_head``. ``Float32()`` and ``Float16()`` are for
+    linear layers, and leave alone every one that they would not make faster and smaller, with the measured times in the
+    report, and like ``Int4()`` one whose bias holds NaN or infinity.
 
     Args:
         model: any module that holds layers; a single nn.Linear has no place to be replaced in.
@@ -41,7 +49,7 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
         filter_fn: called as ``filter_fn(module, name)`` for each linear layer; false leaves it alone.
 
     Returns:
-        What became of every linear and 2-d convolution layer.
+        What became of every linear and 2-d convolution layer and every embedding table.
 
     Raises:
         TypeError: an argument of another type.
@@ -61,17 +69,22 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
 
 def report_on(model: nn.Module, left_alone: Mapping[str, LeftAlone]) -> Report:
     """What became of every layer; the model keeps why layers were left alone, by name, for ``explain``."""
-    layers = find_layers(model)
+    layers = find_layers(model, tables=True)
     setattr(model, _LEFT_ALONE, {layer.name: left_alone[layer.name] for layer in layers if not layer.native})
-    return Report(tuple(row for layer in layers for row in _rows(layer, left_alone.get(layer.name, LeftAlone("")))))
+    holders = holders_of(layers)
+    rows = (_rows(layer, left_alone.get(layer.name, LeftAlone("")), holders.get(layer.module, "")) for layer in layers)
+    return Report(tuple(row for each in rows for row in each))
 
 
-def convert_layer_(model: nn.Module, layer: Layer, scheme: Scheme) -> LeftAlone | None:
-    """Converts one layer of ``model`` whose weights have been checked; why it was left alone instead, if it was."""
-    planned = _reserve(layer, scheme)
-    if isinstance(planned, LeftAlone):
-        return planned
-    _commit(model, [planned])
+def convert_layer_(model: nn.Module, layer: Layer, scheme: Scheme, tables: Sequence[Layer] = ()) -> LeftAlone | None:
+    """Converts one layer of ``model`` whose weights have been checked; why it was left alone instead, if it was.
+
+    ``tables`` are those that are to read its weights.
+    """
+    steps = _reserve(layer, scheme, tables)
+    if isinstance(steps, LeftAlone):
+        return steps
+    _commit(model, steps)
     return None
 
 
@@ -88,21 +101,43 @@ def dense_(model: nn.Module) -> Report:
         ValueError: a layer has an activation fused into it, which nn.Linear cannot hold; the model is as it was.
     """
     _check_model(model)
-    steps = [(layer, layer.native, layer.native.dense()) for layer in find_layers(model) if layer.native]
-    rows = [_row(layer, layer.name, DENSE, native.packed_bytes, layer.dense_bytes, "") for layer, native, _ in steps]
+    layers = [layer for layer in find_layers(model, tables=True) if layer.native]
+    holders = holders_of(layers)
+    rows = [
+        _row(layer, layer.name, DENSE, native.packed_bytes, 0 if layer.module in holders else layer.dense_bytes, "")
+        for layer in layers
+        if (native := layer.native)
+    ]
+    steps = _dense_layers(layers)
     with uninterrupted():
-        for layer, _, linear in steps:
-            replace(layer, linear)
+        for layer, dense in steps:
+            replace(layer, dense)
         settle_fused_paths(model)
         vars(model).pop(_LEFT_ALONE, None)
     return Report(tuple(rows))
 
 
+def _dense_layers(layers: Sequence[Layer]) -> list[tuple[Layer, nn.Module]]:
+    """Each native layer, and the dense one for it; a table that is tied shares the weight of the other's again."""
+    weights: dict[NativeLinear, nn.Parameter] = {}
+    made: dict[Layer, nn.Module] = {}
+    for layer in sorted(layers, key=is_tied):  # stable, and False comes first
+        if isinstance(native := layer.native, NativeEmbedding):
+            dense: nn.Linear | nn.Embedding = native.dense(weights.get(native.table) if native.tied else None)
+            weights.setdefault(native.table, cast(nn.Parameter, dense.weight))
+        else:
+            assert native is not None
+            dense = native.dense()
+            weights[native] = cast(nn.Parameter, dense.weight)
+        made[layer] = dense
+    return [(layer, made[layer]) for layer in layers]
+
+
 def explain(model: nn.Module) -> Report:
-    """What every linear and 2-d convolution layer of ``model`` runs on, and why the dense ones are dense.
+    """What each linear and 2-d convolution layer and embedding table of ``model`` runs on, and why the dense are dense.
 
     Works on a model before and after conversion, and on a loaded one. The size before of a native layer is that of the
-    dense layer it came from.
+    dense layer it came from. A table that shares its weight with another layer takes no bytes: they are that layer's.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
@@ -115,7 +150,10 @@ def explain(model: nn.Module) -> Report:
         known = remembered.get(layer.name)
         return known or LeftAlone(obstacle(layer) or objection(layer, ties) or "not converted")
 
-    return Report(tuple(row for layer in find_layers(model) for row in _rows(layer, reason(layer))))
+    layers = find_layers(model, tables=True)
+    holders = holders_of(layers)
+    rows = (_rows(layer, reason(layer), holders.get(layer.module, "")) for layer in layers)
+    return Report(tuple(row for each in rows for row in each))
 
 
 @dataclass(frozen=True)
@@ -135,13 +173,13 @@ class _Step:
     """A layer, what replaces it, and the memory for that."""
 
     layer: Layer
-    native: NativeLinear
+    native: NativeLinear | NativeEmbedding
     packed: Tensor
 
 
 def bytes_of(decision: Decision) -> int:
     """What a layer's weights would take if none were left out; nothing where it is left alone."""
-    if decision.scheme is None:
+    if decision.scheme is None or decision.owner is not None:
         return 0
     weight = decision.layer.linear.weight
     out_features, in_features = weight.shape
@@ -150,25 +188,47 @@ def bytes_of(decision: Decision) -> int:
 
 def _prepare(decisions: list[Decision]) -> tuple[list[_Step], dict[str, LeftAlone]]:
     """What to convert, and what not. Nothing else holds the originals afterwards: they are to be freed one by one."""
-    steps, left_alone = [], {}
+    steps: list[_Step] = []
+    left_alone = {}
+    tables: dict[nn.Module, list[Layer]] = {}
+    for decision in decisions:
+        if decision.owner is not None:
+            tables.setdefault(decision.owner.module, []).append(decision.layer)
     for decision in decisions:
         layer, scheme = decision.layer, decision.scheme
-        planned = LeftAlone(decision.reason) if scheme is None else _reserve(layer, scheme)
+        if decision.owner is not None:
+            continue
+        readers = tables.get(layer.module, [])
+        planned = LeftAlone(decision.reason) if scheme is None else _reserve(layer, scheme, readers)
         if isinstance(planned, LeftAlone):
-            left_alone[layer.name] = planned
+            left_alone.update({each.name: planned for each in (layer, *readers)})
         else:
-            steps.append(planned)
+            steps += planned
     return steps, left_alone
 
 
-def _reserve(layer: Layer, scheme: Scheme) -> _Step | LeftAlone:
-    native = NATIVE_LINEARS[scheme.format].like(layer.linear, scheme)
+def _reserve(layer: Layer, scheme: Scheme, tables: Sequence[Layer] = ()) -> list[_Step] | LeftAlone:
+    """What to do for a layer, and for the tables that are to read its weights."""
     # Fresh memory costs nothing until it is written, but running out of it shows here, while the model is whole.
     try:
-        packed, reason = native.reserve(layer.linear.weight, layer.linear.bias)
+        native = _empty_native(layer, in_rows(scheme) if tables else scheme)
+        packed, reason = native.reserve(layer.linear.weight, getattr(layer.linear, "bias", None))
     except ValueError as error:
         raise ConvertError(f"layer {layer.name!r} cannot be {scheme.format}: {error}") from None
-    return LeftAlone(reason, native.choice) if reason else _Step(layer, native, packed)
+    if reason:
+        return LeftAlone(reason, native.choice)
+    weights = native.table if isinstance(native, NativeEmbedding) else native
+    steps = [_Step(layer, native, packed)]
+    for table in tables:
+        reader = NATIVE_EMBEDDINGS[scheme.format].like(cast(nn.Embedding, table.module), None, weights)
+        steps.append(_Step(table, reader, packed))
+    return steps
+
+
+def _empty_native(layer: Layer, scheme: Scheme) -> NativeLinear | NativeEmbedding:
+    if layer.is_table:
+        return NATIVE_EMBEDDINGS[scheme.format].like(cast(nn.Embedding, layer.module), scheme)
+    return NATIVE_LINEARS[scheme.format].like(layer.linear, scheme)
 
 
 def _commit(model: nn.Module, steps: list[_Step]) -> None:
@@ -180,7 +240,7 @@ def _commit(model: nn.Module, steps: list[_Step]) -> None:
         freed = 0
         while steps:
             step = steps.pop(0)
-            step.native.take_(step.layer.linear.weight, step.layer.linear.bias, step.packed)
+            step.native.take_(step.layer.linear.weight, getattr(step.layer.linear, "bias", None), step.packed)
             replace(step.layer, step.native)
             freed += step.layer.dense_bytes
             del step
@@ -193,7 +253,7 @@ def _commit(model: nn.Module, steps: list[_Step]) -> None:
 
 def _check_model(model: object) -> None:
     check_model(model, Conversion.verb, ConvertError)
-    if isinstance(model, (nn.Linear, *NATIVE_LINEARS.values())):
+    if isinstance(model, (nn.Linear, nn.Embedding, NativeEmbedding, *NATIVE_LINEARS.values())):
         raise ConvertError(
             f"model: a single {type(model).__name__} has no parent to be replaced in; "
             "wrap it: model = torch.nn.Sequential(layer)"
@@ -203,11 +263,14 @@ def _check_model(model: object) -> None:
 # ---------------------------------------------------------------------------------------------- rows of the table
 
 
-def _rows(layer: Layer, alone: LeftAlone) -> Iterator[LayerRow]:
-    """Rows of a layer as it is."""
-    after = layer.native.packed_bytes if layer.native else layer.dense_bytes
+def _rows(layer: Layer, alone: LeftAlone, holder: str) -> Iterator[LayerRow]:
+    """Rows of a layer as it is. ``holder`` names the layer that its weight is counted at, where that is another."""
+    before = 0 if holder else layer.dense_bytes
+    after = layer.native.packed_bytes if layer.native else before
     layer_format = layer.native.format if layer.native else DENSE
-    row = _row(layer, layer.name, layer_format, layer.dense_bytes, after, alone.reason)
+    row = _row(layer, layer.name, layer_format, before, after, alone.reason)
+    if holder and layer.native:
+        row = dataclasses.replace(row, packing=f"that of {holder!r}")
     yield row if layer.native else _with_choice(row, alone.choice)
     yield from _alias_rows(layer, layer_format)
 

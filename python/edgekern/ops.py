@@ -4,6 +4,8 @@
 ``int4_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
 ``f32_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
 ``f16_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
+``int8_embedding(Tensor indices, Tensor packed, SymInt embedding_dim, int dtype) -> Tensor``
+``int4_embedding(Tensor indices, Tensor packed, SymInt embedding_dim, int dtype) -> Tensor``
 
 - ``x``: [..., K] float32, bfloat16 or float16 on CPU, any strides
 - ``packed``: uint8, 1-D, from :func:`int8_pack`, :func:`int4_pack`, :func:`f32_pack` or :func:`f16_pack`
@@ -15,6 +17,13 @@
 x, which is quantised once, in one parallel region: ``(Tensor x, Tensor packed_0, Tensor packed_1, SymInt
 out_features_0, SymInt out_features_1, int activation) -> (Tensor, Tensor)``, and likewise for three. Each result is
 that of the layer alone, bit for bit.
+
+Those of an embedding read rows of what ``int8_pack`` or ``int4_pack`` made in the dense form:
+
+- ``indices``: [...] int64 or int32 on CPU, any strides, from 0 to N - 1; IndexError for others
+- ``embedding_dim``: K
+- ``dtype``: a code of :data:`FLOATS`
+- result: [..., K] of that dtype, contiguous
 
 Inference only: raises ``ValueError`` when x requires grad and grad mode is on. The kernels are native and registered
 through torch's stable C ABI, so one build of edgekern serves every torch from 2.9 on.
@@ -30,11 +39,12 @@ import numpy as np
 import torch
 
 from edgekern._lib import core
-from edgekern.kernels import ACTIVATIONS, INT4_CLIPS, form_code, int4_form_code
+from edgekern.kernels import ACTIVATIONS, FLOATS, INT4_CLIPS, form_code, int4_form_code
 from edgekern.kernels.packed import code_of
 
 __all__ = [
     "ACTIVATIONS",
+    "FLOATS",
     "f16_pack",
     "f16_packed_size",
     "f16_unpack",
@@ -101,6 +111,30 @@ def _fake_linear(op: str, count: int) -> Callable[..., torch.Tensor | tuple[torc
 
     return linear
 
+
+def _fake_embedding(op: str) -> Callable[[torch.Tensor, torch.Tensor, int, int], torch.Tensor]:
+    """The same of an embedding op."""
+
+    def embedding(indices: torch.Tensor, packed: torch.Tensor, embedding_dim: int, dtype: int) -> torch.Tensor:
+        if indices.device.type != "cpu" or packed.device.type != "cpu":
+            raise ValueError(
+                f"edgekern.{op}: indices and packed must be on the CPU, got {indices.device} and {packed.device}; "
+                "move the model with model.cpu() and the indices with .cpu(), or call edgekern.dense_(model) to run "
+                "elsewhere"
+            )
+        if indices.dtype not in (torch.int64, torch.int32):
+            raise ValueError(
+                f"edgekern.{op}: indices must be int64 or int32, got {indices.dtype}; convert them with .long()"
+            )
+        name = next(name for name, code in FLOATS.items() if code == dtype)
+        return indices.new_empty((*indices.shape, embedding_dim), dtype=getattr(torch, name))
+
+    return embedding
+
+
+for _op in ("int8_embedding", "int4_embedding"):
+    _library.impl(_op, torch.library.fallthrough_kernel, "Autograd")
+    torch.library.register_fake(f"edgekern::{_op}", _fake_embedding(_op))
 
 _OPS = {"int8_linear": (1, 2, 3), "int4_linear": (1, 2, 3), "f32_linear": (1,), "f16_linear": (1,)}
 for _op, _count in ((op, count) for op, counts in _OPS.items() for count in counts):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from torch import nn
 from edgekern.config import Config, PerLayer, Scheme
 from edgekern.match import DEFAULT, Match, match
 from edgekern.nn.layers import Layer, find_layers, objection, obstacle, tied_weights
+from edgekern.nn.tables import Shared, obstacle_in_scheme, shared_tables
 
 FilterFn = Callable[[nn.Module, str], bool]
 
@@ -28,6 +29,8 @@ class Task(Protocol):
     done: str
     layers: str
     """Which layers it is for."""
+    tables: bool
+    """Whether embedding tables are among them."""
     error: type[ValueError]
 
     def is_for(self, module: nn.Module) -> bool:
@@ -49,13 +52,14 @@ class Conversion:
     verb = "convert"
     done = "converted"
     layers = "linear layers"
+    tables = True
     error: type[ValueError] = ConvertError
 
     def is_for(self, module: nn.Module) -> bool:
         return isinstance(module, nn.Linear)
 
     def obstacle(self, layer: Layer, scheme: Scheme) -> str:
-        return obstacle(layer)
+        return obstacle_in_scheme(layer, scheme) or obstacle(layer)
 
     def objection(self, layer: Layer, ties: dict[nn.Module, str], scheme: Scheme) -> str:
         return objection(layer, ties, scheme)
@@ -85,10 +89,24 @@ class Decision:
     layer: Layer
     scheme: Scheme | None
     reason: str
+    owner: Layer | None = None
+    """The layer whose weights it shall read, where both are done as one."""
 
 
-def plan(model: nn.Module, config: Config, filter_fn: FilterFn | None, task: Task | None = None) -> list[Decision]:
+def plan(
+    model: nn.Module,
+    config: Config,
+    filter_fn: FilterFn | None,
+    task: Task | None = None,
+    tied: Mapping[str, str] | None = None,
+) -> list[Decision]:
     """One decision for each layer of ``model``, in order; the task is conversion unless another is given.
+
+    A table and the layer that shares its weight are done as one, or neither is: the most direct rule among those for
+    both decides.
+
+    Args:
+        tied: as for ``shared_tables``.
 
     Raises:
         ValueError: the task's error. A rule that speaks for no layer, that names a layer which the task cannot be done
@@ -96,20 +114,64 @@ def plan(model: nn.Module, config: Config, filter_fn: FilterFn | None, task: Tas
             asked for.
     """
     task = task or Conversion()
-    layers = find_layers(model)
+    layers = find_layers(model, tables=task.tables)
     matches = _matches(layers, config, task)
-    rules = [_rule_for(layer, matches, task) for layer in layers]
+    rules = {layer.module: _rule_for(layer.names, matches, task) for layer in layers}
     ties = tied_weights(model)
+    shared = shared_tables(layers, tied or {}) if task.tables else []
+    apart = {}
+    for each in shared:
+        why = _join(each, matches, rules, task)
+        apart.update({table.module: why for table in each.tables})
+    declined = _declined(layers, rules, shared, filter_fn, task)
+    owners = {table.module: each.owner for each in shared for table in each.tables}
     decisions = []
-    for layer, rule in zip(layers, rules, strict=True):
-        reason = _reason(layer, rule, ties, filter_fn, task)
-        decisions.append(Decision(layer, None if reason or rule is None else rule.value, reason))
-    if not layers or any(rule is not None and rule.value is not None for rule in rules):
+    for layer in layers:
+        rule = rules[layer.module]
+        reason = _reason(layer, rule, ties, apart.get(layer.module, ""), layer.module in declined, task)
+        scheme = None if reason or rule is None else rule.value
+        decisions.append(Decision(layer, scheme, reason, None if scheme is None else owners.get(layer.module)))
+    if not layers or any(rule is not None and rule.value is not None for rule in rules.values()):
         _check_not_idle(decisions, task)
     for decision in decisions:
         if decision.scheme is not None and not decision.layer.linear.weight.is_meta:
             check_finite(decision.layer, decision.scheme, task)
     return decisions
+
+
+def _join(
+    shared: Shared,
+    matches: dict[str, Match[Scheme | None]],
+    rules: dict[nn.Module, Match[Scheme | None] | None],
+    task: Task,
+) -> str:
+    """Puts one rule in force for layers of one weight; why that is not possible and each keeps its own, if so."""
+    rule = _rule_for([name for layer in shared.layers for name in layer.names], matches, task)
+    if rule is not None and rule.value is not None:
+        for layer in shared.layers:
+            if reason := task.obstacle(layer, rule.value):
+                return f"its weight is also that of {shared.owner.name!r}, and of {layer.name!r} it says: {reason}"
+    rules.update({layer.module: rule for layer in shared.layers})
+    return ""
+
+
+def _declined(
+    layers: Sequence[Layer],
+    rules: Mapping[nn.Module, Match[Scheme | None] | None],
+    shared: Sequence[Shared],
+    filter_fn: FilterFn | None,
+    task: Task,
+) -> set[nn.Module]:
+    """Modules that ``filter_fn`` does not want, of those that a rule asks for, and tables that share their weight."""
+    if filter_fn is None:
+        return set()
+    declined = set()
+    for layer in layers:
+        rule = rules[layer.module]
+        if rule is not None and rule.value is not None and task.is_for(layer.module):
+            if not all(filter_fn(layer.module, name) for name in layer.names):
+                declined.add(layer.module)
+    return declined | {table.module for each in shared if each.owner.module in declined for table in each.tables}
 
 
 def _matches(layers: list[Layer], config: Config, task: Task) -> dict[str, Match[Scheme | None]]:
@@ -122,16 +184,18 @@ def _matches(layers: list[Layer], config: Config, task: Task) -> dict[str, Match
         raise task.error(f"config: {error}") from None
 
 
-def _rule_for(layer: Layer, matches: dict[str, Match[Scheme | None]], task: Task) -> Match[Scheme | None] | None:
-    """The most direct rule among those for the layer's names."""
-    found = {name: matches[name] for name in layer.names if name in matches}
+def _rule_for(
+    names: Sequence[str], matches: dict[str, Match[Scheme | None]], task: Task
+) -> Match[Scheme | None] | None:
+    """The most direct rule among those for a layer's names."""
+    found = {name: matches[name] for name in names if name in matches}
     if not found:
         return None
     rank = max(rule.rank for rule in found.values())
     direct = {name: rule for name, rule in found.items() if rule.rank == rank}
     if len({rule.value for rule in direct.values()}) > 1:
         said = ", ".join(f"{rule.value!r} for {name!r}" for name, rule in direct.items())
-        raise task.error(f"config: {' and '.join(map(repr, direct))} are one shared module, but the rules say {said}")
+        raise task.error(f"config: {' and '.join(map(repr, direct))} are one shared weight, but the rules say {said}")
     return next(iter(direct.values()))
 
 
@@ -139,17 +203,17 @@ def _reason(
     layer: Layer,
     rule: Match[Scheme | None] | None,
     ties: dict[nn.Module, str],
-    filter_fn: FilterFn | None,
+    apart: str,
+    declined: bool,
     task: Task,
 ) -> str:
     if rule is None:
         return "no rule speaks for it, and there is no '_default'"
     if rule.value is None:
         return f"the rule {rule.rule!r} is None"
-    if filter_fn is not None and task.is_for(layer.module):
-        if not all(filter_fn(layer.module, name) for name in layer.names):
-            return "filter_fn declined it"
-    reason = task.obstacle(layer, rule.value)
+    if declined:
+        return "filter_fn declined it"
+    reason = task.obstacle(layer, rule.value) or apart
     if reason and rule.rank == 2 and not task.is_done(layer):
         raise task.error(f"config: {rule.rule!r} is named but cannot be {task.done}: {reason}")
     return reason or (task.objection(layer, ties, rule.value) if rule.rank == 0 else "")

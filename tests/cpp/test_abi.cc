@@ -11,9 +11,9 @@ using namespace edgekern::test;
 
 TEST_CASE("abi: every status has its own message") {
   std::set<std::string> messages;
-  for (int status = EK_OK; status <= EK_ERROR_PARTS; ++status)
+  for (int status = EK_OK; status <= EK_ERROR_INDEX; ++status)
     messages.insert(ek_status_message(static_cast<ek_status>(status)));
-  CHECK(messages.size() == EK_ERROR_PARTS + 1);
+  CHECK(messages.size() == EK_ERROR_INDEX + 1);
   CHECK(std::string(ek_status_message(static_cast<ek_status>(999))) == "unknown status");
   CHECK(std::string(ek_version()).find('.') != std::string::npos);
 }

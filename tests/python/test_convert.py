@@ -241,7 +241,7 @@ def test_rules_for_a_shared_module():
     convert_(model := make(), PerLayer({"1": Int8(), "_default": None}))
     assert native_names(model) == ["0", "1"]
     before = snapshot(model := make())
-    with pytest.raises(ConvertError, match="'0' and '1' are one shared module, but the rules say"):
+    with pytest.raises(ConvertError, match="'0' and '1' are one shared weight, but the rules say"):
         convert_(model, PerLayer({"0": Int8(), "1": None}))
     assert_untouched(model, before)
 

@@ -46,7 +46,8 @@ typedef enum ek_status EK_ENUM_TYPE {
   EK_ERROR_FORM = 12,   // not one of the format's forms, not 1, 2, 4 or 8 channels, or a form that cannot hold this matrix
   EK_ERROR_GROUP = 13,  // int4's group_size is not 32, 64 or 128
   EK_ERROR_CLIP = 14,   // not one of ek_int4_clip
-  EK_ERROR_PARTS = 15   // less than 1 or more than EK_MAX_PARTS layers in a call, or layers of different k or group_size
+  EK_ERROR_PARTS = 15,  // less than 1 or more than EK_MAX_PARTS layers in a call, or layers of different k or group_size
+  EK_ERROR_INDEX = 16   // an index of a table that is negative or beyond its rows, or not one of ek_index
 } ek_status;
 
 // English, static storage, never NULL.
@@ -104,6 +105,8 @@ typedef enum ek_activation EK_ENUM_TYPE {
   EK_GELU_TANH = 3,  // the tanh approximation
   EK_SILU = 4        // x / (1 + exp(-x))
 } ek_activation;
+
+typedef enum ek_index EK_ENUM_TYPE { EK_INDEX_I32 = 0, EK_INDEX_I64 = 1 } ek_index;  // what indices are stored as
 
 // One of several layers that read the same lhs.
 typedef struct ek_part {
@@ -183,6 +186,13 @@ EK_API ek_status ek_int8_matmul_s32(const ek_isa* isa, const void* packed, size_
                                     int64_t ld_q, const int32_t* zero_point, int32_t* acc, int64_t ld_acc, void* workspace,
                                     size_t workspace_size, const ek_parallel* parallel);
 
+// Rows of the matrix as floats, what an embedding does: y[i][k] = scale[indices[i]] * w[indices[i]][k], rounded once to f32 and
+// once more to dtype. packed is of EK_INT8_DENSE, else EK_ERROR_FORM; its bias has no part in it. All indices are looked at
+// before the first row is read: on EK_ERROR_INDEX y is as it was.
+EK_API ek_status ek_int8_embedding(const ek_isa* isa, const void* packed, size_t packed_size, int64_t count,
+                                   const void* indices, ek_index index, void* y, ek_dtype dtype, int64_t ld_y,
+                                   const ek_parallel* parallel);
+
 // ---------------------------------------------------------------------------------------------- int4 (W4A8)
 //
 // y[m][n] = act( lhs_scale[m] * sum_g scale[n][g] * sum_{k in g} (q[m][k] - zero_point[m]) * (w[n][k] - zero[n][g])  + bias[n] )
@@ -252,6 +262,11 @@ EK_API ek_status ek_int4_linear(const ek_isa* isa, const void* packed, size_t pa
 EK_API ek_status ek_int4_linears(const ek_isa* isa, const ek_part* parts, int64_t count, int64_t m, const void* lhs,
                                  ek_dtype dtype, int64_t ld_lhs, ek_activation activation, void* workspace,
                                  size_t workspace_size, const ek_parallel* parallel);
+
+// As ek_int8_embedding, y[i][k] = scale[n][g] * (w[n][k] - zero[n][g]) with n = indices[i], which f32 holds exactly.
+EK_API ek_status ek_int4_embedding(const ek_isa* isa, const void* packed, size_t packed_size, int64_t count,
+                                   const void* indices, ek_index index, void* y, ek_dtype dtype, int64_t ld_y,
+                                   const ek_parallel* parallel);
 
 // ------------------------------------------------------------------------------------- f32, pruned
 //

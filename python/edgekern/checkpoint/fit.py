@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from edgekern.checkpoint.errors import CheckpointMismatchError
-from edgekern.checkpoint.manifest import Manifest, dtype_name
-from edgekern.nn.layers import Layer, find_layers, structural_obstacle
+from edgekern.checkpoint.manifest import LayerRecord, Manifest, TableRecord, dtype_name
+from edgekern.nn.layers import LINEAR, TABLE, Layer, find_layers, structural_obstacle
 
 
 @dataclass
@@ -28,13 +28,14 @@ class Fit:
 
 
 def find_places(model: nn.Module, manifest: Manifest) -> list[Layer]:
-    """The model's layer for each record."""
-    layers = {name: layer for layer in find_layers(model) for name in layer.names}
+    """The model's layer for each record of a layer, then for each of a table."""
+    layers = {name: layer for layer in find_layers(model, tables=True) for name in layer.names}
     places = []
-    for record in manifest.layers:
+    for record in manifest.records:
         name = record.names[0]
         layer = layers.get(name)
-        if layer is None:
+        kind, shape = _kind_and_shape(record)
+        if layer is None or layer.kind != kind:
             close = difflib.get_close_matches(name, layers, n=3)
             hint = f"close to it: {', '.join(map(repr, close))}" if close else "nothing is close to it"
             raise CheckpointMismatchError(f"the model has no layer {name!r}, which the checkpoint converts; {hint}")
@@ -44,15 +45,20 @@ def find_places(model: nn.Module, manifest: Manifest) -> list[Layer]:
             raise CheckpointMismatchError(
                 f"the checkpoint shares one layer under {list(record.names)}, the model under {list(layer.names)}"
             )
-        if layer.shape != (record.out_features, record.in_features):
+        if layer.shape != shape:
             raise CheckpointMismatchError(
-                f"layer {name!r}: the checkpoint's weight is [{record.out_features}, {record.in_features}], "
-                f"the model's {list(layer.shape)}"
+                f"layer {name!r}: the checkpoint's weight is {list(shape)}, the model's {list(layer.shape)}"
             )
         if reason := structural_obstacle(layer):
             raise CheckpointMismatchError(f"layer {name!r} of the model cannot be replaced: {reason}")
         places.append(layer)
     return places
+
+
+def _kind_and_shape(record: LayerRecord | TableRecord) -> tuple[str, tuple[int, int]]:
+    if isinstance(record, TableRecord):
+        return TABLE, (record.num_embeddings, record.embedding_dim)
+    return LINEAR, (record.out_features, record.in_features)
 
 
 def fit(model: nn.Module, layers: list[Layer], manifest: Manifest, tensors: dict[str, Tensor]) -> Fit:

@@ -22,7 +22,8 @@ FORMAT = "edgekern"
 VERSION_DENSE = 1
 VERSION_SPARSE = 2  # weights that are stored as mask and values
 VERSION_SPARSE_INT4 = 3  # int4 weights among those, whose values are two to a byte
-VERSIONS = (VERSION_DENSE, VERSION_SPARSE, VERSION_SPARSE_INT4)
+VERSION_TABLES = 4  # native embedding tables
+VERSIONS = (VERSION_DENSE, VERSION_SPARSE, VERSION_SPARSE_INT4, VERSION_TABLES)
 MANIFEST_FILE = "edgekern.json"
 TENSORS_FILE = "model.safetensors"
 
@@ -54,6 +55,19 @@ class LayerRecord:
 
 
 @dataclass(frozen=True)
+class TableRecord:
+    """One native embedding table. Its tensors are stored under the first of its names, or of those it is tied to."""
+
+    names: tuple[str, ...]
+    scheme: Scheme
+    num_embeddings: int
+    embedding_dim: int
+    dtype: str
+    tied_to: str | None
+    """Name of the layer whose weights it reads; None where it has its own."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything about a checkpoint but the tensors' bytes."""
 
@@ -66,20 +80,33 @@ class Manifest:
     """Stored buffers that are in no state dict; they fill a model that was built on the meta device."""
     sparse: tuple[str, ...]
     """Weights that are stored as mask and values; see ``bitmask.py`` and ``nibbles.py``."""
+    tables: tuple[TableRecord, ...]
     size: int
     """Bytes of the tensor file."""
     sha256: str
     """Checksum of the tensor file."""
 
+    @property
+    def records(self) -> tuple[LayerRecord | TableRecord, ...]:
+        """Those of layers, then those of tables."""
+        return (*self.layers, *self.tables)
+
     def to_json(self) -> str:
         """The text of ``edgekern.json``."""
         layers = [{**dataclasses.asdict(layer), "scheme": layer.scheme.to_dict()} for layer in self.layers]
-        data = {"format": FORMAT, "format_version": self._version(), **dataclasses.asdict(self), "layers": layers}
-        if not self.sparse:
+        tables = [{**dataclasses.asdict(table), "scheme": table.scheme.to_dict()} for table in self.tables]
+        version = self._version()
+        fields = {**dataclasses.asdict(self), "layers": layers, "tables": tables}
+        data = {"format": FORMAT, "format_version": version, **fields}
+        if version == VERSION_DENSE:
             del data["sparse"]
+        if version < VERSION_TABLES:
+            del data["tables"]
         return json.dumps(data, indent=1) + "\n"
 
     def _version(self) -> int:
+        if self.tables:
+            return VERSION_TABLES
         if not self.sparse:
             return VERSION_DENSE
         int4 = {f"{layer.names[0]}.{WEIGHT}" for layer in self.layers if isinstance(layer.scheme, Int4)}
@@ -107,6 +134,8 @@ class Manifest:
             )
         if version == VERSION_DENSE:
             data.setdefault("sparse", [])
+        if version < VERSION_TABLES:
+            data.setdefault("tables", [])
         _check_fields(data, cls, "the file")
         return cls(
             edgekern_version=_check(data, "edgekern_version", str, "the file"),
@@ -115,13 +144,40 @@ class Manifest:
             aliases=_aliases(data),
             non_persistent=_non_persistent(data),
             sparse=_sparse(data),
+            tables=tuple(_table(entry) for entry in _check(data, "tables", list, "the file")),
             size=_check(data, "size", int, "the file"),
             sha256=_check(data, "sha256", str, "the file"),
         )
 
 
 def _layer(data: Any) -> LayerRecord:
-    _check_fields(data, LayerRecord, "a layer")
+    names, scheme, where = _named(data, LayerRecord)
+    return LayerRecord(
+        names=names,
+        scheme=scheme,
+        in_features=_check(data, "in_features", int, where),
+        out_features=_check(data, "out_features", int, where),
+        activation=_check(data, "activation", str, where),
+        dtype=_check(data, "dtype", str, where),
+        bias_dtype=None if data["bias_dtype"] is None else _check(data, "bias_dtype", str, where),
+    )
+
+
+def _table(data: Any) -> TableRecord:
+    names, scheme, where = _named(data, TableRecord)
+    return TableRecord(
+        names=names,
+        scheme=scheme,
+        num_embeddings=_check(data, "num_embeddings", int, where),
+        embedding_dim=_check(data, "embedding_dim", int, where),
+        dtype=_check(data, "dtype", str, where),
+        tied_to=None if data["tied_to"] is None else _check(data, "tied_to", str, where),
+    )
+
+
+def _named(data: Any, record: type) -> tuple[tuple[str, ...], Scheme, str]:
+    """What records have in common: names, scheme, and what to call it in messages."""
+    _check_fields(data, record, "a layer")
     names = _strings(data, "names", "a layer")
     if not names:
         raise CheckpointFormatError(f"{MANIFEST_FILE}: a layer has no names")
@@ -132,15 +188,7 @@ def _layer(data: Any) -> LayerRecord:
         raise CheckpointFormatError(f"{MANIFEST_FILE}: {where}: {error}") from None
     if scheme.carried_out_by != "convert_":
         raise CheckpointFormatError(f"{MANIFEST_FILE}: {where}: {scheme.format!r} is not a format of stored weights")
-    return LayerRecord(
-        names=names,
-        scheme=scheme,
-        in_features=_check(data, "in_features", int, where),
-        out_features=_check(data, "out_features", int, where),
-        activation=_check(data, "activation", str, where),
-        dtype=_check(data, "dtype", str, where),
-        bias_dtype=None if data["bias_dtype"] is None else _check(data, "bias_dtype", str, where),
-    )
+    return names, scheme, where
 
 
 def _tensor(name: str, data: Any) -> TensorRecord:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,10 +16,10 @@ from edgekern.checkpoint.errors import (
     CheckpointNotFoundError,
 )
 from edgekern.checkpoint.fit import fill, find_places, fit
-from edgekern.checkpoint.manifest import MANIFEST_FILE, TENSORS_FILE, LayerRecord, Manifest, dtype_name
+from edgekern.checkpoint.manifest import MANIFEST_FILE, TENSORS_FILE, LayerRecord, Manifest, TableRecord, dtype_name
 from edgekern.checkpoint.sparse import join_all
 from edgekern.checkpoint.write import sha256_of
-from edgekern.nn import NATIVE_LINEARS, NativeLinear
+from edgekern.nn import NATIVE_EMBEDDINGS, NATIVE_LINEARS, NativeEmbedding, NativeLinear
 from edgekern.nn.memory import part_of_a_model
 from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths, uninterrupted
 
@@ -52,9 +52,13 @@ def load(model: M, directory: str | os.PathLike[str]) -> M:
     manifest = _read_manifest(folder)
     tensors = _open_tensors(folder, manifest)
     with part_of_a_model(sum(map(_bytes_of, manifest.layers))):
-        natives = [_make_native(record, tensors, manifest.sparse) for record in manifest.layers]
+        linears = [_make_native(record, tensors, manifest.sparse) for record in manifest.layers]
+        natives = [*linears, *_make_tables(manifest, linears, tensors)]
     layers = find_places(model, manifest)
-    native_parts = tuple(f"{name}." for record in manifest.layers for name in record.names)
+    for layer, native in zip(layers, natives, strict=True):
+        if isinstance(native, NativeEmbedding):
+            native.padding_idx = cast(nn.Embedding, layer.module).padding_idx
+    native_parts = tuple(f"{name}." for record in manifest.records for name in record.names)
     others = {name: tensor for name, tensor in tensors.items() if not name.startswith(native_parts)}
     tensors = join_all(others, manifest.sparse, ())
     plan = fit(model, layers, manifest, tensors)
@@ -128,11 +132,45 @@ def _make_native(record: LayerRecord, tensors: dict[str, Tensor], sparse: tuple[
         )
     except ValueError as error:
         raise CheckpointFormatError(f"{MANIFEST_FILE}: layer {name!r}: {error}") from None
+    _fill(native, name, tensors, sparse, (record,))
+    return native
+
+
+def _make_tables(manifest: Manifest, linears: list[NativeLinear], tensors: dict[str, Tensor]) -> list[NativeEmbedding]:
+    """The packed table of each record; where it is tied, one that reads from the layer it is tied to."""
+    holders = {name: native for record, native in zip(manifest.layers, linears, strict=True) for name in record.names}
+    made: dict[TableRecord, NativeEmbedding] = {}
+    for record in sorted(manifest.tables, key=lambda record: record.tied_to is not None):
+        name, kind = record.names[0], NATIVE_EMBEDDINGS.get(record.scheme.format)
+        if record.dtype not in _DTYPES or kind is None:
+            what = f"scheme {record.scheme!r}" if kind is None else f"dtype {record.dtype!r}"
+            raise CheckpointFormatError(f"{MANIFEST_FILE}: layer {name!r}: a table cannot be of {what}")
+        sizes, dtype, tied_to = (record.num_embeddings, record.embedding_dim), _DTYPES[record.dtype], None
+        if record.tied_to is not None and (tied_to := holders.get(record.tied_to)) is None:
+            raise CheckpointFormatError(f"{MANIFEST_FILE}: layer {name!r} is tied to {record.tied_to!r}, which is none")
+        try:
+            table = kind(*sizes, dtype=dtype, scheme=record.scheme, tied_to=tied_to)
+        except (TypeError, ValueError) as error:
+            raise CheckpointFormatError(f"{MANIFEST_FILE}: layer {name!r}: {error}") from None
+        if tied_to is None:
+            _fill(table, name, tensors, manifest.sparse, ())
+            holders.update(dict.fromkeys(record.names, table.table))
+        made[record] = table
+    return [made[record] for record in manifest.tables]
+
+
+def _fill(
+    native: NativeLinear | NativeEmbedding,
+    name: str,
+    tensors: dict[str, Tensor],
+    sparse: tuple[str, ...],
+    layers: tuple[LayerRecord, ...],
+) -> None:
+    """Packs the stored tensors of one layer."""
     prefix = f"{name}."
-    stored = join_all({key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}, sparse, (record,))
+    stored = join_all({key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}, sparse, layers)
     own = {key.removeprefix(prefix): tensor for key, tensor in stored.items()}
     try:
         native.load_state_dict(own)
     except RuntimeError as error:
         raise CheckpointCorruptError(f"layer {name!r} of the checkpoint cannot be packed: {error}") from None
-    return native

@@ -12,10 +12,19 @@ from torch import Tensor, nn
 
 from edgekern._lib import core
 from edgekern.checkpoint.errors import CheckpointError, CheckpointExistsError
-from edgekern.checkpoint.manifest import MANIFEST_FILE, TENSORS_FILE, LayerRecord, Manifest, TensorRecord, dtype_name
+from edgekern.checkpoint.manifest import (
+    MANIFEST_FILE,
+    TENSORS_FILE,
+    LayerRecord,
+    Manifest,
+    TableRecord,
+    TensorRecord,
+    dtype_name,
+)
 from edgekern.checkpoint.sparse import split_all
-from edgekern.nn import NativeLinear
+from edgekern.nn import NativeEmbedding, NativeLinear
 from edgekern.nn.layers import find_layers, tensor_identity
+from edgekern.nn.tables import holders_of
 
 
 def save(model: nn.Module, directory: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -37,7 +46,7 @@ def save(model: nn.Module, directory: str | os.PathLike[str], *, overwrite: bool
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(model, NativeLinear):
+    if isinstance(model, NativeLinear | NativeEmbedding):
         kind = type(model).__name__
         raise CheckpointError(f"model: a single {kind} has no name to be saved by; wrap it: nn.Sequential(layer)")
     folder = Path(directory)
@@ -61,6 +70,7 @@ def save(model: nn.Module, directory: str | os.PathLike[str], *, overwrite: bool
             aliases=aliases,
             non_persistent=non_persistent,
             sparse=sparse,
+            tables=_table_records(model),
             size=tensors_part.stat().st_size,
             sha256=sha256_of(tensors_part),
         )
@@ -95,7 +105,24 @@ def _layer_records(model: nn.Module) -> tuple[LayerRecord, ...]:
             bias_dtype=None if native.bias_dtype is None else dtype_name(native.bias_dtype),
         )
         for layer in find_layers(model)
-        if (native := layer.native)
+        if isinstance(native := layer.native, NativeLinear)
+    )
+
+
+def _table_records(model: nn.Module) -> tuple[TableRecord, ...]:
+    layers = find_layers(model, tables=True)
+    holders = holders_of(layers)
+    return tuple(
+        TableRecord(
+            names=layer.names,
+            scheme=native.scheme,
+            num_embeddings=native.num_embeddings,
+            embedding_dim=native.embedding_dim,
+            dtype=dtype_name(native.dtype),
+            tied_to=holders.get(native),
+        )
+        for layer in layers
+        if isinstance(native := layer.native, NativeEmbedding)
     )
 
 
@@ -104,7 +131,8 @@ def _collect(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], tuple
     entries: dict[str, object] = dict(model.state_dict())
     hidden = {name: buffer for name, buffer in model.named_buffers() if name not in entries}
     # A layer's other names: its canonical tensors are made anew for each, so their memory cannot tell.
-    same_module = {name: layer.name for layer in find_layers(model) if layer.native for name in layer.names[1:]}
+    natives = [layer for layer in find_layers(model, tables=True) if layer.native]
+    same_module = {name: layer.name for layer in natives for name in layer.names[1:]}
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     first: dict[object, str] = {}

@@ -132,7 +132,7 @@ def _load(folder: Path, kind: str) -> nn.Module:
 def _bytes(model: nn.Module) -> int:
     """Bytes of all weights as they are in memory."""
     tensors = {id(tensor): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
-    layers = find_layers(model)
+    layers = find_layers(model, tables=True)
     native = sum(layer.native.packed_bytes for layer in layers if layer.native)
     foreign = sum(layer.dense_bytes for layer in layers if not layer.native and not layer.module._parameters)
     return sum(tensors.values()) + native + foreign

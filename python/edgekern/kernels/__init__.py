@@ -11,6 +11,7 @@ variable ``EDGEKERN_ISA`` names.
 from __future__ import annotations
 
 from edgekern._lib import get_num_threads, set_num_threads
+from edgekern.kernels.embedding import FLOATS, int4_embedding, int8_embedding
 from edgekern.kernels.floats import (
     F32_CHANNELS,
     F16Packed,
@@ -47,6 +48,7 @@ from edgekern.kernels.packed import ACTIVATIONS
 __all__ = [
     "ACTIVATIONS",
     "F32_CHANNELS",
+    "FLOATS",
     "FORMS",
     "INT4_CLIPS",
     "INT4_FORMS",
@@ -64,10 +66,12 @@ __all__ = [
     "f32_pack",
     "form_code",
     "get_num_threads",
+    "int4_embedding",
     "int4_form_code",
     "int4_linear",
     "int4_pack",
     "int4_quantize",
+    "int8_embedding",
     "int8_linear",
     "int8_matmul",
     "int8_pack",

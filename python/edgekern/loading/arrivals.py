@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from edgekern.config import Config, Scheme, check_config
 from edgekern.convert import LeftAlone, bytes_of, convert_layer_, report_on
 from edgekern.nn.layers import Layer, obstacle
 from edgekern.nn.memory import part_of_a_model
+from edgekern.nn.tables import obstacle_in_scheme
 from edgekern.plan import Conversion, ConvertError, check_finite, plan
 from edgekern.summary import Report
 
@@ -35,16 +36,21 @@ class Arrivals:
     def __init__(self, model: nn.Module, config: Config, tied: Mapping[str, str] | None = None) -> None:
         self._model = model
         others = {**{source: name for name, source in (tied or {}).items()}, **(tied or {})}
-        decisions = plan(model, check_config(config), None, _Awaiting(others))
+        decisions = plan(model, check_config(config), None, _Awaiting(others), tied)
         self._left_alone = {each.layer.name: LeftAlone(each.reason) for each in decisions if each.scheme is None}
         self._bytes = sum(map(bytes_of, decisions))
         self._awaited: dict[str, _Awaited] = {}
         self._tied: list[_Awaited] = []
+        tables: dict[nn.Module, list[Layer]] = {}
         for decision in decisions:
-            if decision.scheme is not None:
-                awaited = _Awaited(decision.layer, decision.scheme)
+            if decision.owner is not None:
+                tables.setdefault(decision.owner.module, []).append(decision.layer)
+        for decision in decisions:
+            if decision.scheme is not None and decision.owner is None:
+                readers = tables.get(decision.layer.module, [])
+                awaited = _Awaited(decision.layer, decision.scheme, readers)
                 names = [f"{name}.{part}" for name in decision.layer.names for part in awaited.parts]
-                if others.keys() & set(names):
+                if readers or others.keys() & set(names):
                     self._tied.append(awaited)
                 else:
                     self._awaited.update(dict.fromkeys(names, awaited))
@@ -96,9 +102,9 @@ class Arrivals:
             raise ConvertError(f"{layer.name!r} cannot be converted: {reason}")
         check_finite(layer, awaited.scheme, Conversion())
         with part_of_a_model(self._bytes):
-            left_alone = convert_layer_(self._model, layer, awaited.scheme)
+            left_alone = convert_layer_(self._model, layer, awaited.scheme, awaited.tables)
         if left_alone is not None:
-            self._left_alone[layer.name] = left_alone
+            self._left_alone.update({each.name: left_alone for each in (layer, *awaited.tables)})
         self._awaited = {name: other for name, other in self._awaited.items() if other is not awaited}
 
 
@@ -108,6 +114,8 @@ class _Awaited:
 
     layer: Layer
     scheme: Scheme
+    tables: Sequence[Layer]
+    """Those that are to read its weights."""
     arrived: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -123,7 +131,7 @@ class _Awaiting(Conversion):
         self._tied = tied
 
     def obstacle(self, layer: Layer, scheme: Scheme) -> str:
-        return obstacle(layer, awaited=True)
+        return obstacle_in_scheme(layer, scheme) or obstacle(layer, awaited=True)
 
     def objection(self, layer: Layer, ties: dict[nn.Module, str], scheme: Scheme) -> str:
         other = next((self._tied[key] for name in layer.names if (key := f"{name}.weight") in self._tied), None)

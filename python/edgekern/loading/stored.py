@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -11,22 +12,37 @@ from torch import nn
 from edgekern.checkpoint import CheckpointFormatError, CheckpointMismatchError
 from edgekern.checkpoint.manifest import dtype_name
 from edgekern.config import Scheme, scheme_from_dict
-from edgekern.nn import NATIVE_LINEARS, NativeLinear
+from edgekern.nn import NATIVE_EMBEDDINGS, NATIVE_LINEARS, NativeEmbedding, NativeLinear
 from edgekern.nn.layers import Layer, find_layers, structural_obstacle
 from edgekern.nn.memory import part_of_a_model
 from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths
-
-Record = tuple[Scheme, torch.dtype, torch.dtype | None]
-"""A native layer's scheme, dtype, and that of its bias; its shape is the model's."""
+from edgekern.nn.tables import holders_of
 
 _DTYPES = {dtype_name(dtype): dtype for dtype in NativeLinear.DTYPES}
 _FIELDS = {"scheme", "dtype", "bias_dtype", "names"}
+_TIED = "tied_to"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A native layer; its shape, and whether it is a linear layer or a table, is the model's."""
+
+    scheme: Scheme
+    dtype: torch.dtype
+    bias_dtype: torch.dtype | None
+    tied_to: str | None = None
+    """Of a table: the name of the layer whose weights it reads."""
 
 
 def records_of(model: nn.Module) -> dict[str, Record]:
     """The native layers of ``model`` by name."""
-    natives = {layer.name: layer.native for layer in find_layers(model) if layer.native}
-    return {name: (native.scheme, native.dtype, native.bias_dtype) for name, native in natives.items()}
+    layers = [layer for layer in find_layers(model, tables=True) if layer.native]
+    holders = holders_of(layers)
+    return {
+        layer.name: Record(native.scheme, native.dtype, native.bias_dtype, holders.get(layer.module))
+        for layer in layers
+        if (native := layer.native)
+    }
 
 
 def records_to_data(records: Mapping[str, Record]) -> list[dict[str, Any]]:
@@ -36,12 +52,13 @@ def records_to_data(records: Mapping[str, Record]) -> list[dict[str, Any]]:
         groups.setdefault(record, []).append(name)
     return [
         {
-            "scheme": scheme.to_dict(),
-            "dtype": dtype_name(dtype),
-            "bias_dtype": None if bias_dtype is None else dtype_name(bias_dtype),
+            "scheme": record.scheme.to_dict(),
+            "dtype": dtype_name(record.dtype),
+            "bias_dtype": None if record.bias_dtype is None else dtype_name(record.bias_dtype),
             "names": names,
+            **({} if record.tied_to is None else {_TIED: record.tied_to}),
         }
-        for (scheme, dtype, bias_dtype), names in groups.items()
+        for record, names in groups.items()
     ]
 
 
@@ -61,12 +78,15 @@ def records_from_data(data: object) -> dict[str, Record]:
 
 
 def _record(entry: object) -> tuple[Record, list[str]]:
-    if not isinstance(entry, Mapping) or entry.keys() != _FIELDS:
+    if not isinstance(entry, Mapping) or entry.keys() - {_TIED} != _FIELDS:
         got = sorted(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
         raise CheckpointFormatError(f"layers: an entry must have exactly {sorted(_FIELDS)}, got {got}")
     names, dtypes = entry["names"], (entry["dtype"], entry["bias_dtype"])
     if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise CheckpointFormatError("layers: names must be a list of strings")
+    tied_to = entry.get(_TIED)
+    if tied_to is not None and not isinstance(tied_to, str):
+        raise CheckpointFormatError(f"layers: {_TIED} must be the name of a layer, got {tied_to!r}")
     for dtype in dtypes:
         if dtype not in _DTYPES and (dtype is not None or dtypes[0] is None):
             raise CheckpointFormatError(f"layers: dtype must be one of {', '.join(_DTYPES)}; got {dtype!r}")
@@ -76,7 +96,8 @@ def _record(entry: object) -> tuple[Record, list[str]]:
         raise CheckpointFormatError(f"layers: {error}") from None
     if scheme.carried_out_by != "convert_":
         raise CheckpointFormatError(f"layers: {scheme.format!r} is not a format of stored weights")
-    return (scheme, _DTYPES[dtypes[0]], None if dtypes[1] is None else _DTYPES[dtypes[1]]), list(names)
+    bias_dtype = None if dtypes[1] is None else _DTYPES[dtypes[1]]
+    return Record(scheme, _DTYPES[dtypes[0]], bias_dtype, tied_to), list(names)
 
 
 class StoredLayers:
@@ -85,7 +106,7 @@ class StoredLayers:
     The room is buffers on the meta device, so that whoever fills the model checks names and shapes as always.
 
     Args:
-        model: built on the meta device, with nn.Linear layers.
+        model: built on the meta device, with nn.Linear and nn.Embedding layers.
         records: its native layers by name.
 
     Raises:
@@ -94,8 +115,16 @@ class StoredLayers:
 
     def __init__(self, model: nn.Module, records: Mapping[str, Record]) -> None:
         self._model = model
-        layers = {name: layer for layer in find_layers(model) for name in layer.names}
-        self._natives = [_native(layers.get(name), name, record) for name, record in records.items()]
+        layers = {name: layer for layer in find_layers(model, tables=True) for name in layer.names}
+        self._natives: list[tuple[Layer, NativeLinear | NativeEmbedding]] = [
+            _native(layers.get(name), name, record) for name, record in records.items() if record.tied_to is None
+        ]
+        made = {name: native for layer, native in self._natives for name in layer.names}
+        self._natives += [
+            _tied(layers.get(name), name, record, made.get(record.tied_to or ""))
+            for name, record in records.items()
+            if record.tied_to is not None
+        ]
         for layer, native in self._natives:
             room = nn.Module()
             for part, tensor in native.canonical_like().items():
@@ -108,7 +137,7 @@ class StoredLayers:
         Raises:
             CheckpointMismatchError: values that cannot be.
         """
-        natives = [native for _, native in self._natives]
+        natives = [native for _, native in self._natives if native.canonical_like()]
         size = sum(native.weight_bytes(native.in_features, native.out_features, native.dtype) for native in natives)
         del natives
         with part_of_a_model(size):
@@ -125,14 +154,48 @@ class StoredLayers:
         return_freed_memory()
 
 
-def _native(layer: Layer | None, name: str, record: Record) -> tuple[Layer, NativeLinear]:
+def _native(layer: Layer | None, name: str, record: Record) -> tuple[Layer, NativeLinear | NativeEmbedding]:
     """The empty native layer that takes the place of the model's."""
+    layer = _replaceable(layer, name)
+    out_features, in_features = layer.shape
+    dtype, bias_dtype = record.dtype, record.bias_dtype
+    if layer.is_table:
+        table = _table(record, name)
+        return layer, table(out_features, in_features, _padding(layer), dtype=dtype, scheme=record.scheme)
+    kind, has_bias = NATIVE_LINEARS[record.scheme.format], bias_dtype is not None
+    return layer, kind(in_features, out_features, has_bias, dtype=dtype, bias_dtype=bias_dtype, scheme=record.scheme)
+
+
+def _tied(
+    layer: Layer | None, name: str, record: Record, holder: NativeLinear | NativeEmbedding | None
+) -> tuple[Layer, NativeEmbedding]:
+    """The native table that reads the weights of another layer."""
+    layer = _replaceable(layer, name)
+    if holder is None or not layer.is_table:
+        raise CheckpointMismatchError(f"layer {name!r} is tied to {record.tied_to!r}, which is none of the layers")
+    weights = holder.table if isinstance(holder, NativeEmbedding) else holder
+    try:
+        rows, columns = layer.shape
+        table = _table(record, name)(rows, columns, _padding(layer), dtype=record.dtype, tied_to=weights)
+    except (TypeError, ValueError) as error:
+        raise CheckpointMismatchError(f"layer {name!r} cannot be tied to {record.tied_to!r}: {error}") from None
+    return layer, table
+
+
+def _replaceable(layer: Layer | None, name: str) -> Layer:
     if layer is None:
         raise CheckpointMismatchError(f"the model has no layer {name!r}, which the checkpoint converts")
     if not layer.places or layer.native or structural_obstacle(layer) or len(layer.shape) != 2:
-        reason = structural_obstacle(layer) or "it is no plain linear layer inside of a model"
+        reason = structural_obstacle(layer) or "it is no plain layer inside of a model"
         raise CheckpointMismatchError(f"layer {name!r} of the model cannot be replaced: {reason}")
-    scheme, dtype, bias_dtype = record
-    kind, (out_features, in_features) = NATIVE_LINEARS[scheme.format], layer.shape
-    has_bias = bias_dtype is not None
-    return layer, kind(in_features, out_features, has_bias, dtype=dtype, bias_dtype=bias_dtype, scheme=scheme)
+    return layer
+
+
+def _table(record: Record, name: str) -> type[NativeEmbedding]:
+    if record.scheme.format not in NATIVE_EMBEDDINGS:
+        raise CheckpointMismatchError(f"layer {name!r} is an embedding table, and there are none in {record.scheme!r}")
+    return NATIVE_EMBEDDINGS[record.scheme.format]
+
+
+def _padding(layer: Layer) -> int | None:
+    return cast(nn.Embedding, layer.module).padding_idx

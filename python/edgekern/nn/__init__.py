@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgekern.nn.embedding import Int4Embedding, Int8Embedding, NativeEmbedding
 from edgekern.nn.float_linear import F16Linear, F32Linear
 from edgekern.nn.int4_linear import Int4Linear
 from edgekern.nn.int8_linear import Int8Linear
@@ -13,12 +14,19 @@ NATIVE_LINEARS: dict[str, type[NativeLinear]] = {
 }
 """The layer that replaces nn.Linear, by format name. A new format adds a row."""
 
+NATIVE_EMBEDDINGS: dict[str, type[NativeEmbedding]] = {table.format: table for table in (Int8Embedding, Int4Embedding)}
+"""The layer that replaces nn.Embedding, by format name; formats that are not here leave tables alone."""
+
 __all__ = [
+    "NATIVE_EMBEDDINGS",
     "NATIVE_LINEARS",
     "F16Linear",
     "F32Linear",
+    "Int4Embedding",
     "Int4Linear",
+    "Int8Embedding",
     "Int8Linear",
+    "NativeEmbedding",
     "NativeLinear",
     "SharedInput",
     "share_inputs_",

@@ -12,10 +12,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from edgekern.config import Int8, Scheme
+from edgekern.nn import NATIVE_EMBEDDINGS
+from edgekern.nn.embedding import NativeEmbedding
 from edgekern.nn.native_linear import NativeLinear
 
 DEFAULT_SCHEME = Int8()
 """What layers are looked at for, when nobody has said for what."""
+
+LINEAR, CONV, TABLE, BAG = "Linear", "Conv2d", "Embedding", "EmbeddingBag"
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Layer:
 
     module: nn.Module
     kind: str
-    """``"Linear"`` or ``"Conv2d"``."""
+    """``"Linear"`` or ``"Conv2d"``, and where tables are asked for ``"Embedding"`` or ``"EmbeddingBag"``."""
     names: tuple[str, ...]
     """Every fully qualified name; the first one is used in tables and files."""
     places: tuple[Place, ...]
@@ -46,13 +50,18 @@ class Layer:
         return self.names[0]
 
     @property
-    def native(self) -> NativeLinear | None:
+    def native(self) -> NativeLinear | NativeEmbedding | None:
         """The module when it is one of ours."""
-        return self.module if isinstance(self.module, NativeLinear) else None
+        return self.module if isinstance(self.module, NativeLinear | NativeEmbedding) else None
+
+    @property
+    def is_table(self) -> bool:
+        """Whether rows are read from it by their number."""
+        return self.kind in (TABLE, BAG)
 
     @property
     def linear(self) -> nn.Linear:
-        """The module, of a layer without obstacles."""
+        """The module, of a layer without obstacles. Of a table it has the weight, and no bias."""
         return cast(nn.Linear, self.module)
 
     @property
@@ -76,13 +85,17 @@ class Layer:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def find_layers(model: nn.Module) -> list[Layer]:
-    """Every linear and 2-d convolution layer of ``model``, native and foreign ones too, in the model's order."""
+def find_layers(model: nn.Module, *, tables: bool = False) -> list[Layer]:
+    """Every linear and 2-d convolution layer of ``model``, native and foreign ones too, in the model's order.
+
+    ``tables`` asks for its embedding tables as well.
+    """
     modules = dict(model.named_modules(remove_duplicate=False))
     names: dict[nn.Module, list[str]] = defaultdict(list)
     for name, module in modules.items():
-        if _kind(module):
-            names[module].append(name)
+        if kind := _kind(module):
+            if tables or kind not in (TABLE, BAG):
+                names[module].append(name)
 
     def place(name: str) -> Place:
         parent, _, attribute = name.rpartition(".")
@@ -112,13 +125,15 @@ def structural_obstacle(layer: Layer) -> str:
         return ""
     if isinstance(module, nn.Conv2d):
         return "this version has no native convolution"
-    return obstacle_in_code(layer)
+    if isinstance(module, nn.EmbeddingBag):
+        return "nn.EmbeddingBag adds up the rows that it reads, which no native layer does"
+    return _obstacle_in_options(module) or obstacle_in_code(layer)
 
 
 def obstacle_in_code(layer: Layer) -> str:
     """What else than a plain linear or convolution layer ``layer`` is, or is looked into as; empty when nothing."""
     module = layer.module
-    if not isinstance(module, nn.Linear | nn.Conv2d):
+    if not isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
         return f"quantised already, as {type(module).__module__}.{type(module).__name__}"
     return _obstacle_inside(module) or _obstacle_around(layer)
 
@@ -127,7 +142,12 @@ def objection(layer: Layer, ties: dict[nn.Module, str], scheme: Scheme = DEFAULT
     """Why ``scheme`` leaves ``layer`` alone unless a rule asks for it; empty when nothing speaks against it."""
     way_out = f"a rule for it converts it: PerLayer({{{layer.name!r}: {scheme!r}, '_default': {scheme!r}}})"
     if layer.module in ties:
-        return f"its weight is also {ties[layer.module]!r}, so a packed copy would come on top; {way_out}"
+        also = f"its weight is also {ties[layer.module]!r}"
+        if scheme.format not in NATIVE_EMBEDDINGS:
+            return f"{also}, so a packed copy would come on top; {way_out}"
+        return f"{also}; {way_out.replace('converts it', 'converts it, and a table that it shares it with, as one')}"
+    if layer.is_table:
+        return f"an embedding table, whose rounding errors go through the whole model; {way_out}"
     if scheme.rounds and any(name.rpartition(".")[2] == "lm_head" for name in layer.names):
         return f"the output head, whose rounding errors go straight to the logits; {way_out}"
     return ""
@@ -144,7 +164,7 @@ def tied_weights(model: nn.Module) -> dict[nn.Module, str]:
     for shared in owners.values():
         for module, _ in shared:
             others = [name for owner, name in shared if owner is not module]
-            if others and isinstance(module, nn.Linear | nn.Conv2d):
+            if others and isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
                 ties.setdefault(module, others[0])
     return ties
 
@@ -162,6 +182,10 @@ def _kind(module: nn.Module) -> str:
         return "Linear"
     if isinstance(module, nn.Conv2d):
         return "Conv2d"
+    if isinstance(module, (NativeEmbedding, nn.Embedding)):
+        return TABLE
+    if isinstance(module, nn.EmbeddingBag):
+        return BAG
     # PyTorch's own quantised layers derive from neither, and are recognised without importing their packages.
     foreign = type(module).__module__.startswith(("torch.ao.nn.", "torch.nn.quantized"))
     if foreign and callable(getattr(module, "weight", None)):
@@ -175,15 +199,28 @@ def _computed_weight(module: nn.Module) -> Tensor:
     return weight if isinstance(weight, Tensor) else weight()
 
 
-def _obstacle_inside(module: nn.Linear | nn.Conv2d) -> str:
-    """What the module computes is more than its input times its weight, plus bias."""
+def _obstacle_in_options(module: nn.Module) -> str:
+    """A table that does more than read rows."""
+    if not isinstance(module, nn.Embedding):
+        return ""
+    if module.max_norm is not None:
+        return f"max_norm={module.max_norm} rescales its rows whenever they are read, which a native layer would not"
+    for option in ("sparse", "scale_grad_by_freq"):
+        if getattr(module, option):
+            return f"{option}=True is about gradients, and a converted layer has none; set it to False first"
+    return ""
+
+
+def _obstacle_inside(module: nn.Linear | nn.Conv2d | nn.Embedding) -> str:
+    """What the module computes is more than its input times its weight, plus bias; or more than rows of its weight."""
     if parametrize.is_parametrized(module):
         return "parametrised; parametrize.remove_parametrizations(layer, 'weight') makes its weight plain"
     if module._parameters.get("weight") is None:
         return "its weight is recomputed at every call; prune.remove or remove_weight_norm makes it plain"
     if "forward" in vars(module):
         return "its forward was replaced by another, which a native layer would not run"
-    if not _runs_as(nn.Linear if isinstance(module, nn.Linear) else nn.Conv2d, module):
+    base = next(base for base in (nn.Linear, nn.Conv2d, nn.Embedding) if isinstance(module, base))
+    if not _runs_as(base, module):
         return f"{type(module).__name__} has a forward of its own, which a native layer would not run"
     if "_compiled_call_impl" in vars(module):
         return "compiled by itself; convert first, then compile"
@@ -193,7 +230,7 @@ def _obstacle_inside(module: nn.Linear | nn.Conv2d) -> str:
     return ""
 
 
-def _runs_as(base: type[nn.Linear | nn.Conv2d], module: nn.Module) -> bool:
+def _runs_as(base: type[nn.Linear | nn.Conv2d | nn.Embedding], module: nn.Module) -> bool:
     methods = ("forward", "_conv_forward") if base is nn.Conv2d else ("forward",)
     return all(getattr(type(module), method) is getattr(base, method) for method in methods)
 
@@ -212,7 +249,7 @@ def _obstacle_around(layer: Layer) -> str:
 
 def obstacle_in_tensors(module: nn.Linear | nn.Conv2d, *, awaited: bool = False) -> str:
     """Why the tensors are not plain floats in this machine's memory, or ``awaited`` there; empty when they are."""
-    tensors = {"weight": module.weight, "bias": module.bias}
+    tensors = {"weight": module.weight, "bias": getattr(module, "bias", None)}  # a table has none
     for name, tensor in tensors.items():
         if tensor is None:
             continue
@@ -232,7 +269,7 @@ def obstacle_in_tensors(module: nn.Linear | nn.Conv2d, *, awaited: bool = False)
 
 
 def _obstacle_in_shape(module: nn.Linear) -> str:
-    weight, bias = module.weight, cast("Tensor | None", module.bias)
+    weight, bias = module.weight, cast("Tensor | None", getattr(module, "bias", None))
     if weight.ndim != 2 or not NativeLinear.fits(weight.shape[1], weight.shape[0]):
         return f"its weight of shape {list(weight.shape)} is empty, too large, or no matrix"
     if bias is not None and bias.shape != weight.shape[:1]:

@@ -11,7 +11,7 @@ from typing import cast
 
 from torch import nn
 
-from edgekern.nn import NATIVE_LINEARS, NativeLinear
+from edgekern.nn import NATIVE_EMBEDDINGS, NATIVE_LINEARS, NativeLinear
 from edgekern.nn.layers import Layer
 
 # Handles that users hold point at these very dictionaries, so they move as they are and handle.remove() keeps working.
@@ -28,7 +28,11 @@ _HOOKS = (
 )
 _OWN_ATTRIBUTES = {
     name
-    for layer in (nn.Linear(1, 1, device="meta"), *(native(1, 1) for native in NATIVE_LINEARS.values()))
+    for layer in (
+        nn.Linear(1, 1, device="meta"),
+        nn.Embedding(1, 1, device="meta"),
+        *(native(1, 1) for native in (*NATIVE_LINEARS.values(), *NATIVE_EMBEDDINGS.values())),
+    )
     for name in vars(layer)
 }
 

@@ -20,6 +20,7 @@ class Pruning:
     verb = "prune"
     done = "pruned"
     layers = "linear or 2-d convolution layers"
+    tables = False
     error: type[ValueError] = PruneError
 
     def is_for(self, module: nn.Module) -> bool:

@@ -18,6 +18,7 @@ class Quantizing:
     verb = "quantise"
     done = "quantised"
     layers = "linear layers"
+    tables = False
     error: type[ValueError] = QuantizeError
 
     def is_for(self, module: nn.Module) -> bool:
