@@ -33,7 +33,7 @@ extern "C" const char* ek_status_message(ek_status status) {
     case EK_ERROR_GROUP:
       return "unknown group size; expected 32, 64 or 128";
     case EK_ERROR_CLIP:
-      return "unknown way to clip; expected none or the lowest squared error";
+      return "unknown way to clip; expected none, the lowest squared error, or half-quadratic";
   }
   return "unknown status";
 }
