@@ -178,6 +178,11 @@ def arguments(batch: object) -> Arguments:
     return tuple(batch) if isinstance(batch, tuple | list) else (batch,), {}
 
 
+def version_of(x: Tensor) -> int:
+    """Another number once ``x`` was changed in place; those of inference mode have none."""
+    return 0 if x.is_inference() else x._version
+
+
 def tensors_in(result: object) -> list[Tensor]:
     """The tensors among what a module was given, or has given."""
     return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from edgekern.calibration.chain import Chain, nbytes, trials_in, watching
 from edgekern.calibration.errors import DataError
-from edgekern.calibration.observe import Arguments, Observe, arguments, gather, tensors_in, watch
+from edgekern.calibration.observe import Arguments, Observe, arguments, gather, tensors_in, version_of, watch
 
 LEAST_ROOM = 256 << 20  # bytes that kept inputs may take even where the model itself takes less
 
@@ -181,7 +181,7 @@ class _Survey:
     def _meet(self, layer: nn.Module, running: list[nn.Module], x: Tensor) -> None:
         self._calls[layer] += 1
         self._around[layer] = self._around.get(layer, set(running)) & set(running)
-        seen = (x, 0 if x.is_inference() else x._version)  # another version when it was changed in place
+        seen = (x, version_of(x))
         self._tensors += not _same(seen, self._last)
         self._last = seen
         self.given[layer].append(self._tensors)

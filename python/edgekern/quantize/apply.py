@@ -13,9 +13,11 @@ from edgekern.calibration.observe import Moments, check_data
 from edgekern.calibration.progress import progress_bar
 from edgekern.calibration.walk import Walk
 from edgekern.config import Calibrated, Config, Int4, Int8, Migrating, check_config
+from edgekern.nn.layers import tensor_identity
 from edgekern.plan import Decision, FilterFn, check_filter_fn, check_model, plan
 from edgekern.quantize.job import UNREACHED, Job
 from edgekern.quantize.migrate import migrate
+from edgekern.quantize.producers import count_owners
 from edgekern.quantize.report import QuantizeReport, QuantizeRow
 from edgekern.quantize.task import QuantizeError, Quantizing
 
@@ -69,6 +71,9 @@ def quantize_(
     _check_arguments(model, config, data, filter_fn)
     decisions = plan(model, config, filter_fn, Quantizing())
     jobs = {d.layer.module: Job(d.layer, d.scheme) for d in decisions if isinstance(d.scheme, Calibrated)}
+    owners = count_owners(model)
+    for job in jobs.values():
+        job.shares_bias = job.layer.linear.bias is not None and owners[tensor_identity(job.layer.linear.bias)] > 1
     if jobs:
         if data is None:
             name = type(next(iter(jobs.values())).scheme).__name__

@@ -29,6 +29,8 @@ class Job:
     """Error of the output as it is now, likewise."""
     scale: Tensor | None = None
     """What its input channels were scaled by, float32 [in]."""
+    shares_bias: bool = False
+    """Whether another module has the same bias."""
     source: str = ""
     """The module whose output was divided by that."""
     notes: list[str] = field(default_factory=list)
@@ -79,11 +81,19 @@ class Job:
         """
         if not self.scheme.corrects_bias:
             return None
-        if self.layer.linear.bias is None:
-            self.notes.append("no bias to correct")
+        reason = "no bias to correct" if self.layer.linear.bias is None else self._bias_obstacle()
+        if reason:
+            self.notes.append(reason)
             return None
         stored = rounded.to(self.weight.dtype).float()
         return self.layer.linear.bias.detach().float() + (self.weight.float() - stored) @ mean
+
+    def _bias_obstacle(self) -> str:
+        if self.shares_bias:
+            return "bias not corrected: another module has the same"
+        if self.layer.linear.bias.is_inference():
+            return "bias not corrected: it was made under torch.inference_mode and cannot be changed in place; clone it"
+        return ""
 
     def _error_as_it_was(self, matrix: Tensor, apart: Tensor, hessian: Tensor) -> float:
         """Squared error of rounding to nearest before channels were scaled."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from edgekern.calibration.journal import Replace
@@ -19,26 +18,22 @@ from edgekern.calibration.walk import Walk
 from edgekern.config import Migrating
 from edgekern.nn.layers import tied_weights
 from edgekern.quantize.job import Job
-from edgekern.quantize.producers import Given, find_given
+from edgekern.quantize.producers import Given, Survey, look
 from edgekern.quantize.scales import find_scale
 from edgekern.quantize.task import QuantizeError
 from edgekern.quantize.trial import Trials, divide, multiply
 
-_NO_PRODUCER = "channels not scaled: nothing before it can take the division"
-
 
 @dataclass
-class _Move:
-    """One migration that is settled."""
+class Move:
+    """One migration that is settled: channels of ``source`` are to be divided, those of ``layers`` multiplied."""
 
     source: nn.Module
     layers: list[nn.Module]
     scale: Tensor
 
 
-def migrate(
-    model: nn.Module, jobs: Mapping[nn.Module, Job], walk: Walk, batch: object, replace: Replace
-) -> None:
+def migrate(model: nn.Module, jobs: Mapping[nn.Module, Job], walk: Walk, batch: object, replace: Replace) -> None:
     """Scales the input channels of the layers whose scheme asks for it; the jobs are told what became of them.
 
     Args:
@@ -51,87 +46,114 @@ def migrate(
     Raises:
         QuantizeError: weights that cannot be rounded as asked, or that their dtype cannot hold any more.
     """
-    asked = [job for job in jobs.values() if isinstance(job.scheme, Migrating)]
+    survey = look(model, jobs.keys(), batch)
+    settling, moves = _Settling(model, jobs, walk, survey, Trials(model, walk, batch)), list[Move]()
     lots: dict[nn.Module | None, list[Given]] = {None: []}  # what is in no one block first, the others in order
-    ties = tied_weights(model)
-    for given in find_given(model, jobs.keys(), batch):
-        reason = _objection(given, jobs, ties)
-        for layer in given.readers:
-            if reason and layer in jobs and isinstance(jobs[layer].scheme, Migrating):
-                jobs[layer].notes.append(f"channels not scaled: {reason}")
-        if not reason:
+    for given in survey.given:
+        if any(layer in jobs and _migrates(jobs[layer]) for layer in given.readers):
             lots.setdefault(walk.block_of(given.readers), []).append(given)
-    trials, moves = Trials(model, walk, batch), []
     for block, lot in lots.items():
-        if lot:
-            moves += _settled(lot, block, jobs, walk, trials)
+        moves += settling.moves_of(lot, block)
     names = {module: name for name, module in model.named_modules()}
     for move in moves:
         _carry_out(move, replace)
         for layer in move.layers:
             jobs[layer].scale, jobs[layer].source = move.scale, names[move.source]
-    for job in asked:
-        if job.scale is None and not job.notes:
+    for layer, job in jobs.items():
+        if _migrates(job) and layer not in survey.met:
             job.notes.append("channels not scaled: the first batch does not reach it")
 
 
-def _objection(given: Given, jobs: Mapping[nn.Module, Job], ties: Mapping[nn.Module, str]) -> str:
-    """Why the layers that read this cannot be migrated together; also when none was to be, so that nobody is told."""
-    mine = [jobs[layer] for layer in given.readers if layer in jobs]
-    asked = [job for job in mine if isinstance(job.scheme, Migrating)]
-    if not asked:
-        return "nobody asks for it"
-    if len(mine) < len(given.readers):
-        return "another linear layer, which is left alone, reads the same input"
-    first = asked[0]
-    assert isinstance(first.scheme, Migrating)
-    for job in mine:
-        if not first.scheme.migrates_like(job.scheme):
-            return f"{job.name!r} reads the same input, and its rule is another"
-        if job.layer.module in ties:
-            return f"the weight of {job.name!r}, which reads this input, is also {ties[job.layer.module]!r}"
-    return ""
+@dataclass
+class _Settling:
+    """Finds out what can be migrated, by how much, and tells the jobs what cannot. Changes nothing."""
+
+    model: nn.Module
+    jobs: Mapping[nn.Module, Job]
+    walk: Walk
+    survey: Survey
+    trials: Trials
+
+    def __post_init__(self) -> None:
+        self._ties = tied_weights(self.model)
+
+    def moves_of(self, lot: list[Given], block: nn.Module | None) -> list[Move]:
+        """The migrations of inputs whose readers are all in ``block``, or anywhere."""
+        moves, possible = [], []
+        for given in lot:
+            reason = self._objection(given)
+            possible += [] if reason else [given]
+            self._note(given, reason)
+        watchers = {given.readers[0]: Inputs(given.readers[0]) for given in possible}
+        if watchers:
+            self.walk.gather(watchers)
+        for given in possible:
+            watcher = watchers.pop(given.readers[0])  # freed once it was used
+            source, reason = self._source(given, block)
+            if source is not None and watcher.seen(self.jobs[given.readers[0]].name):
+                scale = self._scale(given, watcher)
+                if scale is not None:
+                    moves.append(Move(source, given.readers, scale))
+                    continue
+                reason = "no scale lowers the error"
+            self._note(given, reason)
+        return moves
+
+    def _objection(self, given: Given) -> str:
+        """Why the layers that read this cannot be scaled together; empty when they can."""
+        asking = next(layer for layer in given.readers if layer in self.jobs and _migrates(self.jobs[layer]))
+        scheme = self.jobs[asking].scheme
+        assert isinstance(scheme, Migrating)
+        for layer in given.readers:
+            job = self.jobs.get(layer)
+            if job is None:
+                return "another linear layer reads the same input, and is left alone"
+            if not scheme.migrates_like(job.scheme):
+                return f"{job.name!r} reads the same input, and its rule is another"
+            if layer in self._ties:
+                return f"{job.name!r} reads this input, and its weight is also {self._ties[layer]!r}"
+        return ""
+
+    def _source(self, given: Given, block: nn.Module | None) -> tuple[nn.Module | None, str]:
+        """What can take the division, or why nothing can."""
+        reason = "nothing before it can take the division"
+        for candidate in given.candidates(block):
+            scope = block if block is not None and candidate in set(block.modules()) else self.model
+            missed = [name for name, module in scope.named_modules() if self._is_missed(module)]
+            if missed:  # it may read the same for other data
+                reason = f"the first batch does not reach {missed[0]!r}, which may read the same input"
+            elif self.trials.takes(candidate, given.readers, given.features, scope if scope is block else None):
+                return candidate, ""
+        return None, reason
+
+    def _is_missed(self, module: nn.Module) -> bool:
+        return isinstance(module, nn.Linear) and module not in self.survey.met
+
+    def _scale(self, given: Given, watcher: Inputs) -> Tensor | None:
+        jobs = [self.jobs[layer] for layer in given.readers]
+        scheme = jobs[0].scheme
+        assert isinstance(scheme, Migrating)
+        try:
+            return find_scale(scheme, [(job.weight.float(), job.scheme.target) for job in jobs], watcher)
+        except ValueError as error:
+            said = " or ".join(repr(job.name) for job in jobs)
+            raise QuantizeError(f"{said} cannot be rounded as asked: {error}") from None
+
+    def _note(self, given: Given, reason: str) -> None:
+        for layer in given.readers:
+            if reason and layer in self.jobs and _migrates(self.jobs[layer]):
+                self.jobs[layer].notes.append(f"channels not scaled: {reason}")
 
 
-def _settled(
-    lot: list[Given], block: nn.Module | None, jobs: Mapping[nn.Module, Job], walk: Walk, trials: Trials
-) -> list[_Move]:
-    """The migrations of inputs that are all within ``block``, or anywhere. Nothing is changed."""
-    watchers = {given.readers[0]: Inputs(given.readers[0]) for given in lot}
-    walk.gather(watchers)
-    moves = []
-    for given in lot:
-        mine, watcher = [jobs[layer] for layer in given.readers], watchers.pop(given.readers[0])
-        if not watcher.seen(mine[0].name) or not watcher.rows.numel():
-            continue
-        candidates = given.candidates(block)
-        source = next((c for c in candidates if trials.takes(c, given.readers, given.features, block)), None)
-        if source is None:
-            note, scale = _NO_PRODUCER, None
-        else:
-            note, scale = "channels not scaled: that would not lower the error", _scale(mine, watcher)
-        if source is None or scale is None:
-            for job in mine:
-                job.notes.append(note)
-        else:
-            moves.append(_Move(source, given.readers, scale))
-    return moves
+def _migrates(job: Job) -> bool:
+    return isinstance(job.scheme, Migrating)
 
 
-def _scale(jobs: list[Job], watcher: Inputs) -> Tensor | None:
-    scheme = jobs[0].scheme
-    assert isinstance(scheme, Migrating)
-    try:
-        return find_scale(scheme, [(job.weight.float(), job.scheme.target) for job in jobs], watcher)
-    except ValueError as error:
-        said = " or ".join(repr(job.name) for job in jobs)
-        raise QuantizeError(f"{said} cannot be rounded as asked: {error}") from None
-
-
-def _carry_out(move: _Move, replace: Replace) -> None:
+def _carry_out(move: Move, replace: Replace) -> None:
     divide(move.source, move.scale, replace)
     for layer in move.layers:
         multiply(layer, move.scale, replace)
     for module in (move.source, *move.layers):
-        if not all(parameter.isfinite().all() for parameter in module.parameters(recurse=False)):
-            raise QuantizeError(f"scaling channels takes a weight beyond {next(module.parameters()).dtype}; use bfloat16")
+        for parameter in module.parameters(recurse=False):
+            if not parameter.isfinite().all():
+                raise QuantizeError(f"scaling channels takes a weight beyond {parameter.dtype}; use torch.bfloat16")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekern.calibration.observe import arguments, inference
+from edgekern.calibration.observe import arguments, inference, version_of
 from edgekern.nn.layers import tensor_identity
 
 MOST_CANDIDATES = 8
@@ -49,12 +49,47 @@ class Given:
         return found[:MOST_CANDIDATES]
 
 
-def find_given(model: nn.Module, layers: Collection[nn.Module], batch: object) -> list[Given]:
-    """What the linear layers of ``model`` are given for ``batch``, in the order of their first calls.
+class Survey:
+    """The calls of one forward."""
+
+    def __init__(self) -> None:
+        self.given: list[Given] = []
+        """What linear layers were given, in the order of their first calls."""
+        self.met: set[nn.Module] = set()
+        """The linear layers that were called."""
+        self._calls: list[nn.Module] = []
+        # By identity, which another tensor may take once one is gone: so each comes with a reference that tells.
+        self._makers: dict[int, tuple[weakref.ref[Tensor], nn.Module]] = {}
+        self._seen: dict[int, tuple[weakref.ref[Tensor], int, Given]] = {}
+
+    def meet(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A linear layer is about to be called."""
+        x = args[0] if args else kwargs["input"]
+        if layer in self.met:
+            return
+        self.met.add(layer)
+        reference, version, given = self._seen.get(id(x), (None, 0, None))
+        if given is None or reference is None or reference() is not x or version != version_of(x):
+            maker = self._makers.get(id(x))
+            source = maker[1] if maker is not None and maker[0]() is x else None
+            given = Given(x.shape[-1], source=source, before=_latest(self._calls))
+            self.given.append(given)
+            self._seen[id(x)] = (weakref.ref(x), version_of(x), given)
+        given.readers.append(layer)
+
+    def leave(self, module: nn.Module, args: object, output: object) -> None:
+        """A module that can be scaled was called."""
+        self._calls.append(module)
+        if isinstance(output, Tensor):
+            self._makers[id(output)] = (weakref.ref(output), module)
+
+
+def look(model: nn.Module, layers: Collection[nn.Module], batch: object) -> Survey:
+    """Runs ``model`` on a batch, and watches what its linear layers are given.
 
     Of the linear layers only ``layers`` may be producers: the others are to keep their weights.
     """
-    survey = _Survey()
+    survey = Survey()
     scalable = find_scalable(model, layers)
     args, kwargs = copy.deepcopy(arguments(batch))
     with ExitStack() as stack:
@@ -67,7 +102,7 @@ def find_given(model: nn.Module, layers: Collection[nn.Module], batch: object) -
             model(*args, **kwargs)
     for given in survey.given:
         given.before = [module for module in given.before if scalable[module] == given.features]
-    return survey.given
+    return survey
 
 
 def find_scalable(model: nn.Module, layers: Collection[nn.Module]) -> dict[nn.Module, int]:
@@ -76,7 +111,7 @@ def find_scalable(model: nn.Module, layers: Collection[nn.Module]) -> dict[nn.Mo
     Those are norms, linear layers and convolutions among others: all parameters have one row for each channel. None may
     belong to another module too.
     """
-    owners = Counter(tensor_identity(parameter) for module in model.modules() for parameter in own_parameters(module))
+    owners = count_owners(model)
     found = {}
     for module in model.modules():
         parameters = own_parameters(module)
@@ -89,42 +124,14 @@ def find_scalable(model: nn.Module, layers: Collection[nn.Module]) -> dict[nn.Mo
     return found
 
 
+def count_owners(model: nn.Module) -> Counter[object]:
+    """How many modules hold each parameter, by its identity."""
+    return Counter(tensor_identity(parameter) for module in model.modules() for parameter in own_parameters(module))
+
+
 def own_parameters(module: nn.Module) -> list[Tensor]:
     """The parameters that ``module`` itself holds."""
     return [parameter for parameter in module._parameters.values() if parameter is not None]
-
-
-class _Survey:
-    """Watches the calls of one forward."""
-
-    def __init__(self) -> None:
-        self.given: list[Given] = []
-        self._met: set[nn.Module] = set()
-        self._calls: list[nn.Module] = []
-        # By identity, which another tensor may take once one is gone: so each comes with a reference that tells.
-        self._makers: dict[int, tuple[weakref.ref[Tensor], nn.Module]] = {}
-        self._seen: dict[int, tuple[weakref.ref[Tensor], Given]] = {}
-
-    def meet(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A linear layer is about to be called."""
-        x = args[0] if args else kwargs["input"]
-        if layer in self._met:
-            return
-        self._met.add(layer)
-        reference, given = self._seen.get(id(x), (None, None))
-        if given is None or reference is None or reference() is not x:
-            maker = self._makers.get(id(x))
-            source = maker[1] if maker is not None and maker[0]() is x else None
-            given = Given(x.shape[-1], source=source, before=_latest(self._calls))
-            self.given.append(given)
-            self._seen[id(x)] = (weakref.ref(x), given)
-        given.readers.append(layer)
-
-    def leave(self, module: nn.Module, args: object, output: object) -> None:
-        """A module that can be scaled was called."""
-        self._calls.append(module)
-        if isinstance(output, Tensor):
-            self._makers[id(output)] = (weakref.ref(output), module)
 
 
 def _latest(calls: Iterable[nn.Module]) -> list[nn.Module]:

@@ -35,10 +35,9 @@ class Trials:
     def takes(self, source: nn.Module, layers: Sequence[nn.Module], features: int, block: nn.Module | None) -> bool:
         """Whether ``source`` can take a division of the inputs of ``layers``.
 
-        ``block``, if any, is what was last shown its inputs and holds the layers. When it holds the source as well, it
-        is run alone.
+        ``block``, if any, holds them all, and its layers were shown their inputs last: it is run alone, if it can be.
         """
-        if block is None or source not in set(block.modules()) or not self._walk.keeps(block):
+        if block is not None and not self._walk.keeps(block):
             block = None
         if self._before is None or self._before[0] is not block:
             self._before = (block, self._outcome(block))
