@@ -9,7 +9,7 @@ import pytest
 import torch
 from migrating_models import WIDTH, Gated, Parallel, Plain, PostNorm, PreNorm, RMSNorm, model_of, tokens
 from small_models import LanguageModel, assert_untouched, snapshot
-from test_prune_walk import MODELS, batches, made, name_of
+from test_prune_walk import MODELS, Narrow, batches, made, name_of
 from torch import nn
 from torch.nn import functional as F
 
@@ -88,12 +88,12 @@ SOURCES = {
 def test_what_can_take_the_division_is_found(name, monkeypatch):
     model = model_of(BLOCKS[name], outliers=8.0)
     got, report = migrated(model, SmoothQuant(), tokens(), monkeypatch)
-    for row in report.rows[:-1]:  # the head's input is that of nothing that can take it
+    for row in report.rows[:-1]:
         block, layer = row.name.split(".")[0], row.name.rpartition(".")[2]
         expected = SOURCES[name].get(layer)
         assert row.source == (f"{block}.{expected}" if expected else ""), row.name
         assert bool(row.note) == (expected is None)
-    assert report.rows[-1].source == ""
+    assert report.rows[-1].source == ("2.norm2" if name == "bert" else "")  # the head reads the last norm alone
     assert error(got, model, tokens()) < 1e-9
     assert not any(torch.equal(got.get_parameter(f"{row.source}.weight"), model.get_parameter(f"{row.source}.weight"))
                    for row in report if row.source)  # fmt: skip
@@ -105,6 +105,7 @@ def test_the_float_model_computes_the_same(make, scheme, monkeypatch):
     """Whatever it is like: caches, layers called twice, hooks, blocks changed in place, experts."""
     model = made(make)
     got, _ = migrated(model, PerLayer({"re:.*": scheme}), batches(), monkeypatch)
+    tolerance = 3e-2 if make is Narrow else 1e-4  # it computes in bfloat16
 
     def compute(model, batch):
         result = model(batch)
@@ -112,7 +113,7 @@ def test_the_float_model_computes_the_same(make, scheme, monkeypatch):
 
     with torch.no_grad():
         for batch in batches(6):  # longer ones too, which it has not seen
-            assert torch.allclose(compute(got, batch), compute(model, batch), rtol=1e-4, atol=1e-4)
+            assert torch.allclose(compute(got, batch), compute(model, batch), rtol=1e-4, atol=tolerance)
 
 
 class Routed(nn.Module):
@@ -212,10 +213,11 @@ def test_the_scale_of_smoothquant_is_that_of_the_paper(monkeypatch):
         assert torch.allclose(new, old * factor, rtol=1e-5)
 
 
-def test_awq_takes_the_best_of_its_scales(monkeypatch):
+def test_awq_takes_the_best_of_its_scales():
     """By the outputs that the converted layers really have."""
     torch.manual_seed(0)
-    rows = torch.randn(200, WIDTH) * torch.logspace(-1, 1, WIDTH)
+    rows = torch.randn(200, WIDTH)
+    rows[:, [3, 17]] *= 20
     layer, watcher = nn.Linear(WIDTH, 24, bias=False), Inputs(nn.Linear(WIDTH, 24))
     watcher(rows)
     weight = layer.weight.detach()
@@ -345,7 +347,7 @@ class Fails(nn.Module):
         raise self.failure
 
 
-@pytest.mark.parametrize("calls", range(0, 40, 3))
+@pytest.mark.parametrize("calls", [0, 2, 4, 7, 11, 15, 19, 21, 23])
 @pytest.mark.parametrize("failure", [None, RuntimeError("out of luck"), KeyboardInterrupt()])
 def test_failure_puts_norms_and_layers_back(calls, failure):
     """Wherever it comes: in a survey, in a trial while channels are scaled, or when layers have been rounded."""
@@ -363,12 +365,12 @@ def test_failure_puts_norms_and_layers_back(calls, failure):
 
 def test_float16_that_cannot_hold_it_is_refused():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 8)).half()
-    model[1].weight.data[:, 0] = 6e4
-    model[0].weight.data[0] = 1e4
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 8)).half()
+    model[1].weight.data[:, 0] = 3e3
     before = snapshot(model)
+    data = [torch.randn(8, WIDTH).half() * size for size in (0.01, 300)]
     with pytest.raises(QuantizeError, match=r"beyond torch.float16; use torch.bfloat16"):
-        quantize_(model, SmoothQuant(alpha=1.0), [torch.randn(8, WIDTH).half()], progress=False)
+        quantize_(model, SmoothQuant(alpha=1.0), data, progress=False)
     assert_untouched(model, before)
 
 
@@ -379,8 +381,9 @@ def test_data_are_needed():
 
 def test_tied_heads_are_left_alone():
     model = LanguageModel()
-    _, report = quantized(model, AWQ(INT4), batches())
-    assert "which would be rounded with it" in report.rows[0].reason
+    got, report = quantized(model, AWQ(INT4), batches())
+    assert "which would be rounded with it" in report.rows[-1].reason
+    assert torch.equal(got.lm_head.weight, model.lm_head.weight)
 
 
 # ------------------------------------------------------------------------------------------------ schemes

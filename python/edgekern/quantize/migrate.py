@@ -118,7 +118,8 @@ class _Settling:
         """What can take the division, or why nothing can."""
         reason = "nothing before it can take the division"
         for candidate in given.candidates(block):
-            scope = block if block is not None and candidate in set(block.modules()) else self.model
+            alone = block is not None and block in self.survey.around[candidate]  # nothing outside sees its output
+            scope = block if alone and block is not None else self.model
             missed = [name for name, module in scope.named_modules() if self._is_missed(module)]
             if missed:  # it may read the same for other data
                 reason = f"the first batch does not reach {missed[0]!r}, which may read the same input"

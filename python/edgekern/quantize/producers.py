@@ -57,6 +57,9 @@ class Survey:
         """What linear layers were given, in the order of their first calls."""
         self.met: set[nn.Module] = set()
         """The linear layers that were called."""
+        self.around: dict[nn.Module, set[nn.Module]] = {}
+        """For each module that can be scaled and was called: what was running every time, itself among it."""
+        self._running: list[nn.Module] = []
         self._calls: list[nn.Module] = []
         # By identity, which another tensor may take once one is gone: so each comes with a reference that tells.
         self._makers: dict[int, tuple[weakref.ref[Tensor], nn.Module]] = {}
@@ -77,9 +80,19 @@ class Survey:
             self._seen[id(x)] = (weakref.ref(x), version_of(x), given)
         given.readers.append(layer)
 
+    def enter(self, module: nn.Module, args: object) -> None:
+        """Any module is about to be called."""
+        self._running.append(module)
+
     def leave(self, module: nn.Module, args: object, output: object) -> None:
+        """Any module was called."""
+        self._running.remove(module)
+
+    def made(self, module: nn.Module, args: object, output: object) -> None:
         """A module that can be scaled was called."""
         self._calls.append(module)
+        running = {module, *self._running}
+        self.around[module] = self.around.get(module, running) & running
         if isinstance(output, Tensor):
             self._makers[id(output)] = (weakref.ref(output), module)
 
@@ -94,14 +107,18 @@ def look(model: nn.Module, layers: Collection[nn.Module], batch: object) -> Surv
     args, kwargs = copy.deepcopy(arguments(batch))
     with ExitStack() as stack:
         for module in model.modules():
+            stack.callback(module.register_forward_pre_hook(survey.enter).remove)
+            stack.callback(module.register_forward_hook(survey.leave).remove)
             if isinstance(module, nn.Linear):
                 stack.callback(module.register_forward_pre_hook(survey.meet, with_kwargs=True).remove)
             if module in scalable:
-                stack.callback(module.register_forward_hook(survey.leave).remove)
+                stack.callback(module.register_forward_hook(survey.made).remove)
         with inference(model):
             model(*args, **kwargs)
     for given in survey.given:
         given.before = [module for module in given.before if scalable[module] == given.features]
+        if given.source not in given.before:  # an embedding, say: its rows are no channels
+            given.source = None
     return survey
 
 
