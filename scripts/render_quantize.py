@@ -26,7 +26,11 @@ def table(result: dict[str, Any]) -> str:
         f"{result['model']}: perplexity on {count} windows of {tokens} tokens, {count * tokens:,} in all. Calibrated "
         f"on {texts} windows of {length} tokens, no training after it. {machine(result)}"
     )
-    lines = [about, "", "| weights | rounded | perplexity | more than float32 | taken back | error of a layer | seconds |"]
+    lines = [
+        about,
+        "",
+        "| weights | rounded | perplexity | more than float32 | taken back | error of a layer | seconds |",
+    ]
     lines.append("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     scores = {(row["format"], row["method"]): row["perplexity"] for row in result["rows"]}
     dense = scores["float32", ""]

@@ -19,7 +19,9 @@ def model_and_data(bias=True):
     return nn.Sequential(nn.Linear(64, 24, bias=bias)), [torch.rand(100, 64) + 0.5 for _ in range(3)]
 
 
-@pytest.mark.parametrize("scheme", [GPTQ, AWQ, lambda to, **options: AWQ(GPTQ(to, **options))], ids=["GPTQ", "AWQ", "both"])
+@pytest.mark.parametrize(
+    "scheme", [GPTQ, AWQ, lambda to, **options: AWQ(GPTQ(to, **options))], ids=["GPTQ", "AWQ", "both"]
+)
 @pytest.mark.parametrize("to", TARGETS, ids=repr)
 def test_the_mean_of_the_error_is_none_after_it(to, scheme):
     model, data = model_and_data()

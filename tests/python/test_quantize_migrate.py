@@ -408,7 +408,11 @@ def test_schemes_become_data_and_back(scheme):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: AWQ(SmoothQuant()), TypeError, r"AWQ: to must be Int4\(...\), Int8\(\) or GPTQ\(...\), got SmoothQuant"),
+        (
+            lambda: AWQ(SmoothQuant()),
+            TypeError,
+            r"AWQ: to must be Int4\(...\), Int8\(\) or GPTQ\(...\), got SmoothQuant",
+        ),
         (lambda: SmoothQuant(Int8), TypeError, "SmoothQuant: to must be .* got the class Int8"),
         (lambda: AWQ(steps=0), ValueError, "AWQ: steps must be 1 or more, got 0"),
         (lambda: SmoothQuant(alpha=1.5), ValueError, "SmoothQuant: alpha must be 0 to 1, got 1.5"),

@@ -82,7 +82,8 @@ class Walk:
 
     def rerun(self, block: nn.Module) -> list[Tensor]:
         """The tensors that a block which is kept makes of the first of its inputs."""
-        assert self._kept is not None and self._kept.item is block
+        assert self._kept is not None
+        assert self._kept.item is block
         results: list[Tensor] = []
         given = copy.deepcopy(self._kept.inputs[0])
         watch(block, {}, [given], then=lambda result: results.extend(tensors_in(result)))

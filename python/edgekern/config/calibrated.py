@@ -10,7 +10,7 @@ from edgekern.config.checks import check_count, check_number, kind_of
 from edgekern.config.formats import Int4, Int8
 from edgekern.config.scheme import Scheme
 
-_INT4 = Int4()
+_INT4, _INT8 = Int4(), Int8()
 
 
 class Calibrated(Scheme):
@@ -156,7 +156,7 @@ class SmoothQuant(Migrating):
 
     format: ClassVar[str] = "smoothquant"
 
-    to: Int4 | Int8 | GPTQ = Int8()
+    to: Int4 | Int8 | GPTQ = _INT8
     alpha: float = 0.5
     bias_correction: bool = False
 

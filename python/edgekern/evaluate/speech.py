@@ -68,7 +68,7 @@ def sentences(text: str, words: tuple[int, int] = (8, 20)) -> list[str]:
 
 
 def word_error_rate(said: Sequence[str], heard: Sequence[str]) -> float:
-    """Words that have to be put in, taken out or replaced, as a share of those said. Case and punctuation are no matter.
+    """Words to put in, take out or replace, as a share of those said; case and punctuation are no matter.
 
     Raises:
         ValueError: not as many texts heard as said, or no word said.

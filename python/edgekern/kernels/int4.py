@@ -31,8 +31,8 @@ INT4_GROUP_SIZES = (32, 64, 128)
 """How many neighbouring input features may share a scale."""
 
 INT4_CLIPS: dict[str, int] = {"none": 0, "mse": 1, "hqq": 2}
-"""What :func:`int4_quantize` may move in to the ends of a group, by name: nothing, what lowers the squared error, or what
-lowers an error that counts large ones for less."""
+"""What :func:`int4_quantize` may move in to the ends of a group, by name: nothing, what lowers the squared error, or
+what lowers an error that counts large ones for less."""
 
 
 class Int4Packed(Packed):

@@ -170,9 +170,7 @@ class _Run:
         for job, units in zip(jobs, masks, strict=True):
             self.settle(job, job.kept(job.pattern.spread(units, *job.matrix.shape)))
 
-    def _prune_stage(
-        self, lots: list[list[Job]], look: Callable[[Mapping[nn.Module, Observe]], None]
-    ) -> None:
+    def _prune_stage(self, lots: list[list[Job]], look: Callable[[Mapping[nn.Module, Observe]], None]) -> None:
         """Prunes layers by what ``look`` shows them of the data; the first of a lot sees it for all of them."""
         watchers = {lot[0].layer.module: _statistic(lot[0])(lot[0].layer.module) for lot in lots}
         look(watchers)
