@@ -18,6 +18,7 @@ import edgekern as ek
 from edgekern.config import Calibrated
 
 RESULTS = Path(__file__).resolve().parent / "results"
+FEW = 8
 CLIPS = {"none": "", "mse": ", clipped", "hqq": ", HQQ"}
 
 
@@ -30,6 +31,8 @@ class Case:
     """None for the floats."""
     dense: bool = False
     """Whether it runs with the rounded weights as floats: what rounding the activations costs is the difference."""
+    windows: int = FEW
+    """Of a language model's text, to calibrate on."""
 
     @property
     def method(self) -> str:
@@ -38,11 +41,9 @@ class Case:
             return ""
         to = self.scheme.target if isinstance(self.scheme, Calibrated) else self.scheme
         words = _words(self.scheme) + (CLIPS[to.clip] if isinstance(to, ek.Int4) else "")
-        return (
-            words
-            + ", bias corrected" * (isinstance(self.scheme, Calibrated) and self.scheme.corrects_bias)
-            + (", float activations" * self.dense)
-        )
+        words += ", bias corrected" * (isinstance(self.scheme, Calibrated) and self.scheme.corrects_bias)
+        words += f", {self.windows} windows" * (self.windows != FEW)
+        return words + ", float activations" * self.dense
 
 
 def _words(scheme: ek.Int8 | ek.Int4 | Calibrated) -> str:

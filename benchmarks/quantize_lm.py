@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from quantize_cases import RESULTS, Case, chosen, converted, int4, int8, keep
+from quantize_cases import FEW, RESULTS, Case, chosen, converted, int4, int8, keep
 from torch import Tensor
 
 import edgekern as ek
@@ -21,23 +21,23 @@ from edgekern.evaluate import load_smollm2, perplexity, wikipedia_prose, windows
 from edgekern.report.machine import describe_machine
 
 WINDOWS, TOKENS = 12, 512
-CALIBRATION = (32, 512)  # windows, tokens of each
+MANY = 24
 
 CASES = [Case("float32", None), Case("int8", int8(), dense=True), Case("int8", int8())]
 CASES += [Case("int8", ek.GPTQ(int8())), Case("int8", ek.AWQ(int8())), Case("int8", ek.SmoothQuant(int8()))]
 for size in (32, 64, 128):
     name = f"int4, groups of {size}"
     CASES += [Case(name, int4(size)), Case(name, int4(size, "hqq")), Case(name, ek.GPTQ(int4(size)))]
-    CASES += [Case(name, ek.GPTQ(int4(size, "mse"))), Case(name, ek.AWQ(int4(size)))]
-    CASES += [Case(name, ek.AWQ(ek.GPTQ(int4(size, "mse"))))]
+    CASES += [Case(name, ek.GPTQ(int4(size, "mse"))), Case(name, ek.GPTQ(int4(size, "mse")), windows=MANY)]
+    CASES += [Case(name, ek.AWQ(int4(size))), Case(name, ek.AWQ(ek.GPTQ(int4(size, "mse"))))]
+    CASES += [Case(name, ek.AWQ(ek.GPTQ(int4(size, "mse"))), windows=MANY)]
     if size == 64:
         CASES.append(Case(name, ek.GPTQ(int4(size), act_order=False)))
 
 
-def calibration(ids: Tensor) -> list[dict[str, object]]:
+def calibration(ids: Tensor, count: int) -> list[dict[str, object]]:
     """Batches out of the last third of the text, spread over it: perplexity is measured on the first pages."""
-    count, tokens = CALIBRATION
-    found = windows(ids[-(len(ids) // 3) :], tokens)
+    found = windows(ids[-(len(ids) // 3) :], TOKENS)
     # One row of logits is enough, and the cache of keys and values is of no use: nothing is written here.
     options = {"use_cache": False, "logits_to_keep": 1}
     return [{"input_ids": window[None], **options} for window in found[:: max(1, len(found) // count)][:count]]
@@ -51,12 +51,12 @@ def main() -> None:
     torch.set_num_threads(options.threads or torch.get_num_threads())
     lm = load_smollm2()
     ids = lm.ids(wikipedia_prose())
-    text, data = windows(ids, TOKENS, WINDOWS), calibration(ids)
+    text = windows(ids, TOKENS, WINDOWS)
     about = {"kind": "quantize-lm", "model": "SmolLM2-135M-Instruct", "text": [WINDOWS, TOKENS]}
-    about["calibration"] = list(CALIBRATION)
+    about["calibration"] = [FEW, TOKENS]
     for case in chosen(CASES, options.only):
         machine = describe_machine()
-        model, facts = converted(case, lm.model, data)
+        model, facts = converted(case, lm.model, calibration(ids, case.windows))
         row = {"perplexity": perplexity(model, text), **facts}
         keep(RESULTS / "quantize-smollm2.json", CASES, case, machine, about, row)
 

@@ -77,7 +77,7 @@ def whisper() -> tuple[nn.Module, list[object], Score, dict[str, Any]]:
 
     speech = load_whisper()
     found = sentences(wikipedia_prose())
-    clips, others, people = read_aloud(found[:24]), read_aloud(found[-16:]), load_librivox()
+    clips, others, people = read_aloud(found[:12]), read_aloud(found[-8:]), load_librivox()
     data: list[object] = [speech.batch(clip.samples, clip.text) for clip in others]
 
     def score(model: nn.Module) -> dict[str, float]:

@@ -24,7 +24,7 @@ def table(result: dict[str, Any]) -> str:
     (count, tokens), (texts, length) = result["text"], result["calibration"]
     about = (
         f"{result['model']}: perplexity on {count} windows of {tokens} tokens, {count * tokens:,} in all. Calibrated "
-        f"on {texts} windows of {length} tokens, no training after it. {machine(result)}"
+        f"on {texts} windows of {length} tokens, or as many as a row says, no training after it. {machine(result)}"
     )
     lines = [
         about,

@@ -132,11 +132,13 @@ def _state(arrays: dict[str, NDArray[np.generic]]) -> dict[str, Tensor]:
         take_norm(f"{side}/layer_norm", f"model.{side}.layer_norm")
         for i in range(6):
             source, target = f"{side}/layer_{i}", f"model.{side}.layers.{i}"
-            lots = (("q_proj", "k_proj", "v_proj"), ("out_proj",))
-            take_attention(f"{source}/self_attention", f"{target}.self_attn", lots)
+            own, cross = (
+                (("q_proj", "k_proj", "v_proj"), ("out_proj",)),
+                (("q_proj",), ("k_proj", "v_proj"), ("out_proj",)),
+            )
+            take_attention(f"{source}/self_attention", f"{target}.self_attn", own)
             if side == "decoder":
-                lots = (("q_proj",), ("k_proj", "v_proj"), ("out_proj",))
-                take_attention(f"{source}/attention", f"{target}.encoder_attn", lots)
+                take_attention(f"{source}/attention", f"{target}.encoder_attn", cross)
             take_norm(f"{source}/ffn/layer_norm", f"{target}.final_layer_norm")
             take(f"{source}/ffn/linear_0", f"{target}.fc1")
             take(f"{source}/ffn/linear_1", f"{target}.fc2")

@@ -67,12 +67,13 @@ class Survey:
 
     def meet(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A linear layer is about to be called."""
-        x = args[0] if args else kwargs["input"]
+        x: Tensor = args[0] if args else kwargs["input"]
         if layer in self.met:
             return
         self.met.add(layer)
         reference, version, given = self._seen.get(id(x), (None, 0, None))
-        if given is None or reference is None or reference() is not x or version != version_of(x):
+        known = reference is not None and reference() is x and version == version_of(x)
+        if given is None or not known:
             maker = self._makers.get(id(x))
             source = maker[1] if maker is not None and maker[0]() is x else None
             given = Given(x.shape[-1], source=source, before=_latest(self._calls))
