@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from edgekern import convert_, quantize_
+from edgekern.quantize import apply
 
 WIDTH = 32
 
@@ -103,3 +108,32 @@ def model_of(block, depth=2, outliers=0.0, seed=0):
 def tokens(count=3):
     generator = torch.Generator().manual_seed(0)
     return [torch.randint(40, (8, 12 + i), generator=generator) for i in range(count)]
+
+
+def quantized(model, scheme, data=None):
+    model = copy.deepcopy(model)
+    return model, quantize_(model, scheme, tokens() if data is None else data, progress=False)
+
+
+def migrated(model, scheme, data, monkeypatch):
+    """The model with its channels scaled and nothing rounded, and the report."""
+    monkeypatch.setattr(apply, "_round", lambda job, watcher, replace: setattr(job, "reason", ""))
+    found = quantized(model, scheme, data)
+    monkeypatch.undo()
+    return found
+
+
+def outputs(model, data):
+    with torch.no_grad():
+        return [model(batch) for batch in data]
+
+
+def error(model, like, data):
+    pairs = list(zip(outputs(model, data), outputs(like, data), strict=True))
+    return float(sum((a - b).square().sum() for a, b in pairs) / sum(b.square().sum() for _, b in pairs))
+
+
+def converted(model, config):
+    model = copy.deepcopy(model)
+    convert_(model, config)
+    return model

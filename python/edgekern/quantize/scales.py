@@ -76,14 +76,16 @@ class _Judge:
     rows: Tensor
     """Inputs, float32 [samples, in]."""
 
+    def __post_init__(self) -> None:
+        self._outputs = [self.rows @ matrix.T for matrix, _ in self.matrices]
+        self._squares = [float(outputs.square().sum()) for outputs in self._outputs]
+
     def error(self, scale: Tensor | None) -> float:
         """The squared error of each layer's outputs as a share of their square, added up."""
         rows = rounded_rows(self.rows if scale is None else self.rows / scale)
         total = 0.0
-        for matrix, to in self.matrices:
-            outputs = self.rows @ matrix.T
+        for (matrix, to), outputs, square in zip(self.matrices, self._outputs, self._squares, strict=True):
             rounded = nearest(matrix if scale is None else matrix * scale, to)
-            square = float(outputs.square().sum())
             total += float((outputs - rows @ rounded.T).square().sum()) / square if square else 0.0
         return total
 
