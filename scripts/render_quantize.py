@@ -1,4 +1,4 @@
-"""Renders what benchmarks/quantize_lm.py measured into docs/quantization.md: no number is typed by hand.
+"""Renders what benchmarks/quantize_lm.py and quantize_models.py measured into docs/quantization.md: no number is typed.
 
 python scripts/render_quantize.py           rewrite docs/quantization.md
 python scripts/render_quantize.py --check   exit with 1 when docs/quantization.md is not what the results say
@@ -14,46 +14,81 @@ from typing import Any
 from render_prune import replace
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = {name: f"quantize-{name}" for name in ("smollm2", "minilm", "whisper")}
+PERCENT = "error rate"
+"""In the names of scores that are shares."""
 
 
 def table(result: dict[str, Any]) -> str:
-    """What fewer bits cost, as a Markdown table, with a line above it on what was measured, and one below."""
-    machine, (count, tokens), (texts, length) = result["machine"], result["text"], result["calibration"]
-    loads = sorted(row["load"] for row in result["rows"])
+    """What fewer bits cost a language model, as a Markdown table, with a line above it on what was measured."""
+    (count, tokens), (texts, length) = result["text"], result["calibration"]
     about = (
         f"{result['model']}: perplexity on {count} windows of {tokens} tokens, {count * tokens:,} in all. Calibrated "
-        f"on {texts} windows of {length} tokens, no training after it. torch {machine['versions']['torch']}, "
-        f"{machine['cpu']}, {machine['isa']}, commit {machine['commit']}. Others used the {machine['cores']} cores "
-        f"too, at a load of {loads[0]:.0f} to {loads[-1]:.0f}: seconds are those of the processor, all cores added up."
+        f"on {texts} windows of {length} tokens, or as many as a row says, no training after it. {machine(result)}"
     )
-    lines = [about, "", "| weights | rounded | perplexity | more than float32 | error of a layer | seconds |"]
-    lines.append("| --- | --- | ---: | ---: | ---: | ---: |")
-    dense = next(row["perplexity"] for row in result["rows"] if row["format"] == "float32")
+    lines = [
+        about,
+        "",
+        "| weights | rounded | perplexity | more than float32 | taken back | error of a layer | seconds |",
+    ]
+    lines.append("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    scores = {(row["format"], row["method"]): row["perplexity"] for row in result["rows"]}
+    dense = scores["float32", ""]
     for row in result["rows"]:
         more = f"{row['perplexity'] / dense - 1:+.1%}" if row["method"] else ""
-        error = f"{row['error_ratio']:.2f}" if "error_ratio" in row else ""
-        seconds = str(row.get("cpu_seconds", ""))
-        cells = [row["format"], row["method"], f"{row['perplexity']:.2f}", more, error, seconds]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", recovered(result["rows"], dense)])
+        back = taken_back(row["perplexity"], scores.get((row["format"], "nearest")), dense) if calibrated(row) else ""
+        lines.append(line(row["format"], row["method"], f"{row['perplexity']:.2f}", more, back, *facts(row)))
+    return "\n".join(lines)
 
 
-def recovered(rows: list[dict[str, Any]], dense: float) -> str:
-    """Of what rounding to nearest loses in int4, how much GPTQ takes back."""
-    scores = {(row["format"], row["method"]): row["perplexity"] for row in rows}
-    shares = []
-    for (form, method), score in scores.items():
-        if method.startswith("GPTQ") and form.startswith("int4"):
-            nearest = scores[form, "nearest"]
-            shares.append(f"{method} {(nearest - score) / (nearest - dense):.0%} in {form.removeprefix('int4, ')}")
-    return f"Of what rounding int4 to the nearest adds is taken back: by {', by '.join(shares)}."
+def score_table(result: dict[str, Any]) -> str:
+    """Likewise for a model that has several scores."""
+    names = list(result["rows"][0]["scores"])
+    about = f"{result['model']}; {result['scores']}. Calibrated on {result['calibration']}. {machine(result)}"
+    lines = [about, "", line("weights", "rounded", *names, "error of a layer", "seconds")]
+    lines.append(line("---", "---", *["---:"] * (len(names) + 2)))
+    for row in result["rows"]:
+        cells = [f"{row['scores'][name]:.1%}" if PERCENT in name else f"{row['scores'][name]:.4f}" for name in names]
+        lines.append(line(row["format"], row["method"], *cells, *facts(row)))
+    return "\n".join(lines)
+
+
+def machine(result: dict[str, Any]) -> str:
+    """On what, and how busy it was."""
+    on, loads = result["machine"], sorted(row["load"] for row in result["rows"])
+    return (
+        f"torch {on['versions']['torch']}, {on['cpu']}, {on['isa']}, commit {on['commit']}. Others used the "
+        f"{on['cores']} cores too, at a load of {loads[0]:.0f} to {loads[-1]:.0f}: seconds are those of the processor, "
+        "all cores added up."
+    )
+
+
+def facts(row: dict[str, Any]) -> tuple[str, str]:
+    """The error of a layer, and the seconds that calibration took."""
+    return f"{row['error_ratio']:.2f}" if "error_ratio" in row else "", str(row.get("cpu_seconds", ""))
+
+
+def calibrated(row: dict[str, Any]) -> bool:
+    """Whether data were looked at."""
+    return "error_ratio" in row
+
+
+def taken_back(score: float, nearest: float | None, dense: float) -> str:
+    """Of what rounding to nearest adds to the perplexity, what is gone again."""
+    return "" if nearest is None else f"{(nearest - score) / (nearest - dense):.0%}"
+
+
+def line(*cells: str) -> str:
+    """One of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> int:
     path = ROOT / "docs/quantization.md"
-    result = json.loads((ROOT / "benchmarks/results/quantize-smollm2.json").read_text())
-    page = path.read_text()
-    rendered = replace(page, "quantize-smollm2", table(result))
+    page = rendered = path.read_text()
+    for name, place in RESULTS.items():
+        result = json.loads((ROOT / f"benchmarks/results/quantize-{name}.json").read_text())
+        rendered = replace(rendered, place, table(result) if name == "smollm2" else score_table(result))
     if "--check" in sys.argv[1:]:
         if rendered != page:
             print(

@@ -33,7 +33,7 @@ extern "C" const char* ek_status_message(ek_status status) {
     case EK_ERROR_GROUP:
       return "unknown group size; expected 32, 64 or 128";
     case EK_ERROR_CLIP:
-      return "unknown way to clip; expected none or the lowest squared error";
+      return "unknown way to clip; expected none, the lowest squared error, or half-quadratic";
     case EK_ERROR_PARTS:
       return "a call takes 1 to 8 layers, all of the same k and group size";
     case EK_ERROR_INDEX:

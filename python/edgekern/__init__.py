@@ -11,10 +11,23 @@ from typing import TYPE_CHECKING, Any
 from edgekern import kernels
 from edgekern._lib import core as _core
 from edgekern._lib import has_torch as _has_torch
-from edgekern.config import GPTQ, Float16, Float32, Int4, Int8, PerLayer, Prune, Shrink, config_from_dict
+from edgekern.config import (
+    AWQ,
+    GPTQ,
+    Float16,
+    Float32,
+    Int4,
+    Int8,
+    PerLayer,
+    Prune,
+    Shrink,
+    SmoothQuant,
+    config_from_dict,
+)
 
 __all__ = [
     "AGP",
+    "AWQ",
     "GPTQ",
     "BenchResult",
     "CheckpointError",
@@ -35,6 +48,7 @@ __all__ = [
     "Sensitivity",
     "Shrink",
     "ShrinkReport",
+    "SmoothQuant",
     "allocate",
     "bench",
     "config_from_dict",

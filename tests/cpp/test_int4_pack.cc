@@ -30,12 +30,12 @@ int4::reference::Weights quantized(int64_t n, int64_t k, int64_t group_size, con
   return out;
 }
 
-// Squared error of each group.
-std::vector<double> errors_of(const int4::reference::Weights& weights, const std::vector<float>& values) {
+// Sum of |error|^power of each group.
+std::vector<double> errors_of(const int4::reference::Weights& weights, const std::vector<float>& values, double power = 2) {
   std::vector<double> errors(weights.scale.size());
   for (int64_t i = 0; i < weights.n * weights.k; ++i) {
     double off = weights.value(i / weights.k, i % weights.k) - double{values[i]};
-    errors[weights.group_at(i / weights.k, i % weights.k)] += off * off;
+    errors[weights.group_at(i / weights.k, i % weights.k)] += pow(fabs(off), power);
   }
   return errors;
 }
@@ -68,26 +68,48 @@ TEST_CASE("int4: quantising follows the reference") {
       }
 }
 
-TEST_CASE("int4: clipping lowers the squared error of every group, or leaves it") {
-  for (bool symmetric : {true, false})
-    for (int64_t group_size : {32, 64, 128})
-      for (int64_t k : {1, 31, 100, 384}) {
-        std::vector<float> values = Random(6).normals(40 * k, 0.02f, 0.01f);
-        for (int64_t i = 0; i < 40 * k; i += 57) values[i] *= 4;
-        std::vector<double> whole = errors_of(quantized(40, k, group_size, values, symmetric, EK_INT4_CLIP_NONE), values),
-                            clipped = errors_of(quantized(40, k, group_size, values, symmetric, EK_INT4_CLIP_MSE), values);
-        int higher = 0, lower = 0;
-        for (size_t g = 0; g < whole.size(); ++g) {
-          higher += clipped[g] > whole[g];
-          lower += clipped[g] < 0.95 * whole[g];
+TEST_CASE("int4: clipping lowers its error of every group, or leaves it") {
+  struct Clip {
+    ek_int4_clip how;
+    double power;
+  };
+  for (Clip clip : {Clip{EK_INT4_CLIP_MSE, 2}, Clip{EK_INT4_CLIP_HQQ, 0.75}})
+    for (bool symmetric : {true, false})
+      for (int64_t group_size : {32, 64, 128})
+        for (int64_t k : {1, 31, 100, 384}) {
+          std::vector<float> values = Random(6).normals(40 * k, 0.02f, 0.01f);
+          for (int64_t i = 0; i < 40 * k; i += 57) values[i] *= 4;
+          auto errors = [&](ek_int4_clip how) {
+            return errors_of(quantized(40, k, group_size, values, symmetric, how), values, clip.power);
+          };
+          std::vector<double> whole = errors(EK_INT4_CLIP_NONE), clipped = errors(clip.how);
+          int higher = 0, lower = 0;
+          for (size_t g = 0; g < whole.size(); ++g) {
+            higher += clipped[g] > whole[g];
+            lower += clipped[g] < 0.95 * whole[g];
+          }
+          CHECK(higher == 0);
+          if (k > 1) CHECK(lower > static_cast<int>(whole.size()) / 8);
         }
-        CHECK(higher == 0);
-        if (k > 1) CHECK(lower > static_cast<int>(whole.size()) / 8);
-      }
+}
+
+TEST_CASE("int4: half-quadratic steps go below the best of the ranges by their own error") {
+  std::vector<float> values = Random(7).normals(64 * 512, 0.02f, 0.0f);
+  for (size_t i = 0; i < values.size(); i += 31) values[i] *= 5;
+  for (bool symmetric : {true, false}) {
+    auto total = [&](ek_int4_clip how) {
+      double sum = 0;
+      for (double error : errors_of(quantized(64, 512, 64, values, symmetric, how), values, 0.75)) sum += error;
+      return sum;
+    };
+    double whole = total(EK_INT4_CLIP_NONE), squares = total(EK_INT4_CLIP_MSE), robust = total(EK_INT4_CLIP_HQQ);
+    CHECK(robust < 0.97 * squares);
+    CHECK(robust < 0.9 * whole);
+  }
 }
 
 TEST_CASE("int4: weights that lie on levels already come back with the same values") {
-  for (ek_int4_clip clip : {EK_INT4_CLIP_NONE, EK_INT4_CLIP_MSE})
+  for (ek_int4_clip clip : {EK_INT4_CLIP_NONE, EK_INT4_CLIP_MSE, EK_INT4_CLIP_HQQ})
     for (bool symmetric : {true, false})
       for (double density : {0.02, 0.2, 1.0})
         for (int64_t k : {1, 31, 300}) {
@@ -120,7 +142,7 @@ TEST_CASE("int4: quantising refuses what no f16 scale holds, and bad arguments")
   CHECK(call(-1, 40, 32, EK_F32, 40, 20) == EK_ERROR_SHAPE);
   for (int64_t group : {-32, 0, 31, 48, 256}) CHECK(call(3, 40, group, EK_F32, 40, 20) == EK_ERROR_GROUP);
   CHECK(call(3, 40, 32, 3, 40, 20) == EK_ERROR_DTYPE);
-  CHECK(quantize(shape, values.data(), w.data(), scale.data(), nullptr, static_cast<ek_int4_clip>(2)) == EK_ERROR_CLIP);
+  CHECK(quantize(shape, values.data(), w.data(), scale.data(), nullptr, static_cast<ek_int4_clip>(3)) == EK_ERROR_CLIP);
   CHECK(call(3, 40, 32, EK_F32, 39, 20) == EK_ERROR_STRIDE);
   CHECK(call(3, 40, 32, EK_F32, 40, 19) == EK_ERROR_STRIDE);
 }

@@ -65,7 +65,7 @@ def test_int4_is_a_frozen_value():
         ({"form": "blocks_4"}, ValueError, "Int4: unknown form 'blocks_4'; this version knows measured, dense, bitmap"),
         ({"rows": 0}, ValueError, "Int4: rows must be 1 or more, got 0"),
         ({"rows": ()}, TypeError, "Int4: rows must be numbers of rows"),
-        ({"clip": "max"}, ValueError, "Int4: unknown clip 'max'; this version knows none, mse"),
+        ({"clip": "max"}, ValueError, "Int4: unknown clip 'max'; this version knows none, mse, hqq"),
         ({"clip": None}, ValueError, "Int4: unknown clip None"),
     ],
 )

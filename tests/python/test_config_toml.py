@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from edgekern.config import Float32, Int8, PerLayer, Prune, read_config, write_config
+from edgekern.config import AWQ, GPTQ, Float32, Int4, Int8, PerLayer, Prune, SmoothQuant, read_config, write_config
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 cannot read TOML")
 
@@ -28,6 +28,10 @@ def read(tmp_path, text):
             'format = "per_layer"\n[rules]\nlm_head = "dense"\n"re:.*mlp.*" = { format = "int8", rows = 8 }',
             PerLayer({"lm_head": None, "re:.*mlp.*": Int8(rows=8)}),
         ),
+        (
+            'format = "awq"\nsteps = 10\n[to]\nformat = "gptq"\n[to.to]\nformat = "int4"\nclip = "hqq"',
+            AWQ(GPTQ(Int4(clip="hqq")), steps=10),
+        ),
         ('format = "per_layer"\n[rules.head]\nformat = "dense"', PerLayer({"head": None})),
     ],
 )
@@ -41,6 +45,7 @@ def test_what_files_mean(tmp_path, text, config):
         Int8(),
         Int8(rows=(1, 7), form="blocks_4"),
         Prune(0.5, pattern="4x4", method="sparsegpt", joint=Int8()),
+        SmoothQuant(GPTQ(Int8()), alpha=0.75),
         PerLayer({"re:z.*": None, "re:a.*": Int8(rows=3), "b": Float32(), "re:y.*": None, "_default": Int8()}),
     ],
 )

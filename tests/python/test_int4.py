@@ -202,7 +202,7 @@ def packed():
         (lambda: kernels.int4_quantize(X.astype(np.float64)), TypeError, "weight must be .*float32.*got float64"),
         (lambda: kernels.int4_quantize(X[0]), ValueError, "weight must have 2 dimensions"),
         (lambda: kernels.int4_quantize(X, 48), ValueError, "group_size must be 32, 64 or 128, got 48"),
-        (lambda: kernels.int4_quantize(X, clip="max"), ValueError, "clip must be one of none, mse; got 'max'"),
+        (lambda: kernels.int4_quantize(X, clip="max"), ValueError, "clip must be one of none, mse, hqq; got 'max'"),
         (lambda: kernels.int4_quantize(X * np.float32("nan")), ValueError, "weight must be finite"),
         (lambda: kernels.int4_quantize(X * np.float32(1e9)), ValueError, "weight must be finite and below"),
         (lambda: kernels.int4_pack(W.astype(np.int8), SCALE, **OPTIONS), TypeError, "w must be .*uint8, got int8"),

@@ -123,14 +123,14 @@ class Counted(Block):
 
 @pytest.mark.parametrize("depth", [4, 8])
 def test_the_work_grows_with_the_depth_and_memory_does_not(depth, monkeypatch):
-    living, most, hessian = weakref.WeakSet(), [], apply.Hessian
+    living, most, moments = weakref.WeakSet(), [], apply.Moments
 
     def watched(module):
-        living.add(made := hessian(module))
+        living.add(made := moments(module))
         most.append(len(living))
         return made
 
-    monkeypatch.setattr(apply, "Hessian", watched)
+    monkeypatch.setattr(apply, "Moments", watched)
     monkeypatch.setattr(Counted, "calls", 0)
     model = nn.Sequential(*(Counted(16) for _ in range(depth)), nn.Linear(16, 8))
     quantize(model, data=[torch.randn(8, 16)] * 2)
@@ -138,6 +138,20 @@ def test_the_work_grows_with_the_depth_and_memory_does_not(depth, monkeypatch):
     assert Counted.calls <= depth * (2 + 1 + 2 * 3) + 2
     assert len(most) == 2 * depth + 1
     assert max(most) <= 2  # a layer's, and the one before's that Python has not let go of
+
+
+@pytest.mark.parametrize("make", [*CHAINS, *NO_CHAINS], ids=name_of)
+def test_layers_that_share_an_input_share_what_is_known_of_it(make, monkeypatch):
+    """The bits are those of watching each layer by itself."""
+    alone, together = made(make), made(make)
+    config, watched, moments = PerLayer({"re:.*": SCHEME}), [], apply.Moments
+    monkeypatch.setattr(apply, "Moments", lambda module: watched.append(module) or moments(module))
+    quantize(together, config, batches())
+    count = len(watched)
+    monkeypatch.setattr(apply.Walk, "sharing", lambda self, layers: [[layer] for layer in layers])
+    quantize(alone, config, batches())
+    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), together.parameters(), strict=True))
+    assert (count < len(watched) - count) == (make.__name__ in ("Decoder", "Between", "Rising", "Backwards", "Twice"))
 
 
 def test_data_that_come_once_are_kept():

@@ -3,6 +3,7 @@
 //   as it is     weights that lie on such levels already, as dequantised or jointly pruned ones do, keep theirs, to the bit
 //   range        else the levels span what the weights do
 //   clipped      or less than that, where it lowers the squared error: what sticks out is moved in, the rest is rounded finer
+//   robust       or what lowers an error that counts large ones for less, found by half-quadratic steps from the best range
 //
 // The same arithmetic on every machine: a float is rounded after each operation, and lanes are added up in order.
 #pragma once
@@ -111,18 +112,22 @@ constexpr int kNarrowings = 16;
 // A narrower range has to be better than the rounding of these sums.
 constexpr float kBetter = 1.0f - 1e-4f;
 
-// Sum of (value / scale - level)^2, by lanes, so that it is vectors all the way.
-float squared_error(const Group& group, const Grid& grid) {
+// As level_of, for a weight divided by the scale, and such that a loop over it is vectors all the way.
+inline float nearest_level(float value, const Grid& grid) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves no place for a fraction
-  const float inverse = 1.0f / grid.scale, lowest = static_cast<float>(grid.lowest()),
-              highest = static_cast<float>(grid.highest());
+  const float lowest = static_cast<float>(grid.lowest()), highest = static_cast<float>(grid.highest());
+  float level = (value + kRound) - kRound;
+  level = level < lowest ? lowest : level;
+  return level > highest ? highest : level;
+}
+
+// Sum of (value - level * scale)^2, by lanes.
+float squared_error(const Group& group, const Grid& grid) {
+  const float inverse = 1.0f / grid.scale;
   float sums[kLanes] = {};
   for (int64_t k = 0; k < group.count; k += kLanes)
     for (int64_t lane = 0; lane < kLanes; ++lane) {
-      float value = group.values[k + lane] * inverse;
-      float level = (value + kRound) - kRound;
-      level = level < lowest ? lowest : level;
-      level = level > highest ? highest : level;
+      float value = group.values[k + lane] * inverse, level = nearest_level(value, grid);
       sums[lane] += (value - level) * (value - level);
     }
   float sum = 0.0f;
@@ -130,17 +135,88 @@ float squared_error(const Group& group, const Grid& grid) {
   return sum * grid.scale * grid.scale;
 }
 
+// The range with the lowest error, of the whole and its parts.
+template <float (*error_of)(const Group&, const Grid&)>
 Grid clip(const Group& group, const Grid& whole) {
   Grid best = whole;
-  float least = squared_error(group, whole);
+  float least = error_of(group, whole);
   for (int i = 1; i <= kNarrowings; ++i) {
     float part = 1.0f - static_cast<float>(i) * kNarrowing;
     Grid grid = grid_of_range(group.low * part, group.high * part, group.symmetric);
     if (grid.scale == 0.0f) break;
-    float error = squared_error(group, grid);
+    float error = error_of(group, grid);
     if (error >= least * kBetter) continue;
     best = grid;
     least = error;
+  }
+  return best;
+}
+
+// ---------------------------------------------------------------------------------------------- robust
+
+// HQQ, half-quadratic quantisation (Badri and Shaji 2023, mobiusml.github.io/hqq_blog): the sum of |error|^p for p < 1 is
+// lowered in turns. Which part of each error is to be put up with has a closed form, a soft threshold; and so have the levels
+// that fit the rest in squares. HQQ moves zero points that are floats; these are integers, so that zeros stay zero, and it is
+// the scale that moves, for the zero point at hand and those beside it. p is 3/4, where HQQ has 0.7: its powers are square
+// roots, which are rounded alike everywhere.
+
+// How often, and by what the threshold falls each time.
+constexpr int kTurns = 5;
+constexpr float kSharper = 2.0f;
+
+// Sum of |value - level * scale|^(3/4).
+float robust_error(const Group& group, const Grid& grid) {
+  const float inverse = 1.0f / grid.scale;
+  float sums[kLanes] = {};
+  for (int64_t k = 0; k < group.count; k += kLanes)
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      float value = group.values[k + lane] * inverse, root = sqrtf(fabsf(value - nearest_level(value, grid)));
+      sums[lane] += root * sqrtf(root);
+    }
+  float sum = 0.0f;
+  for (float part : sums) sum += part;
+  float root = sqrtf(grid.scale);
+  return sum * root * sqrtf(root);
+}
+
+// The levels, for the same integers, that fit best in squares what the soft threshold leaves of the errors: an error x, in
+// levels, is put up with but for |x|^(-1/4) / sharpness.
+Grid refit(const Group& group, const Grid& grid, float sharpness) {
+  const float inverse = 1.0f / grid.scale;
+  float products[kLanes] = {}, squares[kLanes] = {};
+  for (int64_t k = 0; k < group.count; k += kLanes)
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      float value = group.values[k + lane] * inverse, level = nearest_level(value, grid), error = value - level;
+      float size = fabsf(error), kept = size - 1.0f / (sharpness * sqrtf(sqrtf(size)));  // -infinity for no error
+      kept = kept > 0.0f ? kept : 0.0f;
+      products[lane] += (value - (error < 0.0f ? -kept : kept)) * level;
+      squares[lane] += level * level;
+    }
+  float product = 0.0f, square = 0.0f;
+  for (float part : products) product += part;
+  for (float part : squares) square += part;
+  if (!(product > 0.0f)) return grid;
+  uint16_t half = f32_to_f16(grid.scale * (product / square));
+  return {half, f16_to_f32(half), grid.zero};
+}
+
+Grid robust(const Group& group, const Grid& whole) {
+  const Grid start = clip<robust_error>(group, whole);
+  Grid best = start;
+  float least = robust_error(group, start);
+  for (int shift : {0, -1, 1}) {
+    Grid grid = start;
+    grid.zero += shift;
+    if (grid.zero < 0 || grid.zero > kTop || (shift != 0 && group.symmetric)) continue;
+    float sharpness = 1.0f;
+    for (int turn = 0; turn < kTurns; ++turn, sharpness *= kSharper) {
+      grid = refit(group, grid, sharpness);
+      if (grid.scale == 0.0f || !isfinite(grid.scale)) break;
+      float error = robust_error(group, grid);
+      if (error >= least * kBetter) continue;
+      best = grid;
+      least = error;
+    }
   }
   return best;
 }
@@ -151,7 +227,8 @@ Grid choose_grid(const Group& group, ek_int4_clip how) {
   if (group.low == 0.0f && group.high == 0.0f) return grid;
   if (find_grid(group, &found)) return found;
   if (grid.scale == 0.0f || !isfinite(grid.scale)) return grid;
-  return how == EK_INT4_CLIP_MSE ? clip(group, grid) : grid;
+  if (how == EK_INT4_CLIP_NONE) return grid;
+  return how == EK_INT4_CLIP_MSE ? clip<squared_error>(group, grid) : robust(group, grid);
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ extern "C" ek_status ek_int4_quantize_rhs(int64_t n, int64_t k, int64_t group_si
                                           uint8_t* zero, const ek_parallel* parallel) {
   if (!valid_shape(n, k)) return EK_ERROR_SHAPE;
   if (!valid_group_size(group_size)) return EK_ERROR_GROUP;
-  if (clip != EK_INT4_CLIP_NONE && clip != EK_INT4_CLIP_MSE) return EK_ERROR_CLIP;
+  if (clip < EK_INT4_CLIP_NONE || clip > EK_INT4_CLIP_HQQ) return EK_ERROR_CLIP;
   if (!valid_dtype(dtype)) return EK_ERROR_DTYPE;
   if (n > 0 && k > 0 && (rhs == nullptr || w == nullptr || scale == nullptr)) return EK_ERROR_NULL_POINTER;
   if (n > 1 && (ld_rhs < k || ld_w < ceil_div(k, 2))) return EK_ERROR_STRIDE;

@@ -213,13 +213,14 @@ EK_API ek_status ek_int8_embedding(const ek_isa* isa, const void* packed, size_t
 // Which weights of a group are moved in to its ends.
 typedef enum ek_int4_clip EK_ENUM_TYPE {
   EK_INT4_CLIP_NONE = 0,  // none: the levels span all of them
-  EK_INT4_CLIP_MSE = 1    // where it lowers the group's squared error: the best of 17 ranges, from the whole to half of it
+  EK_INT4_CLIP_MSE = 1,   // where it lowers the group's squared error: the best of 17 ranges, from the whole to half of it
+  EK_INT4_CLIP_HQQ = 2    // where it lowers the sum of |error|^(3/4): from the best such range by half-quadratic steps
 } ek_int4_clip;
 
 // From floats, rounded to the nearest, half to even. Symmetric (zero NULL): scale = max(max w / 7, -min w / 8). Otherwise
 // scale = (high - low) / 15 and zero = round(-low / scale) with low = min(0, min w), high = max(0, max w): 0.0 is exact. Both
 // by the scale as f16; a group of zeros, or one too small for an f16 scale, has scale 1. With clipping, low and high are a part
-// of that. Weights of a group that lie on such levels already, rounded to their dtype, keep them: what was dequantised from
+// of that, or the scale is another and the zero point at most one off. Weights of a group that lie on such levels already, rounded to their dtype, keep them: what was dequantised from
 // int4 comes back with the same values. EK_ERROR_VALUE for weights that are not finite or need a scale beyond f16's range.
 EK_API ek_status ek_int4_quantize_rhs(int64_t n, int64_t k, int64_t group_size, ek_int4_clip clip, const void* rhs,
                                       ek_dtype dtype, int64_t ld_rhs, uint8_t* w, int64_t ld_w, uint16_t* scale, uint8_t* zero,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
-from edgekern.calibration.observe import Arguments, Enough, arguments, inference
+from edgekern.calibration.observe import Arguments, Enough, arguments, inference, tensors_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class Chain:
 
 def nbytes(given: Arguments) -> int:
     """Bytes of the tensors among arguments."""
-    return sum(leaf.untyped_storage().nbytes() for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors_in(given))
 
 
 class Trial:
@@ -162,7 +162,7 @@ def watching(trials: Iterable[Trial]) -> Iterator[list[nn.Module]]:
 
 
 def _flowing(output: object) -> Tensor | None:
-    """What of an item's result goes on to the next: all, or the first of several."""
+    """What of an item's result goes on to the next: all, or the first of several; None when that is no tensor."""
     first = output[0] if isinstance(output, tuple | list) and output else output
     return first if isinstance(first, Tensor) else None
 

@@ -17,8 +17,8 @@ def to_matrix(weight: Tensor) -> Tensor:
 
 
 def from_matrix(matrix: Tensor, like: Tensor) -> Tensor:
-    """The inverse of ``to_matrix``, for a weight of the shape of ``like``."""
-    if like.ndim == 2:
+    """The inverse of ``to_matrix``, for a weight of the shape of ``like``; what has that shape already stays."""
+    if like.shape == matrix.shape:
         return matrix
     out, channels, height, width = like.shape
     return matrix.reshape(out, height, width, channels).permute(0, 3, 1, 2)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 from edgekern.calibration.errors import DataError
 
@@ -64,6 +65,60 @@ class Hessian(_Watcher):
 
     def statistic(self, rows: Tensor) -> Tensor:
         return rows.transpose(1, 2) @ rows
+
+
+class Moments(Hessian):
+    """X^T X, and the mean of the inputs: what rounding a linear layer needs."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self._sum, self._samples = torch.empty(0), 0
+
+    def statistic(self, rows: Tensor) -> Tensor:
+        part = rows.sum(1)
+        self._sum = self._sum.add_(part) if self._samples else part
+        self._samples += rows.shape[1]
+        return super().statistic(rows)
+
+    def mean(self) -> Tensor:
+        """Of each input feature: [groups, in] float32."""
+        return self._sum / max(1, self._samples)
+
+
+class Inputs(_Watcher):
+    """How large each input feature is, and some of the inputs themselves, drawn evenly from all there are."""
+
+    ROWS = 512
+    """Inputs that are kept. The error of a layer's outputs over them is that over all to within a tenth or so."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self._samples = 0
+        self._generator = torch.Generator().manual_seed(0)
+        self._keys = torch.empty(0)
+        self.largest = torch.empty(0)
+        """max|x| of each feature: [in] float32."""
+        self.rows = torch.empty(0)
+        """Some inputs: [samples, in] float32."""
+
+    def statistic(self, rows: Tensor) -> Tensor:
+        flat = rows[0]
+        if not len(flat):
+            return torch.zeros(1, flat.shape[1])
+        largest = flat.abs().amax(0)
+        first = not self._samples
+        self.largest = largest if first else torch.maximum(self.largest, largest)
+        self._samples += len(flat)
+        # Those with the smallest of random keys: of any number of inputs, each stays with the same probability.
+        keys = torch.cat([self._keys, torch.rand(len(flat), generator=self._generator)])
+        kept = keys.argsort()[: self.ROWS]
+        pool = flat if first else torch.cat([self.rows, flat])
+        self._keys, self.rows = keys[kept], pool[kept]
+        return flat.abs().sum(0)[None]
+
+    def mean_size(self) -> Tensor:
+        """mean|x| of each feature: [in] float32."""
+        return self.total[0] / max(1, self._samples)
 
 
 def input_rows(module: nn.Module, x: Tensor) -> Iterator[Tensor]:
@@ -121,6 +176,16 @@ def arguments(batch: object) -> Arguments:
     if isinstance(batch, Mapping):
         return (), dict(batch)
     return tuple(batch) if isinstance(batch, tuple | list) else (batch,), {}
+
+
+def version_of(x: Tensor) -> int:
+    """Another number once ``x`` was changed in place; those of inference mode have none."""
+    return 0 if x.is_inference() else x._version
+
+
+def tensors_in(result: object) -> list[Tensor]:
+    """The tensors among what a module was given, or has given."""
+    return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
 
 
 def check_data(data: object) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from edgekern.calibration.chain import Chain, nbytes, trials_in, watching
 from edgekern.calibration.errors import DataError
-from edgekern.calibration.observe import Arguments, Observe, arguments, gather, watch
+from edgekern.calibration.observe import Arguments, Observe, arguments, gather, tensors_in, version_of, watch
 
 LEAST_ROOM = 256 << 20  # bytes that kept inputs may take even where the model itself takes less
 
@@ -43,6 +43,7 @@ class Walk:
         survey = _Survey(model, layers)
         survey.run(model, batches)
         self.stages = survey.stages
+        self._given = survey.given
         self._once = {layer for layer, most in survey.most_calls.items() if most <= 1}
         self._homes = survey.homes()
         weights = [weight for weight in model.parameters() if not nn.parameter.is_lazy(weight)]
@@ -52,14 +53,49 @@ class Walk:
     def gather(self, observers: Mapping[nn.Module, Observe]) -> None:
         """Hands the inputs of the layers of a stage to their observers; stages have to come in order."""
         once = observers.keys() <= self._once
-        homes = [self._homes.get(layer) for layer in observers]
-        home = homes[0] if all(other == homes[0] for other in homes) else None
+        home = self._home(observers)
         self._kept = None if home is None else self._inputs_of(*home)
         if self._kept is not None:
-            item = self._kept.chain.items[self._kept.at]
-            watch(item, observers, map(copy.deepcopy, self._kept.inputs), once=once)
+            watch(self._kept.item, observers, map(copy.deepcopy, self._kept.inputs), once=once)
         else:
             gather(self._model, observers, self._batches, once=once)
+
+    def sharing(self, layers: Iterable[nn.Module]) -> list[list[nn.Module]]:
+        """The layers in lots whose inputs are the same in all of the data: one of a lot speaks for the others.
+
+        Convolutions are on their own, for they see other patches of the same input.
+        """
+        lots: dict[object, list[nn.Module]] = {}
+        for layer in layers:
+            given = self._given[layer]
+            lots.setdefault(tuple(given) if given and isinstance(layer, nn.Linear) else layer, []).append(layer)
+        return list(lots.values())
+
+    def block_of(self, layers: Iterable[nn.Module]) -> nn.Module | None:
+        """The item of a chain that the layers are called in, and nowhere else; None when they are in no one item."""
+        home = self._home(layers)
+        return None if home is None else home[0].items[home[1]]
+
+    def keeps(self, block: nn.Module) -> bool:
+        """Whether ``block`` can be run alone: its layers were shown their inputs last, and its own are kept."""
+        return self._kept is not None and self._kept.item is block and bool(self._kept.inputs)
+
+    def rerun(self, block: nn.Module) -> list[Tensor]:
+        """The tensors that a block which is kept makes of the first of its inputs."""
+        assert self._kept is not None
+        assert self._kept.item is block
+        results: list[Tensor] = []
+        given = copy.deepcopy(self._kept.inputs[0])
+        watch(block, {}, [given], then=lambda result: results.extend(tensors_in(result)))
+        return results
+
+    def restart(self) -> None:
+        """Layers that were passed have changed, and with them what comes after: nothing that is kept counts."""
+        self._kept = None
+
+    def _home(self, layers: Iterable[nn.Module]) -> tuple[Chain, int] | None:
+        homes = [self._homes.get(layer) for layer in layers]
+        return homes[0] if all(other == homes[0] for other in homes) else None
 
     def _inputs_of(self, chain: Chain, at: int) -> _Kept | None:
         """The inputs of an item of a chain; None when they take too much room."""
@@ -83,6 +119,11 @@ class _Kept:
     at: int
     inputs: list[Arguments]
 
+    @property
+    def item(self) -> nn.Module:
+        """The one whose inputs these are."""
+        return self.chain.items[self.at]
+
     def advance(self, room: int) -> bool:
         """Makes the next item's inputs of this one's, letting go of these one by one; False for more than ``room``."""
         taken = sum(map(nbytes, self.inputs))
@@ -102,12 +143,17 @@ class _Survey:
         self.stages: list[list[nn.Module]] = []
         """Layers in the order of their first calls; neighbours that are given the same tensor share one. The first
         batch decides, and layers that it does not reach come last, together."""
+        self.given: dict[nn.Module, list[int]] = {layer: [] for layer in layers}
+        """For each call of a layer, a number: the same for neighbours that are given the same tensor."""
         self.most_calls = dict.fromkeys(layers, 0)
         """How often a batch reaches each layer, at most."""
         self._calls: Counter[nn.Module] = Counter()
         self._waiting = dict.fromkeys(layers)
         self._first_batch = True
-        self._previous: tuple[Tensor, int] | None = None  # held, so that no later tensor gets its identity
+        # What the last new layer was given, and the last layer; held, so that no later tensor gets its identity.
+        self._previous: tuple[Tensor, int] | None = None
+        self._last: tuple[Tensor, int] | None = None
+        self._tensors = 0
         self._trials = trials_in(model, layers)
         self._around: dict[nn.Module, set[nn.Module]] = {}
         """The items of containers that ran at every call of a layer."""
@@ -136,19 +182,26 @@ class _Survey:
     def _meet(self, layer: nn.Module, running: list[nn.Module], x: Tensor) -> None:
         self._calls[layer] += 1
         self._around[layer] = self._around.get(layer, set(running)) & set(running)
+        seen = (x, version_of(x))
+        self._tensors += not _same(seen, self._last)
+        self._last = seen
+        self.given[layer].append(self._tensors)
         if not self._first_batch or layer not in self._waiting:
             return
         del self._waiting[layer]
-        version = 0 if x.is_inference() else x._version  # another one when it was changed in place
-        if self._previous is not None and x is self._previous[0] and version == self._previous[1]:
+        if _same(seen, self._previous):
             self.stages[-1].append(layer)
         else:
             self.stages.append([layer])
-        self._previous = (x, version)
+        self._previous = seen
 
     def _end_batch(self, _: object) -> None:
         self.most_calls |= {layer: max(count, self.most_calls[layer]) for layer, count in self._calls.items()}
         self._calls.clear()
-        self._first_batch, self._previous = False, None
+        self._first_batch, self._previous, self._last = False, None, None
         for trial in self._trials:
             trial.end()
+
+
+def _same(seen: tuple[Tensor, int], other: tuple[Tensor, int] | None) -> bool:
+    return other is not None and seen[0] is other[0] and seen[1] == other[1]

@@ -5,8 +5,8 @@ They are checked when made, compare by value, and turn into JSON-ready dictionar
 
 from __future__ import annotations
 
+from edgekern.config.calibrated import AWQ, GPTQ, Calibrated, Migrating, SmoothQuant
 from edgekern.config.formats import Float16, Float32, Int4, Int8
-from edgekern.config.gptq import GPTQ
 from edgekern.config.per_layer import Config, PerLayer, check_config
 from edgekern.config.prune import CALIBRATED_METHODS, PRUNE_METHODS, PRUNE_SCOPES, Prune, parse_pattern
 from edgekern.config.read import config_from_dict, scheme_from_dict
@@ -15,6 +15,7 @@ from edgekern.config.shrink import SHRINK_METHODS, SHRINK_SCOPES, Shrink
 from edgekern.config.toml_file import read_config, write_config
 
 __all__ = [
+    "AWQ",
     "CALIBRATED_METHODS",
     "GPTQ",
     "MEASURED",
@@ -22,15 +23,18 @@ __all__ = [
     "PRUNE_SCOPES",
     "SHRINK_METHODS",
     "SHRINK_SCOPES",
+    "Calibrated",
     "Config",
     "Float16",
     "Float32",
     "Int4",
     "Int8",
+    "Migrating",
     "PerLayer",
     "Prune",
     "Scheme",
     "Shrink",
+    "SmoothQuant",
     "check_config",
     "config_from_dict",
     "parse_pattern",

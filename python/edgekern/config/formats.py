@@ -61,8 +61,10 @@ class Int4(Scheme):
         form: ``"measured"``, or a form: a key of :data:`edgekern.kernels.INT4_FORMS`.
         rows: numbers of rows (tokens) of a call to measure at: what the model will be called with.
         clip: ``"none"`` has the 16 values of a group cover all of its weights. ``"mse"`` narrows the range where that
-            lowers the squared error of the group, and moves the few weights outside in; no error gets higher. What that
-            does to the model's own error is another matter: measure it.
+            lowers the squared error of the group, and moves the few weights outside in; no error gets higher. ``"hqq"``
+            does so for the sum of |error|^(3/4), which lets few weights be far off for the sake of the others, by
+            half-quadratic steps on the scale and zero point (Badri and Shaji 2023); when ``symmetric``, on the scale
+            alone. What either does to the model's own error is another matter: measure it.
 
     Raises:
         TypeError: an option of another type.

@@ -9,16 +9,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from edgekern.config.calibrated import AWQ, GPTQ, SmoothQuant
 from edgekern.config.checks import kind_of
 from edgekern.config.formats import Float16, Float32, Int4, Int8
-from edgekern.config.gptq import GPTQ
 from edgekern.config.per_layer import PER_LAYER, Config, PerLayer
 from edgekern.config.prune import Prune
 from edgekern.config.scheme import Scheme
 from edgekern.config.shrink import Shrink
 
 _SCHEMES: dict[str, type[Scheme]] = {
-    scheme.format: scheme for scheme in (Int8, Int4, Float32, Float16, GPTQ, Prune, Shrink)
+    scheme.format: scheme for scheme in (Int8, Int4, Float32, Float16, GPTQ, AWQ, SmoothQuant, Prune, Shrink)
 }
 
 

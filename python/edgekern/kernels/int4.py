@@ -30,8 +30,9 @@ bits.
 INT4_GROUP_SIZES = (32, 64, 128)
 """How many neighbouring input features may share a scale."""
 
-INT4_CLIPS: dict[str, int] = {"none": 0, "mse": 1}
-"""What :func:`int4_quantize` may move in to the ends of a group, by name: nothing, or what lowers the squared error."""
+INT4_CLIPS: dict[str, int] = {"none": 0, "mse": 1, "hqq": 2}
+"""What :func:`int4_quantize` may move in to the ends of a group, by name: nothing, what lowers the squared error, or
+what lowers an error that counts large ones for less."""
 
 
 class Int4Packed(Packed):
@@ -93,7 +94,9 @@ def int4_quantize(
         weight: [N, K] float32 or float16, or bfloat16 bits. Finite.
         group_size: 32, 64 or 128; the last group may be shorter.
         clip: a key of :data:`INT4_CLIPS`. ``"mse"`` takes the part of a group's range, of 17 from the whole to half of
-            it, that has the lowest squared error; what lies outside is moved in to its ends.
+            it, that has the lowest squared error; what lies outside is moved in to its ends. ``"hqq"`` lowers the sum
+            of ``|error|**0.75`` instead, starting from the best such range, by moving the scale, and the zero point by
+            one at most (Badri and Shaji 2023, https://mobiusml.github.io/hqq_blog).
 
     Returns:
         ``w`` uint8 [N, ceil(K / 2)], two weights a byte, even k in the low half; ``scale`` float16 [N, groups];

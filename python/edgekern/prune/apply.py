@@ -138,9 +138,12 @@ class _Run:
             by_layer = {job.layer.module: job for job in calibrated}
             walk = Walk(self.model, list(by_layer), self.batches)
             for stage in walk.stages:
-                self._prune_stage([by_layer[module] for module in stage], walk.gather)
+                lots = [[by_layer[module] for module in lot] for lot in walk.sharing(stage)]
+                self._prune_stage([part for lot in lots for part in _by_statistic(lot)], walk.gather)
         elif calibrated:
-            self._prune_stage(calibrated, lambda watchers: gather(self.model, watchers, self.batches))
+            self._prune_stage(
+                [[job] for job in calibrated], lambda watchers: gather(self.model, watchers, self.batches)
+            )
         if self.jobs and not self._open("local", "global", "owl"):
             raise PruneError(f"nothing to prune: of each of {len(self.jobs)} layers, {self.jobs[0].reason}")
 
@@ -167,20 +170,30 @@ class _Run:
         for job, units in zip(jobs, masks, strict=True):
             self.settle(job, job.kept(job.pattern.spread(units, *job.matrix.shape)))
 
-    def _prune_stage(self, jobs: list[Job], look: Callable[[Mapping[nn.Module, Observe]], None]) -> None:
-        """Prunes layers by what ``look`` shows them of the data."""
-        watchers: dict[nn.Module, Norms | Hessian] = {}
-        for job in jobs:
-            watchers[job.layer.module] = (Norms if job.scheme.method == "wanda" else Hessian)(job.layer.module)
+    def _prune_stage(self, lots: list[list[Job]], look: Callable[[Mapping[nn.Module, Observe]], None]) -> None:
+        """Prunes layers by what ``look`` shows them of the data; the first of a lot sees it for all of them."""
+        watchers = {lot[0].layer.module: _statistic(lot[0])(lot[0].layer.module) for lot in lots}
         look(watchers)
-        for job in jobs:
-            watcher = watchers.pop(job.layer.module)  # freed once it was used
-            if not watcher.seen(job.name):
-                job.reason = _UNREACHED
-            elif isinstance(watcher, Norms):
-                self.settle(job, job.masked(job.wanda_scores(watcher.norms()), by_row=True))
-            else:
-                self.settle(job, job.solved(watcher.total))
+        for lot in lots:
+            watcher = watchers.pop(lot[0].layer.module)  # freed once it was used
+            for job in lot:
+                if not watcher.seen(job.name):
+                    job.reason = _UNREACHED
+                elif isinstance(watcher, Norms):
+                    self.settle(job, job.masked(job.wanda_scores(watcher.norms()), by_row=True))
+                else:
+                    self.settle(job, job.solved(watcher.total))
+
+
+def _statistic(job: Job) -> type[Norms | Hessian]:
+    return Norms if job.scheme.method == "wanda" else Hessian
+
+
+def _by_statistic(jobs: list[Job]) -> list[list[Job]]:
+    found: dict[type, list[Job]] = defaultdict(list)
+    for job in jobs:
+        found[_statistic(job)].append(job)
+    return list(found.values())
 
 
 def _by_scheme(jobs: list[Job]) -> dict[Prune, list[Job]]:

