@@ -48,6 +48,7 @@ SCHEMES = {
     "int8 by tensor of activations": (CHANNEL, {**TOKEN, "strategy": "tensor"}, ek.Int8()),
     "w8a16": (CHANNEL, None, ek.Int8()),
 }
+DEQUANTIZE = CompressedTensorsConfig(dequantize=True)
 SIZES = {"hidden_size": 384, "intermediate_size": 768, "num_hidden_layers": 2, "tied": False}
 
 
@@ -126,7 +127,7 @@ def test_what_they_write_has_the_same_values_here(name, dtype, tmp_path):
         else:
             assert torch.equal(own.weight, weight)
     # And the model computes what theirs does, but for 8-bit activations.
-    dense = AutoModelForCausalLM.from_pretrained(folder, quantization_config=CompressedTensorsConfig(dequantize=True))
+    dense = AutoModelForCausalLM.from_pretrained(folder, quantization_config=DEQUANTIZE)
     close = torch.nn.functional.cosine_similarity(logits(model).float(), logits(dense).float(), dim=-1)
     assert close.mean() > 0.99
     model.save_pretrained(tmp_path / "ours")
@@ -211,7 +212,8 @@ CONFIGS = {
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_we_write_they_read_and_so_do_we(name, dtype, tied, tmp_path):
-    model = tiny(**{**SIZES, "tied": tied}).to(dtype)
+    tiny(**{**SIZES, "tied": tied}).to(dtype).save_pretrained(tmp_path / "floats")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "floats", dtype="auto")
     ek.convert_(model, CONFIGS[name])
     settings = vars(model.config).copy()
     save_compressed(model, tmp_path)
@@ -220,17 +222,17 @@ def test_what_we_write_they_read_and_so_do_we(name, dtype, tied, tmp_path):
     assert weights.keys() == records_of(model).keys()
     for layer, weight in weights.items():
         own = model.get_submodule(layer)
-        stored = own._float_weight({part: tensor for part, tensor in own.state_dict().items() if part != "bias"})
-        assert torch.equal(weight.to(dtype), stored)
+        own.dtype = torch.float32  # its values before they are rounded to the model's dtype
+        assert torch.equal(weight, own.weight.to(weight.dtype))
+        own.dtype = dtype
 
     again = load_compressed(tmp_path)
     assert torch.equal(logits(again), logits(model))
-    assert records_of(again).keys() == weights.keys()
-    dense = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=CompressedTensorsConfig(dequantize=True))
-    expected = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=CompressedTensorsConfig())
-    assert torch.equal(logits(dense), logits(expected))
-    close = torch.nn.functional.cosine_similarity(logits(model).float(), logits(dense).float(), dim=-1)
-    assert close.mean() > 0.99
+    assert records_of(again) == records_of(model)
+    if name != "both":  # transformers takes one scheme for all
+        dense = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=DEQUANTIZE)
+        close = torch.nn.functional.cosine_similarity(logits(model).float(), logits(dense).float(), dim=-1)
+        assert close.mean() > 0.99
 
 
 @pytest.mark.parametrize("name", ["int4 32", "int4 64", "int8"])

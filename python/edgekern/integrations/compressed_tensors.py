@@ -91,7 +91,7 @@ def save_compressed(model: PreTrainedModel, folder: str | os.PathLike[str], most
             or int4 whose last group is shorter than the others. Or transformers rearranges the model's tensors when
             it saves them. Nothing is written then.
     """
-    write_model(model, Path(folder), compressed_settings(model), parts_of, most_bytes)
+    write_model(model, Path(folder), compressed_settings(model), parts_of, most_bytes, untied=True)
 
 
 def _report_rounded(rounded: Mapping[str, float]) -> None:

@@ -27,12 +27,12 @@ class EdgekernLM(HFLM):
             one; with its tokenizer.
         scheme: what to convert a float model to while it is read, as ``"int8"``.
         dtype: of what is not converted, ``"auto"`` for the stored one.
-        device: ``"cpu"``, or None.
+        device: of no effect, since there is the CPU alone; the harness's command asks for a GPU unless it is told not to.
         options: for ``lm_eval.models.huggingface.HFLM``: ``batch_size``, ``max_length`` and the like.
 
     Raises:
         OSError: no model that transformers knows in the folder, or no tokenizer.
-        ValueError: another device, an unknown scheme, or a model that cannot be converted.
+        ValueError: an unknown scheme, or a model that cannot be converted.
     """
 
     def __init__(
@@ -43,8 +43,6 @@ class EdgekernLM(HFLM):
         device: str | None = "cpu",
         **options: Any,
     ) -> None:
-        if device not in (None, "cpu"):
-            raise ValueError(f"device: edgekern runs on the CPU, not on {device}; leave it out or give 'cpu'")
         tokenizer = load_tokenizer(pretrained)
         if tokenizer is None:
             raise FileNotFoundError(f"pretrained: {pretrained} holds no tokenizer; text needs one, as tokenizer.json")

@@ -26,7 +26,8 @@ def save_converted(model: PreTrainedModel, folder: str | os.PathLike[str], most_
     """Saves a converted model as ``save_pretrained`` does, but layer by layer.
 
     ``save_pretrained`` has all tensors in memory at once, beside the packed ones that layers run on. This has those
-    of one layer.
+    of one layer, unless transformers rearranges the model's tensors when it saves them, as it does those of mixtures of
+    experts: ``save_pretrained`` is called then.
 
     Args:
         model: that was loaded converted, or adopted.
@@ -34,18 +35,22 @@ def save_converted(model: PreTrainedModel, folder: str | os.PathLike[str], most_
         most_bytes: of one file.
 
     Raises:
-        CheckpointUnsupportedError: the model was not loaded converted, or transformers rearranges its tensors when it
-            saves them: ``save_pretrained`` does that.
+        CheckpointUnsupportedError: the model was not loaded converted.
     """
     settings = getattr(model.config, "quantization_config", None)
     if not isinstance(settings, EdgekernConfig):
         raise CheckpointUnsupportedError("the model was not loaded converted; call adopt_ first")
+    if _rearranged(model):
+        model.save_pretrained(folder, max_shard_size=most_bytes)
+        return
     said = EdgekernConfig(settings.config)
     said.layers = records_of(model)
     write_model(model, Path(folder), said.to_dict(), lambda native: native.state_dict(), most_bytes)
 
 
-def write_model(model: PreTrainedModel, folder: Path, settings: dict[str, Any], parts: Parts, most_bytes: int) -> None:
+def write_model(
+    model: PreTrainedModel, folder: Path, settings: dict[str, Any], parts: Parts, most_bytes: int, untied: bool = False
+) -> None:
     """Writes a model's configurations, and its tensors layer by layer.
 
     Args:
@@ -54,26 +59,33 @@ def write_model(model: PreTrainedModel, folder: Path, settings: dict[str, Any], 
         settings: ``quantization_config``.
         parts: what is stored of a native layer, by the last part of the names.
         most_bytes: of one file.
+        untied: whether to say that a converted head is no longer the embedding, to readers who would tie it again.
 
     Raises:
         CheckpointUnsupportedError: transformers rearranges the model's tensors when it saves them.
     """
-    if getattr(model, "_weight_conversions", None):
+    if _rearranged(model):
         raise CheckpointUnsupportedError(
-            f"transformers rearranges the tensors of {type(model).__name__} when it saves them; use save_pretrained"
+            f"transformers rearranges the tensors of {type(model).__name__} when it saves them, which is not done here; "
+            "save_pretrained saves it in edgekern's layout"
         )
     folder.mkdir(parents=True, exist_ok=True)
     config = copy.deepcopy(model.config)
     config.quantization_config = settings
     config.architectures = [type(model).__name__]
     config.dtype = str(model.dtype).removeprefix("torch.")
-    if isinstance(model.get_output_embeddings(), NativeLinear):
-        config.tie_word_embeddings = False  # a converted head is no longer the embedding
+    if untied and isinstance(model.get_output_embeddings(), NativeLinear):
+        config.tie_word_embeddings = False
     config.save_pretrained(folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
     like = {name: tensor.to("meta") for name, tensor in _tensors(model, parts)}
     write_tensors(folder, like, _tensors(model, parts), most_bytes)
+
+
+def _rearranged(model: PreTrainedModel) -> bool:
+    """Whether files have other tensors than the model, which transformers notes when it loads one."""
+    return bool(getattr(model, "_weight_conversions", None))
 
 
 def _tensors(model: PreTrainedModel, parts: Parts) -> Iterator[tuple[str, Tensor]]:
