@@ -16,6 +16,7 @@ from lm_eval.models.huggingface import HFLM
 
 from edgekern.config import scheme_from_dict
 from edgekern.integrations.transformers import load_model, load_tokenizer
+from edgekern.nn import NativeLinear
 
 
 @register_model("edgekern")
@@ -27,7 +28,7 @@ class EdgekernLM(HFLM):
             one; with its tokenizer.
         scheme: what to convert a float model to while it is read, as ``"int8"``.
         dtype: of what is not converted, ``"auto"`` for the stored one.
-        device: of no effect, since there is the CPU alone; the harness's command asks for a GPU unless it is told not to.
+        device: of no effect, as there is the CPU alone; the harness's command asks for a GPU where nobody does.
         options: for ``lm_eval.models.huggingface.HFLM``: ``batch_size``, ``max_length`` and the like.
 
     Raises:
@@ -47,7 +48,10 @@ class EdgekernLM(HFLM):
         if tokenizer is None:
             raise FileNotFoundError(f"pretrained: {pretrained} holds no tokenizer; text needs one, as tokenizer.json")
         config = None if scheme is None else scheme_from_dict({"format": scheme})
-        super().__init__(pretrained=load_model(pretrained, config, dtype), tokenizer=tokenizer, **options)
+        model = load_model(pretrained, config, dtype)
+        if isinstance(model.get_output_embeddings(), NativeLinear):
+            model.config.tie_word_embeddings = False  # the harness has transformers tie them again
+        super().__init__(pretrained=model, tokenizer=tokenizer, **options)
 
 
 if __name__ == "__main__":

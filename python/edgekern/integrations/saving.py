@@ -66,7 +66,7 @@ def write_model(
     """
     if _rearranged(model):
         raise CheckpointUnsupportedError(
-            f"transformers rearranges the tensors of {type(model).__name__} when it saves them, which is not done here; "
+            f"transformers rearranges the tensors of {type(model).__name__} when it saves them, and this does not; "
             "save_pretrained saves it in edgekern's layout"
         )
     folder.mkdir(parents=True, exist_ok=True)
