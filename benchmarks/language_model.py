@@ -45,8 +45,8 @@ QUICK = {"read": ("pp", 64), "write": ("tg", 8)}
 def all_cells(folder: Path, lengths: dict[str, tuple[str, int]]) -> list[dict[str, Any]]:
     """What every subject is asked to do."""
     return [
-        {"name": f"{short}{tokens}", "kind": kind, "tokens": tokens, "folder": str(folder)}
-        for kind, (short, tokens) in lengths.items()
+        {"name": f"{short}{tokens}", "does": does, "tokens": tokens, "folder": str(folder)}
+        for does, (short, tokens) in lengths.items()
     ]
 
 

@@ -39,7 +39,7 @@ class LanguageModelSubject(Subject):
         """Reads tokens in one call; what it says of the last one: [vocabulary]."""
 
     def prepare(self, **task: Any) -> dict[str, Any]:
-        """Task: folder, and kind "read" or "write" of a number of tokens.
+        """Task: folder, and what it does, "read" or "write" of a number of tokens.
 
         Raises:
             ArithmeticError: what it says of the prompt is far from what float32 does.
@@ -53,7 +53,7 @@ class LanguageModelSubject(Subject):
         if not error <= LARGEST_ERROR:
             raise ArithmeticError(f"the logits are off by {error:.1%} (allowed {LARGEST_ERROR:.0%})")
         kinds: dict[str, Callable[[NDArray[np.int32]], None]] = {"read": self._read, "write": self._write}
-        self.calls = [partial(kinds[task["kind"]], prompt[: task["tokens"]])]
+        self.calls = [partial(kinds[task["does"]], prompt[: task["tokens"]])]
         return {"relative_error": error}
 
     def _read(self, prompt: NDArray[np.int32]) -> None:
