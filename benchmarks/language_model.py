@@ -32,6 +32,7 @@ from harness.command import (
 from harness.process import BENCHMARKS
 from harness.subject import LM_KINDS
 from harness.table import Plan
+from rivals.lm_task import FOLDER_VARIABLE
 
 OURS = tuple(f"lm-edgekern-{kind}" for kind in LM_KINDS)
 LLAMA = ("llama-q8_0", "llama-q4_0")
@@ -42,12 +43,9 @@ LENGTHS = {"read": ("pp", 512), "write": ("tg", 64)}
 QUICK = {"read": ("pp", 64), "write": ("tg", 8)}
 
 
-def all_cells(folder: Path, lengths: dict[str, tuple[str, int]]) -> list[dict[str, Any]]:
+def all_cells(lengths: dict[str, tuple[str, int]]) -> list[dict[str, Any]]:
     """What every subject is asked to do."""
-    return [
-        {"name": f"{short}{tokens}", "does": does, "tokens": tokens, "folder": str(folder)}
-        for does, (short, tokens) in lengths.items()
-    ]
+    return [{"name": f"{short}{tokens}", "does": does, "tokens": tokens} for does, (short, tokens) in lengths.items()]
 
 
 def main(
@@ -64,7 +62,7 @@ def main(
     output: Output = None,
 ) -> None:
     chosen = choose_rivals(rivals, RIVALS)
-    tasks = choose_cells(all_cells(folder, QUICK if quick else LENGTHS), cells or ["*"])
+    tasks = choose_cells(all_cells(QUICK if quick else LENGTHS), cells or ["*"])
     from rivals.lm_files import make_folder, make_gguf  # after the options have been looked at: it imports much
 
     make_folder(folder)
@@ -80,7 +78,7 @@ def main(
         tasks=tasks,
         rounds=min(rounds, 3) if quick else rounds,
         seconds=seconds,
-        environment={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **caps(tier, isa)},
+        environment={FOLDER_VARIABLE: str(folder), "HF_HUB_OFFLINE": "1", **caps(tier, isa)},
         required=OURS[:1],
         pythons=dict.fromkeys(LLAMA, str(llama_python)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +13,9 @@ import numpy as np
 from harness.subject import Subject
 from numpy.typing import NDArray
 
-# In a task's folder: the tokens of the prompt, int32 [length], and what float32 says of its last one, [vocabulary].
+# The environment says where the files are: tasks are written into results, which name no machine's folders.
+FOLDER_VARIABLE = "EDGEKERN_BENCH_FOLDER"
+# In that folder: the tokens of the prompt, int32 [length], and what float32 says of its last one, [vocabulary].
 PROMPT, LOGITS = "prompt.npy", "logits.npy"
 # Distance of the logits from float32's, in proportion, beyond which a model is wired up wrongly: those of two different
 # prompts are about 1 apart. What fewer bits cost is reported, not judged.
@@ -39,12 +42,12 @@ class LanguageModelSubject(Subject):
         """Reads tokens in one call; what it says of the last one: [vocabulary]."""
 
     def prepare(self, **task: Any) -> dict[str, Any]:
-        """Task: folder, and what it does, "read" or "write" of a number of tokens.
+        """Task: what it does, "read" or "write", and of how many tokens.
 
         Raises:
             ArithmeticError: what it says of the prompt is far from what float32 does.
         """
-        folder = Path(task["folder"])
+        folder = Path(os.environ[FOLDER_VARIABLE])
         if not self.calls:
             self.load(folder)
         prompt, exact = np.load(folder / PROMPT), np.load(folder / LOGITS)

@@ -44,9 +44,14 @@ def folder(tmp_path_factory):
     return made
 
 
+@pytest.fixture(autouse=True)
+def _folder_of_the_task(folder, monkeypatch):
+    monkeypatch.setenv(lm_task.FOLDER_VARIABLE, str(folder))
+
+
 def test_everybody_is_a_subject_and_asked_the_same():
     assert {*language_model.OURS, *language_model.RIVALS} <= set(SUBJECTS)
-    cells = language_model.all_cells(Path("x"), language_model.LENGTHS)
+    cells = language_model.all_cells(language_model.LENGTHS)
     assert [(cell["name"], cell["does"], cell["tokens"]) for cell in cells] == [
         ("pp512", "read", 512),
         ("tg64", "write", 64),
@@ -54,11 +59,11 @@ def test_everybody_is_a_subject_and_asked_the_same():
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_every_subject_reads_and_writes(folder, name):
+def test_every_subject_reads_and_writes(name):
     subject = load_subject(name, 1)
     errors = []
     with subject.session():
-        for cell in language_model.all_cells(folder, {"read": ("pp", 16), "write": ("tg", 5)}):
+        for cell in language_model.all_cells({"read": ("pp", 16), "write": ("tg", 5)}):
             errors.append(subject.prepare(**cell)["relative_error"])
             read = []
             plain = subject.read
@@ -91,13 +96,14 @@ def test_what_is_converted(folder):
     }
 
 
-def test_a_model_that_is_wired_up_wrongly_is_not_timed(folder, tmp_path):
+def test_a_model_that_is_wired_up_wrongly_is_not_timed(folder, tmp_path, monkeypatch):
     other = tmp_path / "other"
     tiny(hidden_size=64, intermediate_size=128, seed=1).save_pretrained(other)
     for name in (lm_task.PROMPT, lm_task.LOGITS):
         (other / name).write_bytes((folder / name).read_bytes())
+    monkeypatch.setenv(lm_task.FOLDER_VARIABLE, str(other))
     subject = load_subject("lm-torch-fp32", 1)
-    (cell, _) = language_model.all_cells(other, {"read": ("pp", 16), "write": ("tg", 5)})
+    (cell, _) = language_model.all_cells({"read": ("pp", 16), "write": ("tg", 5)})
     with subject.session(), pytest.raises(ArithmeticError, match=r"the logits are off by .* \(allowed 60%\)"):
         subject.prepare(**cell)
 
@@ -135,7 +141,7 @@ def records():
         ("llama-q8_0", "tg64"): 0.32,
     }
     for (subject, name), median in seconds.items():
-        task = {"name": name, "does": "read", "tokens": int(name[2:]), "folder": "x"}
+        task = {"name": name, "does": "read", "tokens": int(name[2:])}
         yield {**timing, "subject": subject, "threads": 2, **task, "median_s": median, "relative_error": median / 10}
 
 
