@@ -39,14 +39,14 @@ def memory(result: dict[str, Any]) -> str:
         f"({megabytes(convert['libraries_bytes'])}): the converted model, one layer, and "
         f"{megabytes(result['allowance_bytes'])}. torch {machine['versions']['torch']}, transformers "
         f"{machine['versions']['transformers']}, {machine['cpu']}, {machine['threads']} threads, commit "
-        f"{machine['commit']}.",
+        f"{machine['commit']}. Others used the machine too, at a load of {machine['load']:.0f}.",
         "",
-        "| | most at once | of that above the converted model | with pages of files | seconds |",
+        "| | most at once | of that above the converted model | no pages of files | seconds |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for name, facts in (("convert and save", convert), ("load, and read 8 tokens", load)):
-        own = facts["anonymous_bytes"]
-        cells = [name, gigabytes(own), megabytes(own - over), gigabytes(facts["resident_bytes"])]
+        most = facts["resident_bytes"]
+        cells = [name, gigabytes(most), megabytes(most - over), gigabytes(facts["anonymous_bytes"])]
         lines.append("| " + " | ".join([*cells, f"{facts['seconds']:.0f}"]) + " |")
     return "\n".join(lines)
 

@@ -72,7 +72,7 @@ def test_the_page_shows_the_committed_results(capsys):
 
 def test_what_is_promised_of_the_committed_results_is_so():
     for facts in (RESULT["convert"], RESULT["load"]):
-        assert facts["anonymous_bytes"] < RESULT["limit_bytes"]
+        assert facts["resident_bytes"] < RESULT["limit_bytes"]
     over = RESULT["limit_bytes"] - RESULT["layer_bytes"] - RESULT["allowance_bytes"]
     assert over == pytest.approx(RESULT["converted_bytes"], rel=0.01)
     assert RESULT["limit_bytes"] < 0.5 * RESULT["checkpoint_bytes"]  # or it would prove nothing
