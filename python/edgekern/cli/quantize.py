@@ -67,7 +67,8 @@ def run(folder: Path, output: Path, config: Config | None, layout: str) -> None:
 
 def _check_source(folder: Path, config: Config | None) -> None:
     """Raises ValueError unless there is something to convert, or something converted that is read as it is."""
-    from ..integrations.transformers import COMPRESSED_TENSORS, METHOD, stored_method
+    from ..checkpoint.compressed import METHOD as COMPRESSED_TENSORS
+    from ..integrations.transformers import METHOD, stored_method
 
     method = stored_method(folder)
     if method is None and config is None:

@@ -17,8 +17,10 @@ from edgekern.checkpoint.errors import CheckpointCorruptError, CheckpointMismatc
 from edgekern.checkpoint.stream import CODES, INDEX_FILE, TENSORS_FILE
 
 # What a compressed layer may hold beside its bias. "weight" is not among them: a float layer has one too.
-PARTS = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx", "weight_global_scale")
-PARTS += tuple(f"{side}_{part}" for side in ("input", "output") for part in ("scale", "zero_point", "global_scale"))
+PARTS = (
+    *("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx", "weight_global_scale"),
+    *(f"{side}_{part}" for side in ("input", "output") for part in ("scale", "zero_point", "global_scale")),
+)
 _DTYPES = {code: dtype for dtype, code in CODES.items()}
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
