@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,19 @@ def save_converted(model: PreTrainedModel, folder: str | os.PathLike[str], most_
         return
     said = EdgekernConfig(settings.config)
     said.layers = records_of(model)
-    write_model(model, Path(folder), said.to_dict(), lambda native: native.state_dict(), most_bytes)
+    like = _tensors(model, lambda native: native.canonical_like())  # to unpack them twice would take seconds
+    write_model(model, Path(folder), said.to_dict(), lambda native: native.state_dict(), most_bytes, like=like)
 
 
 def write_model(
-    model: PreTrainedModel, folder: Path, settings: dict[str, Any], parts: Parts, most_bytes: int, untied: bool = False
+    model: PreTrainedModel,
+    folder: Path,
+    settings: dict[str, Any],
+    parts: Parts,
+    most_bytes: int,
+    *,
+    untied: bool = False,
+    like: Iterable[tuple[str, Tensor]] | None = None,
 ) -> None:
     """Writes a model's configurations, and its tensors layer by layer.
 
@@ -60,6 +68,7 @@ def write_model(
         parts: what is stored of a native layer, by the last part of the names.
         most_bytes: of one file.
         untied: whether to say that a converted head is no longer the embedding, to readers who would tie it again.
+        like: all that will be stored, where its shapes and dtypes are known without unpacking a layer.
 
     Raises:
         CheckpointUnsupportedError: transformers rearranges the model's tensors when it saves them.
@@ -79,8 +88,8 @@ def write_model(
     config.save_pretrained(folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
-    like = {name: tensor.to("meta") for name, tensor in _tensors(model, parts)}
-    write_tensors(folder, like, _tensors(model, parts), most_bytes)
+    announced = {name: tensor.to("meta") for name, tensor in like or _tensors(model, parts)}
+    write_tensors(folder, announced, _tensors(model, parts), most_bytes)
 
 
 def _rearranged(model: PreTrainedModel) -> bool:
