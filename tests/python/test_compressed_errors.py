@@ -127,6 +127,7 @@ def test_what_is_about_more_than_weights(int4, key, value):
 
 def test_what_changes_nothing_is_read(int4):
     said = {"sparsity_config": {"format": "dense"}, "transform_config": {}, "version": "0.9.1", "kv_cache_scheme": None}
+    said["quantization_status"] = "frozen"  # as older versions said of integers
     change_config(int4, lambda config: config.update(said))
     change_config(
         int4, weights(observer="mse", observer_kwargs={}, actorder="weight", block_structure=None, other=None)
@@ -155,12 +156,6 @@ def test_what_changes_nothing_is_read(int4):
 def test_what_config_json_may_not_say(int4, change, message):
     change_config(int4, change)
     with pytest.raises(CheckpointFormatError, match=message):
-        load_compressed(int4)
-
-
-def test_weights_that_are_not_compressed(int4):
-    change_config(int4, lambda config: config.update(quantization_status="frozen"))
-    with pytest.raises(CheckpointUnsupportedError, match="of the status 'frozen', expected 'compressed'"):
         load_compressed(int4)
 
 
@@ -288,6 +283,17 @@ def test_int8_layers(int8):
     change_tensors(int8, lambda tensors: tensors.update({name: tensors[name].float()}))
     with pytest.raises(CheckpointMismatchError, match=rf"{UP}: its weight is float32 .* expected int8 \[128, 64\]"):
         load_compressed(int8)
+
+
+@pytest.mark.parametrize("zero", [0, 1])
+def test_zero_points_of_symmetric_layers(int8, zero):
+    name = f"{LAYER}.weight_zero_point"
+    change_tensors(int8, lambda tensors: tensors.update({name: torch.full((128, 1), zero, dtype=torch.int8)}))
+    if zero:
+        with pytest.raises(CheckpointCorruptError, match=f"{UP} has zero points that are not 0"):
+            load_compressed(int8)
+    else:
+        assert isinstance(load_compressed(int8).get_submodule(LAYER), ek.nn.Int8Linear)
 
 
 # -------------------------------------------------------------------------------------------------------------- files

@@ -17,16 +17,18 @@ from edgekern.config import Int4, Int8, Scheme
 METHOD = "compressed-tensors"
 _MIXED = "mixed-precision"
 _PATTERN = "re:"
-# Keys that change nothing about the weights: who wrote it, how small it got, and how others are to run it.
+# Keys that change nothing about the weights: who wrote it, how small it got, how others are to run it, and how far the
+# quantising had come, where "frozen" is said of integers too: the files show whether there are any.
 _NO_MATTER = {
     "quant_method",
+    "quantization_status",
     "version",
     "global_compression_ratio",
     "run_compressed",
     "dequantize",
     "use_optimized_inference",
 }
-_KNOWN = {"config_groups", "format", "ignore", "quantization_status"}
+_KNOWN = {"config_groups", "format", "ignore"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class CompressedConfig:
 
         Raises:
             CheckpointFormatError: not such a configuration; the message says where.
-            CheckpointUnsupportedError: it is about more than weights, or the weights are not compressed.
+            CheckpointUnsupportedError: it is about more than weights.
         """
         if not isinstance(data, Mapping) or data.get("quant_method") != METHOD:
             got = data.get("quant_method") if isinstance(data, Mapping) else type(data).__name__
@@ -94,11 +96,6 @@ class CompressedConfig:
 
 def _check_nothing_else(data: Mapping[str, Any]) -> None:
     """Refuses what would change a model's values, and is not about its weights."""
-    status = data.get("quantization_status", "compressed")
-    if status != "compressed":
-        raise CheckpointUnsupportedError(
-            f"quantization_config: weights of the status {status!r}, expected 'compressed'; {WAY_OUT}"
-        )
     for key, value in data.items():
         harmless = key in _KNOWN | _NO_MATTER or not value
         if key == "sparsity_config" and isinstance(value, Mapping):

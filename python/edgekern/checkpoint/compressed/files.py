@@ -115,7 +115,9 @@ def layer_parts(
     choices = _choices(stored, shape)
     if bias is not None:
         choices["bias"] = [((shape[0],), _FLOATS)]
-    if absent := [part for part in choices if part not in there and part not in _OPTIONAL]:
+    # Symmetric layers have no zero points to store; some versions stored their zeros all the same.
+    optional = ("weight_g_idx", "weight_zero_point") if stored.symmetric else ("weight_g_idx",)
+    if absent := [part for part in choices if part not in there and part not in optional]:
         raise CheckpointMismatchError(
             f"layer {name!r}: the checkpoint has no {absent[0]} of it; it has {', '.join(sorted(there)) or 'nothing'}"
         )
@@ -137,9 +139,6 @@ def layer_parts(
     return {part: torch.empty(there[part].shape, dtype=dtype, device="meta") for part, dtype in dtypes.items()}
 
 
-_OPTIONAL = ("weight_g_idx",)
-
-
 def _choices(stored: StoredAs, shape: tuple[int, int]) -> dict[str, list[_Choice]]:
     """Shapes and dtypes that the parts of a layer but its bias may have."""
     n, k = shape
@@ -154,8 +153,8 @@ def _choices(stored: StoredAs, shape: tuple[int, int]) -> dict[str, list[_Choice
     sizes: dict[str, list[tuple[int, ...]]] = {"channel": [(n, 1), (n,)], "tensor": [(1,), (), (1, 1)]}
     of_scales = sizes.get(stored.strategy, [(n, columns)])
     choices["weight_scale"] = [(size, _FLOATS) for size in of_scales]
+    choices["weight_zero_point"] = [(size, (torch.int8,)) for size in of_scales]
     if not stored.symmetric:
-        choices["weight_zero_point"] = [(size, (torch.int8,)) for size in of_scales]
         if stored.packed and stored.strategy != "tensor":
             choices["weight_zero_point"].insert(0, ((-(-n * stored.bits // 32), columns), (torch.int32,)))
     choices["weight_g_idx"] = [((k,), (torch.int32, torch.int64))]

@@ -58,6 +58,8 @@ def canonical(stored: StoredAs, parts: Mapping[str, Tensor], shape: tuple[int, i
     scale = parts["weight_scale"]
     if not scale.isfinite().all():
         raise CheckpointCorruptError(f"layer {name!r}: its weight_scale holds NaN or infinity")
+    if stored.symmetric and "weight_zero_point" in parts and bool(parts["weight_zero_point"].any()):
+        raise CheckpointCorruptError(f"layer {name!r} has zero points that are not 0, and is said to be symmetric")
     own = {"bias": parts["bias"]} if "bias" in parts else {}
     scale = _by_channel(scale, stored, shape)
     if not isinstance(stored.scheme, Int4):
