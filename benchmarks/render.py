@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 from rendering.charts import draw_model, draw_rates, draw_ratios
+from rendering.language_model import language_model_section
 from rendering.pages import INTRODUCTION, linear_section, model_section, readme_block
 from rendering.results import Results, newest
 from rendering.sparse import sparse_section
@@ -22,8 +23,20 @@ START, END = "<!-- results:linear:start -->", "<!-- results:linear:end -->"
 
 
 # What each benchmark is rendered by: its section, and its charts by the end of their names, the README's first.
-SECTIONS = {"int4": linear_section, "linear": linear_section, "model": model_section, "sparse": sparse_section}
-CHARTS = {"int4": {}, "linear": {"": draw_ratios, "-rates": draw_rates}, "model": {"": draw_model}, "sparse": {}}
+SECTIONS = {
+    "int4": linear_section,
+    "linear": linear_section,
+    "lm": language_model_section,
+    "model": model_section,
+    "sparse": sparse_section,
+}
+CHARTS = {
+    "int4": {},
+    "linear": {"": draw_ratios, "-rates": draw_rates},
+    "lm": {},
+    "model": {"": draw_model},
+    "sparse": {},
+}
 
 
 def charts_of(results: Results) -> list[str]:

@@ -14,6 +14,8 @@ FORMS = ("dense", "blocks_1", "blocks_2", "blocks_4", "blocks_8", "csr", "bitmap
 INT4_FORMS = ("dense", "bitmap", "bitmap_2")
 # And a float32 or float16 weight: kept blocks of so many output features.
 FLOAT_CHANNELS = (1, 4)
+# A language model: its layers, and with "-head" the output head too.
+LM_KINDS = ("int8", "int8-head", "int4", "int4-head")
 
 # name -> "module:class" or "module:class:argument".
 # Modules are imported in the subject's own process only: each brings its own thread pool.
@@ -45,6 +47,12 @@ SUBJECTS: dict[str, str] = {
     "minilm-torch-int8-x86": "rivals.minilm:TorchDynamicModel",
     "minilm-onnxruntime-int8": "rivals.minilm:OnnxRuntimeModel",
     "minilm-openvino-fp32": "rivals.minilm:OpenVinoModel",
+    **{f"lm-edgekern-{kind}": f"rivals.lm_transformers:EdgekernModel:{kind}" for kind in LM_KINDS},
+    "lm-torch-fp32": "rivals.lm_transformers:TransformersModel:float32",
+    "lm-torch-bf16": "rivals.lm_transformers:TransformersModel:bfloat16",
+    "lm-torch-int8-x86": "rivals.lm_transformers:TorchDynamicModel:x86",
+    "llama-q8_0": "rivals.lm_llama:LlamaModel:q8_0",
+    "llama-q4_0": "rivals.lm_llama:LlamaModel:q4_0",
 }
 
 

@@ -136,7 +136,7 @@ def read_results(path: Path) -> Results:
 
 def short_name(subject: str) -> str:
     """The subject's name without the model it ran."""
-    return subject.removeprefix("minilm-")
+    return subject.removeprefix("minilm-").removeprefix("lm-")
 
 
 def newest(files: Iterable[Path]) -> list[Results]:

@@ -64,6 +64,29 @@ def test_quantize_by_rules(folder, tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
 
 
+def test_layouts_are_written_and_read_by_every_command(folder, quantized, tmp_path):
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    for source, output, given in (
+        (folder, tmp_path / "directly", ("--scheme", "int8", "--layout", "compressed-tensors")),
+        (quantized, theirs, ("--layout", "compressed-tensors")),
+        (theirs, ours, ()),
+    ):
+        done = invoke("quantize", str(source), "-o", str(output), *given)
+        assert done.exit_code == 0, done.output
+        assert "22 layers: 21 converted, 1 left alone" in done.stdout
+        assert read_config(output / "edgekern.toml") == ek.Int8()
+    said = json.loads((theirs / "config.json").read_text())["quantization_config"]
+    assert (said["quant_method"], said["format"]) == ("compressed-tensors", "int-quantized")
+    weights = [(path / "model.safetensors").read_bytes() for path in (theirs, tmp_path / "directly")]
+    assert weights[0] == weights[1]
+    expected = logits(AutoModelForCausalLM.from_pretrained(quantized))
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(ours)), expected)
+    written = [invoke("generate", str(path), "-p", "w1 w2 w3", "-n", "12").stdout for path in (quantized, theirs)]
+    assert written[0] == written[1]
+    rows = invoke_json("bench", "lm", str(theirs), "-p", "4", "-n", "0", "-r", "1", "-t", "1", "-o", "json")["rows"]
+    assert [row["weights"] for row in rows] == ["stored"]
+
+
 def test_a_folder_without_tokenizer_is_quantised_without(tmp_path):
     folder = folder_of(tiny(), tmp_path / "bare")
     assert invoke("quantize", str(folder), "--scheme", "int8", "-o", str(tmp_path / "out")).exit_code == 0
@@ -147,6 +170,11 @@ def test_bench_prints_every_form(quantized, form):
         (("quantize", "EMPTY", "--scheme", "int8", "-o", "out"), "holds no config.json"),
         (("quantize", "MODEL", "-o", "out"), "takes --config FILE or --scheme NAME"),
         (("quantize", "MODEL", "--scheme", "int8", "--config", "a.toml", "-o", "out"), "and one of them"),
+        (
+            ("quantize", "INT8", "--scheme", "int8", "-o", "out"),
+            "is converted already, to edgekern; its integers are kept",
+        ),
+        (("quantize", "AWQ", "-o", "out"), "is stored as awq; expected floats, edgekern or compressed-tensors"),
         (("quantize", "MODEL", "--scheme", "int5", "-o", "out"), "unknown format 'int5'; this version knows f16, f32"),
         (("quantize", "MODEL", "--scheme", "shrink", "-o", "out"), "shrink"),
         (("quantize", "MODEL", "--scheme", "int8", "-o", "EMPTY"), "OUT: .* exists already"),
@@ -165,10 +193,13 @@ def test_bench_prints_every_form(quantized, form):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_mistakes_are_explained(arguments, message, folder, tmp_path, monkeypatch):
+def test_mistakes_are_explained(arguments, message, folder, quantized, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    files = {"EMPTY": tmp_path / "empty", "MODEL": folder}
+    files = {"EMPTY": tmp_path / "empty", "MODEL": folder, "INT8": quantized, "AWQ": tmp_path / "awq"}
     files["EMPTY"].mkdir()
+    files["AWQ"].mkdir()
+    config = json.loads((folder / "config.json").read_text()) | {"quantization_config": {"quant_method": "awq"}}
+    (files["AWQ"] / "config.json").write_text(json.dumps(config))
     contents = {"bits": b"format = 'int8'\nbits = 3", "prune": b"format = 'prune'\nsparsity = 0.5", "rules": b"w1 w2"}
     for name, content in contents.items():
         files[name.upper()] = tmp_path / f"{name}.toml"

@@ -39,6 +39,7 @@ HOMES = {
     "matplotlib": {"report", "sensitivity"},
     "scipy": {"evaluate"},
     "safetensors": {"checkpoint"},
+    "lm_eval": {"integrations"},
     "tomli_w": {"config"},
 }
 

@@ -9,6 +9,7 @@ from edgekern.checkpoint.errors import (
     CheckpointFormatError,
     CheckpointMismatchError,
     CheckpointNotFoundError,
+    CheckpointUnsupportedError,
     CheckpointVersionError,
 )
 from edgekern.checkpoint.read import load
@@ -21,6 +22,7 @@ __all__ = [
     "CheckpointFormatError",
     "CheckpointMismatchError",
     "CheckpointNotFoundError",
+    "CheckpointUnsupportedError",
     "CheckpointVersionError",
     "load",
     "save",

@@ -29,3 +29,7 @@ class CheckpointCorruptError(CheckpointError):
 
 class CheckpointMismatchError(CheckpointError):
     """The checkpoint is sound, but belongs to another model than the one given."""
+
+
+class CheckpointUnsupportedError(CheckpointError):
+    """The checkpoint is sound, but holds what no kernel here multiplies; the message says what, and the way out."""

@@ -20,6 +20,13 @@ class Rows(str, Enum):
     jsonl = "jsonl"
 
 
+class Layout(str, Enum):
+    """How a converted model is stored."""
+
+    edgekern = "edgekern"
+    compressed_tensors = "compressed-tensors"
+
+
 def _counts(text: str) -> list[int]:
     """Whole numbers between commas."""
     try:
@@ -36,15 +43,18 @@ def quantize(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Folder to write; made new.")],
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="TOML file of a scheme or rules.")] = None,
     scheme: Annotated[str | None, typer.Option(metavar="NAME", help="One scheme for all layers, as int8.")] = None,
+    layout: Annotated[
+        Layout, typer.Option(help="How to store it: for edgekern, or as vLLM reads it.")
+    ] = Layout.edgekern,
     threads: Threads = None,
 ) -> None:
-    """Convert a model layer by layer while it is read, and save it for from_pretrained."""
+    """Convert a model layer by layer while it is read, and save it; a converted one is stored in another layout."""
     check_language_model(model)
     from . import quantize as command
 
     chosen = command.choose(scheme, config)
     use_threads(threads)
-    command.run(model, output, chosen)
+    command.run(model, output, chosen, layout.value)
 
 
 def evaluate(

@@ -13,40 +13,51 @@ from typing import Any
 from ..config import Config, check_config, read_config, scheme_from_dict, write_config
 
 CONFIG_FILE = "edgekern.toml"
+_ONE_OF_THEM = "quantize takes --config FILE or --scheme NAME, and one of them"
 
 
-def choose(scheme: str | None, file: Path | None) -> Config:
-    """The configuration that the options ask for.
+def choose(scheme: str | None, file: Path | None) -> Config | None:
+    """The configuration that the options ask for; None where none was given.
 
     Raises:
-        ValueError: both or neither were given, or what was given is not for conversion.
+        ValueError: both were given, or what was given is not for conversion.
         OSError: the file cannot be read.
     """
-    if (scheme is None) == (file is None):
-        raise ValueError("quantize takes --config FILE or --scheme NAME, and one of them")
+    if scheme is None and file is None:
+        return None
+    if scheme is not None and file is not None:
+        raise ValueError(_ONE_OF_THEM)
     try:
         return check_config(scheme_from_dict({"format": scheme}) if file is None else read_config(file))
     except TypeError as error:
         raise ValueError(f"{file or f'--scheme {scheme}'}: {error}") from None
 
 
-def run(folder: Path, output: Path, config: Config) -> None:
+def run(folder: Path, output: Path, config: Config | None, layout: str) -> None:
     """Writes the converted model, its tokenizer and the configuration; the folder appears whole or not at all.
+
+    Args:
+        folder: of a float model, or of one that is converted, whose integers stay what they are.
+        output: the folder to write.
+        config: what to convert a float model to.
+        layout: "edgekern" or "compressed-tensors".
 
     Raises:
         FileExistsError: ``output`` exists.
-        ValueError: the model cannot be converted, or is incomplete.
+        ValueError: the model cannot be converted, or is incomplete; no configuration for a float model, or one for a
+            converted model.
     """
     if output.exists():
         raise FileExistsError(f"OUT: {output} exists already; remove it, or give another name")
-    output.parent.mkdir(parents=True, exist_ok=True)
     from ..convert import explain
     from ..integrations.transformers import load_model, load_tokenizer, progress_bars
 
+    _check_source(folder, config)
+    output.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     with progress_bars(sys.stderr.isatty()):
         tokenizer, model = load_tokenizer(folder), load_model(folder, config)
-        _save(model, tokenizer, config, output)
+        _save(model, tokenizer, output, layout)
     report = explain(model)
     for row in report.skipped:
         print(f"left alone: {row.name}: {row.reason}")
@@ -54,13 +65,36 @@ def run(folder: Path, output: Path, config: Config) -> None:
     print(f"Written to {output} in {time.perf_counter() - start:.1f} s, peak memory {_peak_bytes() / 1e6:,.0f} MB")
 
 
-def _save(model: Any, tokenizer: Any, config: Config, output: Path) -> None:
+def _check_source(folder: Path, config: Config | None) -> None:
+    """Raises ValueError unless there is something to convert, or something converted that is read as it is."""
+    from ..checkpoint.compressed import METHOD as COMPRESSED_TENSORS
+    from ..integrations.transformers import METHOD, stored_method
+
+    method = stored_method(folder)
+    if method is None and config is None:
+        raise ValueError(_ONE_OF_THEM)
+    if method is not None and method not in (METHOD, COMPRESSED_TENSORS):
+        raise ValueError(f"MODEL: {folder} is stored as {method}; expected floats, {METHOD} or {COMPRESSED_TENSORS}")
+    if method is not None and config is not None:
+        raise ValueError(
+            f"MODEL: {folder} is converted already, to {method}; its integers are kept, without --scheme and --config"
+        )
+
+
+def _save(model: Any, tokenizer: Any, output: Path, layout: str) -> None:
+    from ..integrations.saving import save_converted
+
     made = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
     try:
-        model.save_pretrained(made)
+        if layout == "compressed-tensors":
+            from ..integrations.compressed_tensors import save_compressed
+
+            save_compressed(model, made)
+        else:
+            save_converted(model, made)
         if tokenizer is not None:
             tokenizer.save_pretrained(made)
-        write_config(config, made / CONFIG_FILE)
+        write_config(model.config.quantization_config.config, made / CONFIG_FILE)
         made.chmod(0o755)  # mkdtemp's is for its owner alone
         made.rename(output)
     finally:

@@ -27,6 +27,7 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.utils import logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from edgekern.checkpoint.compressed import METHOD as COMPRESSED_TENSORS
 from edgekern.config import Config, PerLayer, check_config, config_from_dict
 from edgekern.convert import dense_
 from edgekern.evaluate.language_model import LanguageModel
@@ -38,6 +39,8 @@ from edgekern.plan import ConvertError
 METHOD = "edgekern"
 _LOADED = "_is_hf_initialized"
 """What transformers notes on each tensor that came from a checkpoint."""
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""For all that reads a folder: nothing is fetched, and no code in it is run."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -127,9 +130,13 @@ class EdgekernQuantizer(HfQuantizer):
         if not self.pre_quantized:
             self._arrivals = Arrivals(model, self.quantization_config.config, tied)
             return
-        self._stored = StoredLayers(model, self.quantization_config.layers)
-        for name in self.quantization_config.layers:
+        self._stored = self._stored_layers(model)
+        for name in self._stored.names:
             tied.pop(f"{name}.weight", None)  # converted, it is a tensor of its own
+
+    def _stored_layers(self, model: nn.Module) -> StoredLayers:
+        """What fills the native layers of a model that was saved with some."""
+        return StoredLayers(model, self.quantization_config.layers)
 
     def param_needs_quantization(self, model: nn.Module, param_name: str, **kwargs: Any) -> bool:
         """Whether a parameter belongs to a layer that is to be converted."""
@@ -261,7 +268,7 @@ def load_model(folder: str | os.PathLike[str], config: Config | None = None, dty
     """A causal language model from a local folder, in eval mode.
 
     Args:
-        folder: of a float model, or of one that was saved converted.
+        folder: of a float model, or of one that was saved converted, by edgekern or as compressed-tensors does.
         config: what to convert a float model to while it is read.
         dtype: of what is not converted, ``"auto"`` for the stored one.
 
@@ -269,15 +276,19 @@ def load_model(folder: str | os.PathLike[str], config: Config | None = None, dty
         OSError: no model that transformers knows in ``folder``.
         ValueError: what is there cannot be converted, or is incomplete.
     """
+    if config is None and stored_method(folder) == COMPRESSED_TENSORS:
+        from edgekern.integrations.compressed_tensors import load_compressed  # it builds on this module
+
+        return load_compressed(folder, dtype)
     given = {} if config is None else {"quantization_config": EdgekernConfig(config)}
-    return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=dtype, **given).eval()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **LOCAL, **given).eval()
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> Any:
     """The tokenizer in a local folder, or None where there is none."""
     if not any(Path(folder, name).exists() for name in _TOKENIZER_FILES):
         return None
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return AutoTokenizer.from_pretrained(folder, **LOCAL)
 
 
 def load_language_model(folder: str | os.PathLike[str]) -> LanguageModel:
@@ -295,8 +306,16 @@ def load_language_model(folder: str | os.PathLike[str]) -> LanguageModel:
 
 def is_converted(folder: str | os.PathLike[str]) -> bool:
     """Whether the model in ``folder`` was saved converted, by edgekern or anybody else."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    return getattr(config, "quantization_config", None) is not None
+    return stored_method(folder) is not None
+
+
+def stored_method(folder: str | os.PathLike[str]) -> str | None:
+    """The quantisation method that the model in ``folder`` was saved with; None for floats."""
+    config = AutoConfig.from_pretrained(folder, **LOCAL)
+    stored = getattr(config, "quantization_config", None)
+    if stored is None:
+        return None
+    return str(stored.get("quant_method")) if isinstance(stored, Mapping) else type(stored).__name__
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from edgekern.loading.arrivals import Arrivals
+from edgekern.loading.compressed import CompressedLayers, compressed_settings
 from edgekern.loading.pages import MappedFiles
 from edgekern.loading.stored import StoredLayers, records_from_data, records_of, records_to_data
 
-__all__ = ["Arrivals", "MappedFiles", "StoredLayers", "records_from_data", "records_of", "records_to_data"]
+__all__ = [
+    "Arrivals",
+    "CompressedLayers",
+    "MappedFiles",
+    "StoredLayers",
+    "compressed_settings",
+    "records_from_data",
+    "records_of",
+    "records_to_data",
+]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgekern.checkpoint import CheckpointFormatError, CheckpointMismatchError
 from edgekern.checkpoint.manifest import dtype_name
@@ -114,6 +114,7 @@ class StoredLayers:
     """
 
     def __init__(self, model: nn.Module, records: Mapping[str, Record]) -> None:
+        self.names = tuple(records)
         self._model = model
         layers = {name: layer for layer in find_layers(model, tables=True) for name in layer.names}
         self._natives: list[tuple[Layer, NativeLinear | NativeEmbedding]] = [
@@ -127,15 +128,23 @@ class StoredLayers:
         ]
         for layer, native in self._natives:
             room = nn.Module()
-            for part, tensor in native.canonical_like().items():
+            for part, tensor in self._room(layer.name, native).items():
                 room.register_buffer(part, tensor)
             replace(layer, room)
+
+    def _room(self, name: str, native: NativeLinear) -> dict[str, Tensor]:
+        """What is stored of a layer, on the meta device."""
+        return native.canonical_like()
+
+    def _canonical(self, name: str, native: NativeLinear, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the native layer loads, from what was stored."""
+        return tensors
 
     def pack(self, progress: Callable[[int], None]) -> None:
         """Replaces every room by the native layer packed from it; ``progress`` is told the bytes of each.
 
         Raises:
-            CheckpointMismatchError: values that cannot be.
+            CheckpointError: values that cannot be.
         """
         natives = [native for _, native in self._natives if native.canonical_like()]
         size = sum(native.weight_bytes(native.in_features, native.out_features, native.dtype) for native in natives)
@@ -145,7 +154,7 @@ class StoredLayers:
                 layer, native = self._natives.pop(0)
                 tensors = self._model.get_submodule(layer.name).state_dict()
                 try:
-                    native.load_state_dict(tensors)
+                    native.load_state_dict(self._canonical(layer.name, native, tensors))
                 except RuntimeError as error:
                     raise CheckpointMismatchError(f"layer {layer.name!r} cannot be packed: {error}") from None
                 replace(layer, native)

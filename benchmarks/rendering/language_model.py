@@ -1,0 +1,50 @@
+"""A language model: tokens a second of everybody, reading and writing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rendering.charts import label
+from rendering.pages import facts, plural, table
+from rendering.results import Cell, Results
+
+EXPLANATION = (
+    "Tokens a second, at the median time of a call. `pp` is a prompt read in one call, `tg` are tokens written one by "
+    "one from an empty context on. The fastest of edgekern's rivals is in italics, the fastest of all in bold. The "
+    "error is the distance of the logits after the prompt from float32's, in proportion; the model's weights lie on a "
+    "grid of 4-bit values already, so that it says little about how other models take to 4 bits."
+)
+
+
+def is_ours(subject: str) -> bool:
+    """Whether a row is edgekern's."""
+    return subject.startswith("edgekern-")
+
+
+def rate(cell: Cell, subject: str) -> float | None:
+    """Tokens a second; None where it was not measured."""
+    seconds = cell.seconds(subject)
+    return cell.task["tokens"] / seconds if seconds else None
+
+
+def _marked(cell: Cell, subject: str) -> str:
+    rates = {name: found for name in cell.timings if (found := rate(cell, name)) is not None}
+    if subject not in rates:
+        return "-"
+    text = f"{rates[subject]:,.1f}" if rates[subject] < 1000 else f"{rates[subject]:,.0f}"
+    if subject == max(rates, key=lambda name: rates[name]):
+        return f"**{text}**"
+    rivals = [name for name in rates if not is_ours(name)]
+    return f"*{text}*" if rivals and subject == max(rivals, key=lambda name: rates[name]) else text
+
+
+def language_model_section(results: Results, charts: Sequence[str]) -> str:
+    """One machine's language model."""
+    rows = []
+    for subject in results.subjects():
+        errors = [cell.timings[subject]["relative_error"] for cell in results.cells if subject in cell.timings]
+        rows.append([label(subject), *(_marked(cell, subject) for cell in results.cells), f"{max(errors):.1%}"])
+    columns = [f"{cell.name}, {plural(cell.threads)}" for cell in results.cells]
+    title = f"## SmolLM2-135M, a language model: {results.title}"
+    charted = [f"![{results.title}](img/{name})" for name in charts]
+    return "\n\n".join([title, facts(results), EXPLANATION, table(["", *columns, "error"], rows), *charted])

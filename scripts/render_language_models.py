@@ -1,0 +1,72 @@
+"""Renders what benchmarks/quantize_memory.py measured into docs/language-models.md: no number is typed by hand.
+
+python scripts/render_language_models.py           rewrite docs/language-models.md
+python scripts/render_language_models.py --check   exit with 1 when docs/language-models.md is not what the results say
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from render_prune import replace
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def gigabytes(size: float) -> str:
+    """ "1.72 GB"."""
+    return f"{size / 1e9:.2f} GB"
+
+
+def megabytes(size: float) -> str:
+    """ "90 MB"."""
+    return f"{size / 1e6:,.0f} MB"
+
+
+def memory(result: dict[str, Any]) -> str:
+    """What converting and loading took, as a paragraph and a table."""
+    machine, convert, load = result["machine"], result["convert"], result["load"]
+    over = result["converted_bytes"]
+    held = "A memory cgroup held both to" if result["held_by_kernel"] else "Neither may take more than"
+    lines = [
+        f"`edgekern quantize --scheme {result['scheme']}` on {result['layers']} layers of Llama-7B with its embedding "
+        f"and head: {gigabytes(result['checkpoint_bytes'])} of bfloat16 in {result['files']} files, "
+        f"{gigabytes(over)} when converted, and {megabytes(result['layer_bytes'])} for the largest linear layer in "
+        f"bfloat16. {held} {gigabytes(result['limit_bytes'])} above what Python and the libraries take "
+        f"({megabytes(convert['libraries_bytes'])}): the converted model, one layer, and "
+        f"{megabytes(result['allowance_bytes'])}. torch {machine['versions']['torch']}, transformers "
+        f"{machine['versions']['transformers']}, {machine['cpu']}, {machine['threads']} threads, commit "
+        f"{machine['commit']}. Others used the machine too, at a load of {machine['load']:.0f}.",
+        "",
+        "| | most at once | of that above the converted model | no pages of files | seconds |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, facts in (("convert and save", convert), ("load, and read 8 tokens", load)):
+        most = facts["resident_bytes"]
+        cells = [name, gigabytes(most), megabytes(most - over), gigabytes(facts["anonymous_bytes"])]
+        lines.append("| " + " | ".join([*cells, f"{facts['seconds']:.0f}"]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    path = ROOT / "docs/language-models.md"
+    page = path.read_text()
+    result = json.loads((ROOT / "benchmarks/results/quantize-memory.json").read_text())
+    rendered = replace(page, "quantize-memory", memory(result))
+    if "--check" in sys.argv[1:]:
+        if rendered != page:
+            print(
+                "docs/language-models.md does not show the committed results; run scripts/render_language_models.py",
+                file=sys.stderr,
+            )
+            return 1
+        return 0
+    path.write_text(rendered)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
