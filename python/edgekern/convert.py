@@ -48,7 +48,7 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
         ConvertError: a weight that holds NaN or infinity, or what its scheme cannot; a rule for a layer that does not
             exist or cannot be converted, rules at odds over a layer with several names, or nothing to convert at all.
     """
-    _check_model(model)
+    check_convertible(model)
     check_config(config)
     check_filter_fn(filter_fn)
     decisions = plan(model, config, filter_fn)
@@ -87,7 +87,7 @@ def dense_(model: nn.Module) -> Report:
         TypeError: not a module.
         ValueError: a layer has an activation fused into it, which nn.Linear cannot hold; the model is as it was.
     """
-    _check_model(model)
+    check_convertible(model)
     steps = [(layer, layer.native, layer.native.dense()) for layer in find_layers(model) if layer.native]
     rows = [_row(layer, layer.name, DENSE, native.packed_bytes, layer.dense_bytes, "") for layer, native, _ in steps]
     with uninterrupted():
@@ -191,7 +191,8 @@ def _commit(model: nn.Module, steps: list[_Step]) -> None:
     return_freed_memory()
 
 
-def _check_model(model: object) -> None:
+def check_convertible(model: object) -> None:
+    """TypeError or ConvertError unless it is a module whose layers can be replaced."""
     check_model(model, Conversion.verb, ConvertError)
     if isinstance(model, (nn.Linear, *NATIVE_LINEARS.values())):
         raise ConvertError(

@@ -1,8 +1,8 @@
-"""How much each layer minds being pruned, and how much of each to prune therefore."""
+"""How much each layer minds being changed, and what to make of each therefore."""
 
 from __future__ import annotations
 
-from edgekern.sensitivity.budget import allocate
+from edgekern.sensitivity.allocate import allocate
 from edgekern.sensitivity.result import Sensitivity, SensitivityRow
 from edgekern.sensitivity.scan import sensitivity
 
