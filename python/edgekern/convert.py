@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgekern import kernels
 from edgekern.config import Config, Scheme, check_config
-from edgekern.nn import NATIVE_LINEARS, NativeLinear
+from edgekern.nn import NATIVE_LINEARS, NativeLinear, QATLinear
 from edgekern.nn.forms import LEAST_ZEROS, Choice
 from edgekern.nn.layers import Layer, find_layers, objection, obstacle, tied_weights
 from edgekern.nn.memory import part_of_a_model
@@ -27,6 +27,7 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
 
     Everything is checked and all memory is set aside before the first layer changes, so an exception leaves the model
     as it was. While layers change, each original is freed in turn and Ctrl-C waits. Converted layers are for inference.
+    Layers that ``prepare_qat_`` has prepared become what they have trained for.
 
     Left alone, each with its reason in the report: layers without a rule or with the rule None, those ``filter_fn``
     declines, subclasses with a forward of their own, parametrised, pruned, lazy, meta, sparse or quantised layers,
@@ -46,7 +47,8 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
     Raises:
         TypeError: an argument of another type.
         ConvertError: a weight that holds NaN or infinity, or what its scheme cannot; a rule for a layer that does not
-            exist or cannot be converted, rules at odds over a layer with several names, or nothing to convert at all.
+            exist or cannot be converted, rules at odds over a layer with several names, a layer prepared to train for
+            another scheme, or nothing to convert at all.
     """
     check_convertible(model)
     check_config(config)
@@ -112,6 +114,8 @@ def explain(model: nn.Module) -> Report:
     def reason(layer: Layer) -> LeftAlone:
         if layer.native:
             return LeftAlone("")
+        if isinstance(layer.module, QATLinear):
+            return LeftAlone(f"prepared to train for {layer.module.scheme!r}; convert_ finishes it")
         known = remembered.get(layer.name)
         return known or LeftAlone(obstacle(layer) or objection(layer, ties) or "not converted")
 

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from edgekern.config import Int8, Scheme
 from edgekern.nn.native_linear import NativeLinear
+from edgekern.nn.qat_linear import QATLinear
 
 DEFAULT_SCHEME = Int8()
 """What layers are looked at for, when nobody has said for what."""
@@ -194,6 +195,8 @@ def _obstacle_inside(module: nn.Linear | nn.Conv2d) -> str:
 
 
 def _runs_as(base: type[nn.Linear | nn.Conv2d], module: nn.Module) -> bool:
+    if type(module) is QATLinear:
+        return base is nn.Linear  # its forward is what a native layer will do
     methods = ("forward", "_conv_forward") if base is nn.Conv2d else ("forward",)
     return all(getattr(type(module), method) is getattr(base, method) for method in methods)
 

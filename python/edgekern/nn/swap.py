@@ -11,7 +11,7 @@ from typing import cast
 
 from torch import nn
 
-from edgekern.nn import NATIVE_LINEARS, NativeLinear
+from edgekern.nn import NATIVE_LINEARS, NativeLinear, QATLinear
 from edgekern.nn.layers import Layer
 
 # Handles that users hold point at these very dictionaries, so they move as they are and handle.remove() keeps working.
@@ -28,7 +28,7 @@ _HOOKS = (
 )
 _OWN_ATTRIBUTES = {
     name
-    for layer in (nn.Linear(1, 1, device="meta"), *(native(1, 1) for native in NATIVE_LINEARS.values()))
+    for layer in (QATLinear(1, 1, device="meta"), *(native(1, 1) for native in NATIVE_LINEARS.values()))
     for name in vars(layer)
 }
 
@@ -48,12 +48,13 @@ def replace(layer: Layer, new: nn.Module) -> None:
 
 
 def settle_fused_paths(model: nn.Module) -> None:
-    """Turns PyTorch's fused transformer path off where it would bypass native layers, back on where none are left."""
+    """Turns PyTorch's fused transformer path off where it would bypass native layers, or such as train for it; back on
+    where none are left."""
     for module in model.modules():
         for cls, switch in _FUSED_PATHS:
             if not isinstance(module, cls):
                 continue
-            native = any(isinstance(child, NativeLinear) for child in module.modules())
+            native = any(isinstance(child, NativeLinear | QATLinear) for child in module.modules())
             saved = vars(module).get(_SAVED_PATH)
             if native and saved is None:
                 setattr(module, _SAVED_PATH, getattr(module, switch))

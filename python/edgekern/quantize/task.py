@@ -6,6 +6,7 @@ from torch import nn
 
 from edgekern.config import GPTQ, Scheme
 from edgekern.nn.layers import Layer, objection, obstacle
+from edgekern.nn.qat_linear import at_odds
 
 
 class QuantizeError(ValueError):
@@ -24,12 +25,13 @@ class Quantizing:
         return isinstance(module, nn.Linear)
 
     def obstacle(self, layer: Layer, scheme: Scheme) -> str:
+        assert isinstance(scheme, GPTQ)
         if layer.native:
             return f"{layer.native.format} already; quantise before converting"
         reason = obstacle(layer)
         if not reason and layer.linear.weight.is_inference():
             return "its weight was made under torch.inference_mode and cannot be changed in place; clone it"
-        return reason
+        return reason or at_odds(layer.module, scheme.to)
 
     def objection(self, layer: Layer, ties: dict[nn.Module, str], scheme: Scheme) -> str:
         assert isinstance(scheme, GPTQ)

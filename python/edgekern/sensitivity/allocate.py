@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from edgekern.calibration.errors import data_errors_as
+from edgekern.calibration.observe import check_data
 from edgekern.config import Config, Int4, Int8, PerLayer, Prune, Scheme
 from edgekern.match import DEFAULT
 from edgekern.plan import FilterFn
@@ -79,10 +80,13 @@ def allocate(
     if isinstance(model, Sensitivity):
         given = {"data": data, "config": config, "filter_fn": filter_fn, "metric": metric, "rows": rows}
         if extra := [name for name, value in given.items() if value is not None]:
-            raise TypeError(f"{', '.join(extra)}: a scan was given as model, which settles that; pass the model instead")
+            raise TypeError(
+                f"{', '.join(extra)}: a scan was given as model, which settles that; pass the model instead"
+            )
         return _from_scan(model, limit)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a module, or what sensitivity() returns; got {type(model).__name__}")
+    check_data(data)
     if data is None and not callable(metric):
         raise ValueError("data: what a layer loses is measured on data; pass an iterable of batches")
     if config is None and limit.kind != ZEROS:
@@ -172,7 +176,9 @@ def _by_cost(scan: Sensitivity, budget: Budget) -> dict[str, Scheme | None]:
     least = least_cost(only)
     if limit - beside < least:
         shown = (least + beside) / (weights if budget.kind == BITS else 1)
-        raise ValueError(f"budget: {budget} cannot be met; the least that these schemes come to is {budget.show(shown)}")
+        raise ValueError(
+            f"budget: {budget} cannot be met; the least that these schemes come to is {budget.show(shown)}"
+        )
     for (name, each), index in zip(options.items(), best_choice(only, limit - beside), strict=True):
         chosen[name] = each[index][1]
     return chosen

@@ -94,7 +94,9 @@ def sensitivity(
         raise ValueError(f"rows: expected a number of rows from 1, got {rows!r}")
     if estimate and callable(metric):
         raise ValueError("estimate: only metrics by name, 'mse' and 'kl', can be estimated; leave it out to measure")
-    configs = [Prune(s) for s in SPARSITIES] if config is None else config if isinstance(config, list | tuple) else [config]
+    configs = (
+        [Prune(s) for s in SPARSITIES] if config is None else config if isinstance(config, list | tuple) else [config]
+    )
     units, left_alone = units_of(model, configs, filter_fn, groups, sparsities)
     batches = _checked_data(data, isinstance(metric, str), latency and rows is None, units)
     layers = [layer for unit in units for layer in unit.layers]
