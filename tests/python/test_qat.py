@@ -45,7 +45,7 @@ def rows(*shape, dtype=torch.float32, seed=1):
 def trained(model, data, steps=5, rate=1e-2, **lock):
     optimizer = torch.optim.Adam(model.parameters(), rate)
     held = MaskLock(model, optimizer) if lock else None
-    for step in range(steps):
+    for _ in range(steps):
         optimizer.zero_grad()
         model(data).square().mean().backward()
         optimizer.step()

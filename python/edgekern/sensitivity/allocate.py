@@ -59,9 +59,9 @@ def allocate(
             ``quantize_``, or of ``prune_``. None stands for ``Int4`` in groups of 128, 64 and 32 and ``Int8``, and for
             ``Prune`` at several sparsities where the budget is one of zeros. Every layer may also stay as it is.
         filter_fn: as for ``sensitivity``.
-        metric: as for ``sensitivity``. By name it is estimated, in about the time of one training step on the data and
-            some passes; None stands for "kl" where the model's output has ``logits``, and for "mse" elsewhere. A function
-            is called for each layer and scheme.
+        metric: as for ``sensitivity``. By name it is estimated, which takes two passes over the data and one back, and
+            converting every layer to every scheme; None stands for "kl" where the model's output has ``logits``, and
+            for "mse" elsewhere. A function is called for each layer and scheme.
         rows: rows (tokens) of a call, for budgets of time: what the model will be called with. None: as in ``data``.
         higher_is_better: of a ``metric`` that is a function.
         progress: shows a progress bar.
@@ -176,9 +176,7 @@ def _by_cost(scan: Sensitivity, budget: Budget) -> dict[str, Scheme | None]:
     least = least_cost(only)
     if limit - beside < least:
         shown = (least + beside) / (weights if budget.kind == BITS else 1)
-        raise ValueError(
-            f"budget: {budget} cannot be met; the least that these schemes come to is {budget.show(shown)}"
-        )
+        raise ValueError(f"budget: {budget} cannot be met; the least that the schemes come to is {budget.show(shown)}")
     for (name, each), index in zip(options.items(), best_choice(only, limit - beside), strict=True):
         chosen[name] = each[index][1]
     return chosen

@@ -18,7 +18,7 @@ _UNITS: dict[str, tuple[str, float]] = {
     "s": (MS, 1e3),
     "% zeros": (ZEROS, 1e-2),
 }
-"""What an amount is of, and how much of it one is, by the unit as it is shown. Read without regard to case and spaces."""
+"""What an amount is of, and how much one is, by the unit as it is shown. Read without regard to case and spaces."""
 
 _READ = {name.lower().replace(" ", ""): name for name in _UNITS} | {"µs": "us", "μs": "us"}
 _AMOUNT = re.compile(r"\s*(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)\s*(\D*)")

@@ -6,11 +6,11 @@ moves the model's outputs by J d, to first order, and what a metric makes of tha
     mse   |J d|^2 / |outputs|^2       = E (g d)^2 / |outputs|^2    g: gradient of v * outputs, for v normal at random
     kl    (J d)^T F (J d) / 2         = E (g d)^2 / 2              g: gradient of log p(a word drawn from p)
 
-F is the Fisher information of the softmax, to which the divergence is equal up to third order. So a few rows (tokens) of
-each layer's inputs are kept, with the gradient at its outputs; then any change to the layer is judged by running that
-layer alone on them. Rows are taken for independent of each other, and so are the layers of a group. The square of the
-gradient is what optimal brain damage (LeCun et al. 1989) and its descendants judge weights by; here it weighs what the
-layer really puts out, activation rounding included.
+F is the Fisher information of the softmax, which gives the divergence to second order. So a few rows (tokens) of each
+layer's inputs are kept, with the gradient at its outputs; then any change to the layer is judged by running that layer
+alone on them. Rows are taken for independent of each other, and so are the layers of a group. Squares of gradients are
+what optimal brain damage (LeCun et al. 1989) and its descendants judge weights by; here they weigh what the layer really
+puts out, activation rounding included.
 """
 
 from __future__ import annotations

@@ -66,9 +66,9 @@ def sensitivity(
             Of several outputs, ``logits`` counts, or else the first.
         data: batches, as for ``prune_``; needed for a ``metric`` by name, for methods that calibrate, and for latencies
             unless ``rows`` is given.
-        config: a scheme, or ``PerLayer``, of ``prune_``, ``convert_`` or ``quantize_``; or a list of them, each of which
-            is tried with all layers that it is for. Pruning has to have scope "local". None stands for ``Prune`` at
-            sparsities of 0.5, 0.6, 0.7, 0.8 and 0.9.
+        config: a scheme, or ``PerLayer``, of ``prune_``, ``convert_`` or ``quantize_``; or a list of them, each of
+            which is tried with all layers that it is for. Pruning has to have scope "local". None stands for ``Prune``
+            at sparsities of 0.5, 0.6, 0.7, 0.8 and 0.9.
         filter_fn: as for ``convert_`` and ``prune_``.
         sparsities: to try each ``Prune`` with, in place of its own; above 0 and at most 1.
         groups: names or ``re:`` patterns; layers that one of them matches are changed together, and make one curve.
@@ -94,9 +94,8 @@ def sensitivity(
         raise ValueError(f"rows: expected a number of rows from 1, got {rows!r}")
     if estimate and callable(metric):
         raise ValueError("estimate: only metrics by name, 'mse' and 'kl', can be estimated; leave it out to measure")
-    configs = (
-        [Prune(s) for s in SPARSITIES] if config is None else config if isinstance(config, list | tuple) else [config]
-    )
+    configs = [Prune(s) for s in SPARSITIES] if config is None else config
+    configs = list(configs) if isinstance(configs, list | tuple) else [configs]
     units, left_alone = units_of(model, configs, filter_fn, groups, sparsities)
     batches = _checked_data(data, isinstance(metric, str), latency and rows is None, units)
     layers = [layer for unit in units for layer in unit.layers]

@@ -87,7 +87,7 @@ def native(layer: Layer, scheme: Scheme) -> NativeLinear | str:
 
 
 def runs_as(scheme: Scheme, rows: int) -> Scheme:
-    """What a layer is timed as. Pruned ones are converted to what they were rounded to, or int8, for calls of ``rows``."""
+    """What a layer is timed as: pruned ones as what they were rounded to, or int8, for calls of ``rows``."""
     if isinstance(scheme, GPTQ):
         return scheme.to
     if not isinstance(scheme, Prune):
