@@ -173,9 +173,7 @@ def test_bytes_count_the_whole_model():
         packed = sum(m.packed_bytes for m in converted.modules() if hasattr(m, "packed_bytes"))
         assert packed + sum(p.nbytes for p in converted.parameters()) <= budget
     assert list(config.rules) == BLOCK_LAYERS
-    with pytest.raises(
-        ValueError, match=r"budget: 2000 B cannot be met; the least that the schemes come to is \d+ B"
-    ) as error:
+    with pytest.raises(ValueError, match=r"2000 B cannot be met; the least .* is \d+ B") as error:
         allocate(result, "2000 B")
     assert int(str(error.value).split()[-2]) > head
 
@@ -192,9 +190,7 @@ def test_a_tied_head_costs_its_packed_copy_on_top():
 
 def test_a_budget_below_the_least_says_what_that_is():
     result = scan(make(), "mse", batches(), SCHEMES)
-    with pytest.raises(
-        ValueError, match=r"budget: 3 bpw cannot be met; the least that the schemes come to is 10\.\d+ bpw"
-    ):
+    with pytest.raises(ValueError, match=r"3 bpw cannot be met; the least that the schemes come to is 10\.\d+"):
         allocate(result, "3 bpw")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgekern.sensitivity.allocate import allocate
+from edgekern.sensitivity.budget import parse_budget
 from edgekern.sensitivity.result import Sensitivity, SensitivityRow
 from edgekern.sensitivity.scan import sensitivity
 
-__all__ = ["Sensitivity", "SensitivityRow", "allocate", "sensitivity"]
+__all__ = ["Sensitivity", "SensitivityRow", "allocate", "parse_budget", "sensitivity"]

@@ -9,8 +9,8 @@ moves the model's outputs by J d, to first order, and what a metric makes of tha
 F is the Fisher information of the softmax, which gives the divergence to second order. So a few rows (tokens) of each
 layer's inputs are kept, with the gradient at its outputs; then any change to the layer is judged by running that layer
 alone on them. Rows are taken for independent of each other, and so are the layers of a group. Squares of gradients are
-what optimal brain damage (LeCun et al. 1989) and its descendants judge weights by; here they weigh what the layer really
-puts out, activation rounding included.
+what optimal brain damage (LeCun et al. 1989) and its descendants judge weights by; here they weigh what the layer
+really puts out, activation rounding included.
 """
 
 from __future__ import annotations
