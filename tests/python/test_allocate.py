@@ -14,9 +14,9 @@ from torch import nn
 
 from edgekern import GPTQ, Int4, Int8, PerLayer, Prune, Sensitivity, allocate, convert_, prune_, quantize_, sensitivity
 from edgekern.config import read_config, write_config
-from edgekern.sensitivity import SensitivityRow
+from edgekern.sensitivity import SensitivityRow, knapsack
 from edgekern.sensitivity.budget import parse_budget
-from edgekern.sensitivity.knapsack import STEPS, Option, best_choice, least_cost
+from edgekern.sensitivity.knapsack import Option, best_choice, least_cost
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -76,15 +76,35 @@ def test_it_is_never_above_the_limit_and_as_good_as_trying_everything(each, shar
         return  # the sum was rounded
     cost, loss = total(each, best_choice(each, limit))
     assert cost <= limit
-    tighter = limit - len(each) * (most - least) / STEPS
+    every = [total(each, chosen) for chosen in itertools.product(*(range(len(some)) for some in each))]
+    assert loss == pytest.approx(min(one[1] for one in every if one[0] <= limit))
+
+
+@quick
+@given(options, st.floats(0, 1))
+def test_thinned_out_it_is_within_a_step_for_each_layer(each, share):
+    least, most = (sum(f(option.cost for option in some) for some in each) for f in (min, max))
+    limit, steps = least + share * (most - least), 20
+    if limit < least_cost(each):
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(knapsack, "STEPS", steps)
+        cost, loss = total(each, best_choice(each, limit))
+    assert cost <= limit
+    tighter = limit - len(each) * (most - least) / steps
     every = [total(each, chosen) for chosen in itertools.product(*(range(len(some)) for some in each))]
     assert loss <= min((one[1] for one in every if one[0] <= tighter), default=float("inf")) + 1e-9
-    assert loss >= min(one[1] for one in every if one[0] <= limit) - 1e-9
 
 
 @quick
 @given(options, st.lists(st.floats(0, 1.2), min_size=2, max_size=5))
 def test_more_room_is_never_worse(each, given_shares):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(knapsack, "STEPS", 20)
+        _never_worse(each, given_shares)
+
+
+def _never_worse(each, given_shares):
     least, most = (sum(f(option.cost for option in some) for some in each) for f in (min, max))
     limits = [least + share * (most - least) for share in sorted(given_shares)]
     found = [total(each, best_choice(each, limit))[1] for limit in limits if limit >= least_cost(each)]
@@ -100,12 +120,22 @@ def test_of_equal_losses_the_cheaper_is_taken():
         best_choice(each, 1.5)
 
 
-def test_many_layers_take_no_longer_than_they_should():
+def test_many_layers_are_within_a_step_each_of_the_bound():
+    """No choice is better than the best mixture of options, which the hulls of the layers give."""
     generator = torch.Generator().manual_seed(0)
-    values = torch.rand(1000, 5, 2, generator=generator).tolist()
+    values = torch.rand(200, 5, 2, generator=generator).tolist()
     each = [[Option(cost, loss) for cost, loss in some] for some in values]
-    limit = 0.5 * (least_cost(each) + sum(max(option.cost for option in some) for some in each))
-    assert total(each, best_choice(each, limit))[0] <= limit
+    most = sum(max(option.cost for option in some) for some in each)
+    for share in (0.02, 0.1, 0.5):
+        limit = least_cost(each) + share * (most - least_cost(each))
+        cost, loss = total(each, best_choice(each, limit))
+        assert cost <= limit
+        prices = torch.logspace(-3, 3, 2000).tolist()  # Lagrange: the bound for each price of a unit of cost
+        bound = max(
+            sum(min(option.loss + price * option.cost for option in some) for some in each) - price * limit
+            for price in prices
+        )
+        assert bound <= loss <= 1.01 * bound + 0.01
 
 
 # ------------------------------------------------------------------------------------------------ bits and bytes

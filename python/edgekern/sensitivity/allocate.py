@@ -47,8 +47,9 @@ def allocate(
     - ``"60% zeros"``: the share of their weights to be pruned. Shares in between those that were scanned are used too,
       with the loss taken for linear, so that the total is exact to the weight.
 
-    It is never exceeded. Within it the choice is as good as the best for a budget that is smaller by a 20,000th, for
-    each layer, of what lies between the least and the most that the layers can come to.
+    It is never exceeded. With a few layers the choice within it is the best; with many, it is as good as the best for a
+    budget that is smaller by a 20,000th, for each layer, of what lies between the least and the most that they all can
+    come to. A larger budget never leads to a larger sum of losses.
 
     Args:
         model: the model, which is scanned, and is then as it was; or the result of ``sensitivity``, in which case

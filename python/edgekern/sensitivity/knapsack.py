@@ -1,8 +1,10 @@
 """Choosing one option for each layer: the least loss whose costs stay within a limit.
 
-This is the multiple-choice knapsack, solved by dynamic programming over costs in steps. Costs are rounded up to whole
-steps, so that the limit always holds; what is found is no worse than the best for a limit that is lower by one step for
-each layer. The steps do not depend on the limit, so more room never makes the outcome worse.
+This is the multiple-choice knapsack. Layer after layer, all sums of cost and loss that can be reached are kept, without
+those that cost no less than another and lose no less. Where they become too many, one is kept for each step of cost,
+the one that loses least. Costs themselves are never rounded, so the limit always holds. With few layers the outcome is
+the best there is; with many, no worse than the best for a limit that is lower by a step for each layer. What is kept
+does not depend on the limit, so more room never makes the outcome worse.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 STEPS = 20_000
-"""From the least that all layers together can cost to the most; for more than 400 layers, 50 each."""
+"""From the least that all layers together can cost to the most; and about as many sums are kept."""
 
 
 @dataclass(frozen=True)
@@ -35,45 +38,34 @@ def best_choice(options: Sequence[Sequence[Option]], limit: float) -> list[int]:
     Raises:
         ValueError: ``limit`` is below :func:`least_cost`.
     """
-    least = least_cost(options)
-    if limit < least:
-        raise ValueError(f"limit: {limit} is below the least that the options cost, {least}")
     most = sum(max(option.cost for option in each) for each in options)
-    if limit >= most or most == least:
-        return [min(range(len(each)), key=lambda i: (each[i].loss, each[i].cost)) for each in options]
-    step = (most - least) / max(STEPS, 50 * len(options))
-    capacity = int((limit - least) / step)
-    while True:
-        chosen = _within(options, step, capacity)
-        # Sums of floats are rounded: what is right by the steps may be above the limit in the last digit.
-        if sum(each[i].cost for each, i in zip(options, chosen, strict=True)) <= limit:
-            return chosen
-        if capacity == 0:
-            return [min(range(len(each)), key=lambda i: (each[i].cost, each[i].loss)) for each in options]
-        capacity -= 1
-
-
-def _within(options: Sequence[Sequence[Option]], step: float, capacity: int) -> list[int]:
-    """The best choice whose costs above the least are at most ``capacity`` steps."""
-    room = np.arange(capacity + 1)
-    losses = np.zeros(capacity + 1)  # by how many steps may be spent on the layers so far
-    taken: list[tuple[np.ndarray, list[int]]] = []
+    step = (most - least_cost(options)) / STEPS
+    cost, loss = np.zeros(1), np.zeros(1)
+    came_from: list[npt.NDArray[np.int64]] = []
     for each in options:
-        low = min(option.cost for option in each)
-        steps = [int(np.ceil((option.cost - low) / step)) for option in each]
-        best, which = np.full(capacity + 1, np.inf), np.zeros(capacity + 1, np.int16)
-        for i in sorted(range(len(each)), key=lambda i: steps[i]):
-            if steps[i] > capacity:
-                break
-            found = np.full(capacity + 1, np.inf)
-            found[steps[i] :] = losses[: capacity + 1 - steps[i]] + each[i].loss
-            better = found < best
-            best[better], which[better] = found[better], i
-        losses = best
-        taken.append((which, steps))
-    at = int(room[losses == losses[-1]][0])  # no more than it takes
+        costs = np.add.outer(cost, [option.cost for option in each]).ravel()
+        losses = np.add.outer(loss, [option.loss for option in each]).ravel()
+        kept = _worth_keeping(costs, losses, step)
+        cost, loss = costs[kept], losses[kept]
+        came_from.append(kept)
+    at = int(np.searchsorted(cost, limit, side="right")) - 1  # costs rise, and losses fall
+    if at < 0:
+        raise ValueError(f"limit: {limit} is below the least that the options cost, {cost[0]}")
     chosen = []
-    for which, steps in reversed(taken):
-        chosen.append(int(which[at]))
-        at -= steps[chosen[-1]]
+    for each, kept in zip(reversed(options), reversed(came_from), strict=True):
+        at, option = divmod(int(kept[at]), len(each))
+        chosen.append(option)
     return chosen[::-1]
+
+
+def _worth_keeping(cost: npt.NDArray[np.float64], loss: npt.NDArray[np.float64], step: float) -> npt.NDArray[np.int64]:
+    """Indices, by rising cost, of those that lose less than all that cost no more; thinned out where there are many."""
+    order = np.lexsort((loss, cost))
+    least = np.minimum.accumulate(loss[order])
+    kept = order[np.concatenate(([True], least[1:] < least[:-1]))]
+    if len(kept) <= STEPS or step == 0:
+        return kept
+    steps = np.floor((cost[kept] - cost[kept[0]]) / step)
+    last = np.concatenate((steps[1:] != steps[:-1], [True]))  # of those within a step: it loses least
+    last[0] = True  # the least that can be
+    return kept[last]

@@ -116,7 +116,7 @@ def sensitivity(
     with progress_bar("Scanning", sum(len(unit.schemes) for unit in units), progress) as advance:
         for unit in units:
             found += scan.unit(unit, advance)
-    other = _model_bytes(model) - sum(unit.float_bytes for unit in units)
+    scanned = {row.name: row.float_bytes for row in found}
     return Sensitivity(
         rows=tuple(found),
         metric=judge.name,
@@ -124,7 +124,7 @@ def sensitivity(
         higher_is_better=judge.higher_is_better,
         threads=torch.get_num_threads(),
         left_alone=left_alone | scan.refused,
-        other_bytes=other,
+        other_bytes=_model_bytes(model) - sum(scanned.values()),
     )
 
 
