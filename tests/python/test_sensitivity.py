@@ -441,7 +441,7 @@ def test_the_result_prints_plots_and_survives_json(timed, tmp_path):
     with console.capture() as capture:
         console.print(timed)
     shown, text = capture.get(), str(timed)
-    pieces = ["pattern='4x4'", "90.00%", f"{timed.rows[-1].ms:.4f}", "2 layers or groups scanned", "lower is better"]
+    pieces = ["sparsity=0.9, pattern='4x4'", f"{timed.rows[-1].ms:.4f}", "2 layers or groups scanned", "lower is better"]
     for piece in [*pieces, "unpruned ms", "Int8(rows=(64,))"]:
         assert piece in text
         assert piece in shown

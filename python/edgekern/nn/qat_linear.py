@@ -99,7 +99,7 @@ def become_float_(linear: QATLinear) -> None:
     """The inverse of :func:`become_qat_`."""
     float_class = linear._float_class
     del linear.scheme, linear._float_class
-    linear.__class__ = float_class
+    linear.__class__ = float_class  # type: ignore[assignment]
 
 
 def at_odds(module: nn.Module, scheme: Scheme) -> str:

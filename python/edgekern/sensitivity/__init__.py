@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekern.sensitivity.allocate import allocate
+from edgekern.sensitivity.allocation import allocate
 from edgekern.sensitivity.budget import parse_budget
 from edgekern.sensitivity.result import Sensitivity, SensitivityRow
 from edgekern.sensitivity.scan import sensitivity

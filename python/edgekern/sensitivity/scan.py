@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -94,9 +94,7 @@ def sensitivity(
         raise ValueError(f"rows: expected a number of rows from 1, got {rows!r}")
     if estimate and callable(metric):
         raise ValueError("estimate: only metrics by name, 'mse' and 'kl', can be estimated; leave it out to measure")
-    configs = [Prune(s) for s in SPARSITIES] if config is None else config
-    configs = list(configs) if isinstance(configs, list | tuple) else [configs]
-    units, left_alone = units_of(model, configs, filter_fn, groups, sparsities)
+    units, left_alone = units_of(model, _list_of(config), filter_fn, groups, sparsities)
     batches = _checked_data(data, isinstance(metric, str), latency and rows is None, units)
     layers = [layer for unit in units for layer in unit.layers]
     examples: Mapping[nn.Module, Tensor] = {}
@@ -126,6 +124,13 @@ def sensitivity(
         left_alone=left_alone | scan.refused,
         other_bytes=_model_bytes(model) - sum(scanned.values()),
     )
+
+
+def _list_of(config: Config | Sequence[Config] | None) -> list[Config]:
+    if config is None:
+        return [Prune(sparsity) for sparsity in SPARSITIES]
+    # Not the classes of configurations, so that anything else is refused with a hint.
+    return list(config) if isinstance(config, list | tuple) else [cast(Config, config)]
 
 
 def _checked_data(data: Iterable[Any] | None, by_name: bool, for_shapes: bool, units: list[Unit]) -> Iterable[Any]:
