@@ -28,11 +28,11 @@ from edgekern.evaluate import load_smollm2, perplexity, wikipedia_prose, windows
 from edgekern.report.machine import describe_machine
 
 RESULT = Path(__file__).resolve().parent / "results/allocate-smollm2.json"
-WINDOWS, TOKENS = 12, 512
+WINDOWS, TOKENS = 4, 512
 CALIBRATION = (4, 512)  # windows, tokens of each
 
 SCHEMES = [ek.Int4(128), ek.Int4(64), ek.Int4(32), ek.Int8()]
-BITS = (4.5, 4.75, 5, 5.5, 6)
+BITS = (4.5, 4.75, 5, 6)
 
 
 def calibration(ids: Tensor) -> list[dict[str, object]]:
