@@ -42,6 +42,8 @@ __all__ = [
     "Prune",
     "PruneError",
     "PruneReport",
+    "QATError",
+    "QATReport",
     "QuantizeError",
     "QuantizeReport",
     "Report",
@@ -59,6 +61,7 @@ __all__ = [
     "load",
     "nn",
     "ops",
+    "prepare_qat_",
     "prune_",
     "prune_iteratively_",
     "quantize_",
@@ -67,6 +70,7 @@ __all__ = [
     "share_inputs_",
     "shrink_",
     "shrink_like_",
+    "undo_qat_",
 ]
 
 try:
@@ -96,6 +100,7 @@ if TYPE_CHECKING or not _no_torch:
     from edgekern.plan import ConvertError
     from edgekern.prune import AGP, GradualPruner, MaskLock, PruneError, PruneReport, prune_, prune_iteratively_
     from edgekern.prune.structured import ShrinkReport, shrink_, shrink_like_
+    from edgekern.qat import QATError, QATReport, prepare_qat_, undo_qat_
     from edgekern.quantize import QuantizeError, QuantizeReport, quantize_
     from edgekern.sensitivity import Sensitivity, allocate, sensitivity
     from edgekern.summary import Report

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgekern import kernels
 from edgekern.config import Config, Scheme, check_config
-from edgekern.nn import NATIVE_EMBEDDINGS, NATIVE_LINEARS, NativeEmbedding, NativeLinear
+from edgekern.nn import NATIVE_EMBEDDINGS, NATIVE_LINEARS, NativeEmbedding, NativeLinear, QATLinear
 from edgekern.nn.embedding import in_rows
 from edgekern.nn.forms import LEAST_ZEROS, Choice
 from edgekern.nn.layers import Layer, find_layers, objection, obstacle, tied_weights
@@ -34,6 +34,7 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
 
     Everything is checked and all memory is set aside before the first layer changes, so an exception leaves the model
     as it was. While layers change, each original is freed in turn and Ctrl-C waits. Converted layers are for inference.
+    Layers that ``prepare_qat_`` has prepared become what they have trained for.
 
     Left alone, each with its reason in the report: layers without a rule or with the rule None, those ``filter_fn``
     declines, subclasses with a forward of their own, parametrised, pruned, lazy, meta, sparse or quantised layers,
@@ -54,9 +55,10 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
     Raises:
         TypeError: an argument of another type.
         ConvertError: a weight that holds NaN or infinity, or what its scheme cannot; a rule for a layer that does not
-            exist or cannot be converted, rules at odds over a layer with several names, or nothing to convert at all.
+            exist or cannot be converted, rules at odds over a layer with several names, a layer prepared to train for
+            another scheme, or nothing to convert at all.
     """
-    _check_model(model)
+    check_convertible(model)
     check_config(config)
     check_filter_fn(filter_fn)
     decisions = plan(model, config, filter_fn)
@@ -100,7 +102,7 @@ def dense_(model: nn.Module) -> Report:
         TypeError: not a module.
         ValueError: a layer has an activation fused into it, which nn.Linear cannot hold; the model is as it was.
     """
-    _check_model(model)
+    check_convertible(model)
     layers = [layer for layer in find_layers(model, tables=True) if layer.native]
     holders = holders_of(layers)
     rows = [
@@ -147,6 +149,8 @@ def explain(model: nn.Module) -> Report:
     def reason(layer: Layer) -> LeftAlone:
         if layer.native:
             return LeftAlone("")
+        if isinstance(layer.module, QATLinear):
+            return LeftAlone(f"prepared to train for {layer.module.scheme!r}; convert_ finishes it")
         known = remembered.get(layer.name)
         return known or LeftAlone(obstacle(layer) or objection(layer, ties) or "not converted")
 
@@ -251,7 +255,8 @@ def _commit(model: nn.Module, steps: list[_Step]) -> None:
     return_freed_memory()
 
 
-def _check_model(model: object) -> None:
+def check_convertible(model: object) -> None:
+    """TypeError or ConvertError unless it is a module whose layers can be replaced."""
     check_model(model, Conversion.verb, ConvertError)
     if isinstance(model, (nn.Linear, nn.Embedding, NativeEmbedding, *NATIVE_LINEARS.values())):
         raise ConvertError(

@@ -58,9 +58,11 @@ __all__ = [
     "int4_quantize",
     "int4_unpack",
     "int4_unpair",
+    "int4_values",
     "int8_pack",
     "int8_packed_size",
     "int8_quantize",
+    "int8_quantize_rows",
     "int8_unpack",
 ]
 
@@ -181,6 +183,15 @@ def int8_quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(q), torch.from_numpy(scale)
 
 
+def int8_quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What the linear ops make of activations [M, K]: ``q`` uint8 [M, K], ``scale`` float32 and ``zero`` int32 [M].
+
+    See :func:`edgekern.kernels.int8_quantize_lhs`.
+    """
+    q, scale, zero = core.int8_quantize_lhs(_array("x", x), None, _dtype(x))
+    return torch.from_numpy(q), torch.from_numpy(scale), torch.from_numpy(zero)
+
+
 def int8_packed_size(q: torch.Tensor, form: str = "dense") -> int:
     """Bytes that :func:`int8_pack` makes of ``q`` int8 [N, K] in a form.
 
@@ -244,6 +255,14 @@ def int4_integers(w: torch.Tensor, zero: torch.Tensor | None = None, *, k: int, 
     """Canonical int4 weights without their zero points, ``w - zero``: int8 [N, K]."""
     q = int4_unpair(w, k).view(torch.int8)
     return q - (8 if zero is None else zero.view(torch.int8).repeat_interleave(group_size, 1)[:, :k])
+
+
+def int4_values(
+    w: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None = None, *, k: int, group_size: int = 128
+) -> torch.Tensor:
+    """What canonical int4 weights stand for, ``scale * (w - zero)``: float32 [N, K]."""
+    values = int4_integers(w, zero, k=k, group_size=group_size).float()
+    return values.mul_(scale.float().repeat_interleave(group_size, 1)[:, :k])
 
 
 def int4_packed_size(

@@ -13,6 +13,7 @@ from torch import nn
 from edgekern.config import Config, PerLayer, Scheme
 from edgekern.match import DEFAULT, Match, match
 from edgekern.nn.layers import Layer, find_layers, objection, obstacle, tied_weights
+from edgekern.nn.qat_linear import at_odds
 from edgekern.nn.tables import Shared, obstacle_in_scheme, shared_tables
 
 FilterFn = Callable[[nn.Module, str], bool]
@@ -59,6 +60,9 @@ class Conversion:
         return isinstance(module, nn.Linear)
 
     def obstacle(self, layer: Layer, scheme: Scheme) -> str:
+        if reason := at_odds(layer.module, scheme):
+            # Never just left alone: the rest of the model would be converted, and this layer go on training.
+            raise ConvertError(f"layer {layer.name!r} cannot be {self.done}: {reason}")
         return obstacle_in_scheme(layer, scheme) or obstacle(layer)
 
     def objection(self, layer: Layer, ties: dict[nn.Module, str], scheme: Scheme) -> str:

@@ -87,6 +87,20 @@ def test_layouts_are_written_and_read_by_every_command(folder, quantized, tmp_pa
     assert [row["weights"] for row in rows] == ["stored"]
 
 
+def test_quantize_within_a_budget(folder, tmp_path):
+    text, out = tmp_path / "text.txt", tmp_path / "out"
+    text.write_text(" ".join(WORDS[number * number % 94] for number in range(2500)))
+    done = invoke("quantize", str(folder), "--budget", "8 bpw", "--text", str(text), "-o", str(out))
+    assert done.exit_code == 0, done.output
+    config = read_config(out / "edgekern.toml")
+    assert len(config.rules) == 21
+    assert len({repr(rule) for rule in config.rules.values()}) > 1
+    model = AutoModelForCausalLM.from_pretrained(out)
+    rows = {row.name: row for row in ek.explain(model).rows if row.name in config.rules}
+    bits = 8 * sum(row.bytes_after for row in rows.values()) / sum(math.prod(row.shape) for row in rows.values())
+    assert 7 < bits <= 8
+
+
 def test_a_folder_without_tokenizer_is_quantised_without(tmp_path):
     folder = folder_of(tiny(), tmp_path / "bare")
     assert invoke("quantize", str(folder), "--scheme", "int8", "-o", str(tmp_path / "out")).exit_code == 0
@@ -168,13 +182,17 @@ def test_bench_prints_every_form(quantized, form):
     [
         (("quantize", "NOWHERE", "--scheme", "int8", "-o", "out"), "MODEL: NOWHERE is not a folder"),
         (("quantize", "EMPTY", "--scheme", "int8", "-o", "out"), "holds no config.json"),
-        (("quantize", "MODEL", "-o", "out"), "takes --config FILE or --scheme NAME"),
+        (("quantize", "MODEL", "-o", "out"), "takes --config FILE, --scheme NAME or --budget AMOUNT"),
         (("quantize", "MODEL", "--scheme", "int8", "--config", "a.toml", "-o", "out"), "and one of them"),
         (
             ("quantize", "INT8", "--scheme", "int8", "-o", "out"),
             "is converted already, to edgekern; its integers are kept",
         ),
         (("quantize", "AWQ", "-o", "out"), "is stored as awq; expected floats, edgekern or compressed-tensors"),
+        (("quantize", "MODEL", "--scheme", "int8", "--budget", "5 bpw", "-o", "out"), "and one of them"),
+        (("quantize", "MODEL", "--budget", "5", "-o", "out"), "budget: expected an amount and a unit, as '4.5 bpw'"),
+        (("quantize", "MODEL", "--budget", "1 bpw", "--text", "LATIN", "-o", "out"), "latin.txt is not UTF-8 text"),
+        (("quantize", "MODEL", "--scheme", "int8", "--text", "RULES", "-o", "out"), "has no effect without --budget"),
         (("quantize", "MODEL", "--scheme", "int5", "-o", "out"), "unknown format 'int5'; this version knows f16, f32"),
         (("quantize", "MODEL", "--scheme", "shrink", "-o", "out"), "shrink"),
         (("quantize", "MODEL", "--scheme", "int8", "-o", "EMPTY"), "OUT: .* exists already"),

@@ -1,6 +1,7 @@
-"""sensitivity: the curves are those of pruning by hand, the model survives, and budgets add up."""
+"""sensitivity: the rows are those of pruning, converting and rounding by hand, and the model survives."""
 
 import copy
+import html
 import json
 
 import pytest
@@ -9,10 +10,31 @@ from rich.console import Console
 from small_models import BLOCK_LAYERS, LanguageModel, assert_untouched, snapshot
 from torch import nn
 
-from edgekern import Int8, PerLayer, Prune, PruneError, Sensitivity, allocate, kernels, prune_, sensitivity
-from edgekern.sensitivity import SensitivityRow
+from edgekern import (
+    GPTQ,
+    ConvertError,
+    Float32,
+    Int4,
+    Int8,
+    PerLayer,
+    Prune,
+    PruneError,
+    Sensitivity,
+    Shrink,
+    convert_,
+    explain,
+    kernels,
+    prune_,
+    quantize_,
+    sensitivity,
+)
+from edgekern.bench import BenchResult
+from edgekern.nn import memory
+from edgekern.sensitivity import latency
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+TIME = BenchResult(1.0, 1.0, 1.0, 1.0, 1, 1)
 
 
 def make(seed=0):
@@ -82,9 +104,9 @@ def test_a_model_that_returns_no_tensor_needs_a_metric_of_the_users():
 
 def test_a_layer_that_is_the_model():
     layer, data = nn.Linear(16, 8), batches()
-    result = scan(layer, "mse", data)
-    assert {row.name for row in result} == {""}
-    assert prune_(layer, allocate(result, 0.75)).sparsity == 0.75
+    assert {row.name for row in scan(layer, "mse", data)} == {""}
+    with pytest.raises(ConvertError, match="a single Linear has no parent to be replaced in; wrap it"):
+        scan(layer, "mse", data, Int8())
 
 
 def test_progress_is_for_terminals(capsys, monkeypatch):
@@ -138,7 +160,7 @@ def test_whatever_ends_it_the_model_is_as_it_was(failure):
     with pytest.raises((KeyboardInterrupt, RuntimeError, ValueError)) as error:
         scan(model, metric)
     if isinstance(failure, float):
-        assert "metric gives nan for '0' at 70%" in str(error.value)
+        assert "metric gives nan for '0' with Prune(sparsity=0.7)" in str(error.value)
     assert_untouched(model, before)
 
 
@@ -159,14 +181,27 @@ def test_what_the_data_never_reach_is_left_alone():
 @pytest.mark.parametrize(
     ("args", "options", "error", "message"),
     [
-        (("mse",), {}, PruneError, "a metric by name compares outputs on data"),
-        ((lambda model: 1.0, None, Prune(0.5, method="wanda")), {}, PruneError, "'wanda' needs calibration data"),
-        ((lambda model: 1.0,), {"latency": True}, PruneError, "or latency=False"),
+        (("mse",), {}, ValueError, "a metric by name compares outputs on data"),
+        ((lambda model: 1.0, None, Prune(0.5, method="wanda")), {}, ValueError, "'wanda'.* needs calibration data"),
+        ((lambda model: 1.0, None, GPTQ()), {}, ValueError, r"GPTQ\(\) needs calibration data"),
+        ((lambda model: 1.0,), {"latency": True}, ValueError, "or rows=..., or latency=False"),
+        ((lambda model: 1.0, batches()), {"estimate": True}, ValueError, "only metrics by name"),
+        (("mse", []), {}, ValueError, "there is not one batch in it"),
+        (("mse", batches()), {"rows": 0}, ValueError, "rows: expected a number of rows from 1, got 0"),
         (("accuracy", batches()), {}, ValueError, "unknown name 'accuracy'; known are mse, kl"),
         ((3, batches()), {}, TypeError, r"expected a function \(model\) -> float or a name, got int"),
         (("mse", batches(), Prune(0.5, scope="global")), {}, ValueError, "scope 'global' compares layers"),
         (("mse", batches(), Prune(0.5, method="movement")), {}, PruneError, "train with GradualPruner"),
-        (("mse", batches(), Int8()), {}, TypeError, "Int8 is for convert_"),
+        (("mse", batches(), Shrink(0.5)), {}, TypeError, r"expected schemes for prune_, .*got one for shrink_"),
+        (("mse", batches(), [Int8]), {}, TypeError, r"got the class Int8; write Int8\(...\)"),
+        (
+            ("mse", batches(), PerLayer({"0": Int8(), "2": Prune(0.5)})),
+            {},
+            TypeError,
+            "convert_ and prune_; give a list",
+        ),
+        (("mse", batches(), PerLayer({"0": None})), {}, ValueError, "nothing to scan: all 3 layers"),
+        (("mse", batches(), [Int8(), PerLayer({"5": Int4()})]), {}, ConvertError, "no layer is called '5'"),
         (("mse", batches()), {"sparsities": [0.5, 1.5]}, ValueError, "at most 1"),
         (("mse", batches()), {"sparsities": []}, ValueError, "above 0"),
         (("mse", batches()), {"groups": ["re:x.*"]}, ValueError, "groups: 're:x.*' matches no layer"),
@@ -175,7 +210,7 @@ def test_what_the_data_never_reach_is_left_alone():
             ("mse", batches(), PerLayer({"0": Prune(0.5), "_default": Prune(0.5, "4x4")})),
             {"groups": ["re:.*"]},
             ValueError,
-            "pruned together but have 2 different schemes",
+            "changed together but have 2 lists of schemes",
         ),
         (("mse", batches()[0]), {}, TypeError, r"data: expected an iterable of batches, got Tensor"),
         (("mse", [{"input": batches()[0]}, 3]), {}, TypeError, "linear"),
@@ -189,11 +224,154 @@ def test_refusals_leave_the_model_untouched(args, options, error, message):
     assert_untouched(model, before)
 
 
-def test_a_saved_scan_of_something_else_is_refused():
-    data = scan(make(), "mse", batches()).to_dict()
-    data["rows"][0]["scheme"] = Int8().to_dict()
-    with pytest.raises(ValueError, match="a row is of format 'prune', got 'int8'"):
-        Sensitivity.from_dict(data)
+# ------------------------------------------------------------------------------------------------ bits
+
+
+@pytest.mark.parametrize(
+    "scheme", [Int8(), Int4(32), Int4(symmetric=True, clip="mse"), GPTQ(Int4(32)), GPTQ(Int8())], ids=repr
+)
+def test_each_layer_is_really_converted(scheme):
+    """The loss is that of the kernels, activation rounding included, to the last digit."""
+    model, data = make(), batches()
+    before = snapshot(model)
+    result = scan(model, "mse", data, scheme)
+    assert_untouched(model, before)
+    dense = torch.cat([model(x) for x in data])
+    for row in result:
+        alone, rule = copy.deepcopy(model), PerLayer({row.name: scheme})
+        if isinstance(scheme, GPTQ):
+            rule = quantize_(alone, rule, data, progress=False).config
+        packed = convert_(alone, rule).converted[0].bytes_after
+        with torch.no_grad():
+            output = torch.cat([alone(x) for x in data])
+        assert row.loss == pytest.approx(((output - dense).square().sum() / dense.square().sum()).item(), rel=1e-5)
+        assert row.loss > 0
+        assert (row.nbytes, row.bits) == (packed, 8 * packed / row.weights)
+        assert row.runs_as == getattr(scheme, "to", scheme)
+        assert row.float_bytes == 4 * (row.weights + model[int(row.name)].out_features)
+
+
+def test_schemes_of_all_kinds_in_one_scan():
+    model, data = make(), batches()
+    schemes = [Int8(), Prune(0.5), Int4(), Prune(pattern="2:4"), Prune(0.5)]
+    result = scan(model, "mse", data, schemes)
+    assert [row.scheme for row in result.curves()["2"]] == [Int8(), Prune(0.5), Int4(), Prune(pattern="2:4")]
+    assert [row.zeros for row in result.curves()["2"]] == [0, 288, 0, 288]
+    assert [row.scheme for row in scan(model, "mse", data, [Prune(0.5), Int8()], sparsities=[0.3, 0.2])][:3] == [
+        Prune(0.2),
+        Prune(0.3),
+        Int8(),
+    ]
+
+
+def test_rules_say_which_layer_is_tried_with_what():
+    model = make()
+    config = [PerLayer({"0": Int4(), "_default": None}), PerLayer({"4": Int4(32), "0": Int8()})]
+    result = scan(model, "mse", batches(), config)
+    assert [(row.name, row.scheme) for row in result] == [("0", Int4()), ("0", Int8()), ("4", Int4(32))]
+    assert result.left_alone == {"2": "the rule '_default' is None"}
+
+
+def test_a_layer_that_its_scheme_leaves_alone_is_listed():
+    result = scan(make(), "mse", batches(), [Float32(), Int8()])
+    assert {row.scheme for row in result} == {Int8()}
+    assert result.left_alone["0"] == "Float32(): none of its weights are zero, and packing pays from 30% on at best"
+
+
+def test_zeros_make_bits_fewer():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 256))
+    prune_(model, Prune(0.9))
+    data = [torch.randn(1, 256)]
+    (few,) = scan(model, "mse", data, Int4(form="bitmap"))
+    (all_,) = scan(model, "mse", data, Int4(form="dense"))
+    assert few.loss == all_.loss
+    assert few.zeros == all_.zeros == round(0.9 * 256 * 256)
+    assert few.bits < 2.5 < 4.3 < all_.bits
+
+
+def test_a_tied_head_that_a_rule_names_keeps_the_embedding():
+    model = LanguageModel()
+    data = [torch.randint(0, 40, (2, 5))]
+    before = snapshot(model)
+    result = scan(model, "kl", data, [Int8(), PerLayer({"lm_head": Int8()})])
+    assert_untouched(model, before)
+    rows = {row.name: row for row in result}
+    assert rows["lm_head"].kept_bytes == rows["lm_head"].float_bytes == 40 * 16 * 4
+    assert {row.kept_bytes for name, row in rows.items() if name != "lm_head"} == {0}
+    assert result.other_bytes == 0  # all the model's weights are scanned; the embedding's are the head's
+    assert scan(model, "kl", data, Int8()).other_bytes == 40 * 16 * 4
+
+
+def test_layers_that_a_fused_path_would_skip_are_seen():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    model = nn.TransformerEncoder(layer, 1)
+    result = scan(model, "mse", [torch.randn(2, 5, 16)], Int4())
+    assert all(row.loss > 0 for row in result)
+    assert [row.name for row in result] == ["layers.0.linear1", "layers.0.linear2"]
+    assert model.use_nested_tensor
+    assert not hasattr(explain(model), "_edgekern_fused_path")
+
+
+def test_hooks_of_the_users_go_on_working():
+    model, calls = make(), []
+    handle = model[2].register_forward_hook(lambda *_: calls.append(1))
+    scan(model, "mse", batches(), [Int8(), Prune(0.5)])
+    seen = len(calls)
+    assert seen > 4
+    handle.remove()
+    model(batches()[0])
+    assert len(calls) == seen
+
+
+# ------------------------------------------------------------------------------------------------ estimated
+
+
+@pytest.mark.parametrize("metric", ["mse", "kl"])
+def test_an_estimate_is_close_to_what_is_measured(metric):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 64), nn.ReLU(inplace=True), nn.Linear(64, 16))
+    data = [torch.randn(256, 32) for _ in range(4)]
+    schemes = [Int8(), Int4(32), Prune(0.2)]
+    before = snapshot(model)
+    estimated = scan(model, metric, data, schemes, estimate=True)
+    assert_untouched(model, before)
+    measured = scan(model, metric, data, schemes)
+    assert estimated.metric == f"estimated {metric}"
+    assert len(estimated) == len(measured) == 9
+    for guess, truth in zip(estimated, measured, strict=True):
+        assert guess.loss == pytest.approx(truth.loss, rel=0.25)
+
+
+def test_an_estimate_needs_no_weight_to_be_trained():
+    model, data = LanguageModel(tied=False).requires_grad_(False), [torch.randint(0, 40, (8, 5)) for _ in range(2)]
+    result = scan(model, "kl", data, Int4(), estimate=True)
+    assert [row.name for row in result] == BLOCK_LAYERS
+    assert all(row.loss > 0 for row in result)
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_an_estimate_of_convolutions_and_of_layers_called_twice():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.linear, self.unread = nn.Conv2d(1, 4, 3), nn.Linear(16, 16), nn.Linear(16, 2)
+
+        def forward(self, x):
+            x = self.conv(x).flatten(1)
+            self.unread(x)
+            return self.linear(torch.relu(self.linear(x)))
+
+    torch.manual_seed(0)
+    model, data = Twice(), [torch.randn(64, 1, 4, 4) for _ in range(4)]
+    options = {"sparsities": [0.1]}
+    estimated = scan(model, "mse", data, Prune(0.1), estimate=True, **options)
+    measured = scan(model, "mse", data, Prune(0.1), **options)
+    assert [row.name for row in estimated] == ["conv", "linear", "unread"]
+    assert estimated.rows[2].loss == measured.rows[2].loss == 0
+    for guess, truth in zip(estimated.rows[:2], measured.rows[:2], strict=True):
+        assert guess.loss == pytest.approx(truth.loss, rel=0.6)
 
 
 # ------------------------------------------------------------------------------------------------ latency and output
@@ -207,18 +385,54 @@ def timed():
     return sensitivity(model, "mse", data, Prune(0.5, "4x4"), sparsities=[0.5, 0.9], progress=False)
 
 
-def test_linear_layers_are_timed_in_float_int8_and_pruned(timed):
+def test_pruned_layers_are_timed_as_int8_and_beside_unpruned_ones(timed):
     linear = [row for row in timed if row.name == "2"]
     assert len(linear) == 2
     assert linear[0].float_ms == linear[1].float_ms > 0
-    assert linear[0].int8_ms == linear[1].int8_ms > 0
-    assert all(row.speedup == row.int8_ms / row.pruned_ms > 0 for row in linear)
+    assert linear[0].unpruned_ms == linear[1].unpruned_ms > 0
+    assert linear[0].unpruned_bytes == linear[1].unpruned_bytes >= linear[0].nbytes
+    assert {row.runs_as for row in linear} == {Int8(rows=64)}
+    assert all(row.speedup_by_zeros == row.unpruned_ms / row.ms > 0 for row in linear)
+    assert all(row.speedup == row.float_ms / row.ms > 0 for row in linear)
     assert timed.threads == kernels.get_num_threads()
 
 
 def test_convolutions_have_no_latency(timed):
     assert timed.left_alone == {}
-    assert all(row.float_ms is row.pruned_ms is row.speedup is None for row in timed if row.name == "0")
+    assert all(row.float_ms is row.ms is row.speedup is row.nbytes is None for row in timed if row.name == "0")
+
+
+def test_layers_that_are_alike_share_a_measurement(monkeypatch):
+    measured, interleave = [], latency.interleave
+
+    def watched(calls, *args):
+        measured.append(len(calls))
+        return interleave(calls, 1, 1e-4)
+
+    monkeypatch.setattr(latency, "interleave", watched)
+    model = nn.Sequential(*(nn.Linear(16, 16) for _ in range(3)), nn.Linear(16, 8))
+    result = scan(model, "mse", batches(), [Int8(), Int4()], latency=True, rows=2)
+    assert measured == [3, 3]  # floats and two schemes; one shape and the other
+    assert len({(row.float_ms, row.ms) for row in result if row.scheme == Int8()}) == 2
+    assert all(row.ms > 0 and row.unpruned_ms is None for row in result)
+
+
+def test_weights_of_a_large_model_come_from_memory(monkeypatch):
+    calls, held = {}, 1 << 16
+    monkeypatch.setattr(latency, "interleave", lambda named, *_: calls.update(named) or dict.fromkeys(named, TIME))
+    monkeypatch.setattr(memory, "last_level_cache", lambda: held)
+    monkeypatch.setattr(latency, "_next_of", lambda made: len(made))
+    small, large = nn.Sequential(nn.Linear(64, 64)), nn.Sequential(*(nn.Linear(64, 64) for _ in range(16)))
+    scan(small, "mse", batches(features=64), Int8(), latency=True)
+    assert calls == {"float": 1, "0": 1}
+    scan(large, "mse", batches(features=64), Int8(), latency=True)
+    assert calls["float"] * 64 * 64 * 4 >= 2 * held
+    assert calls["0"] * 64 * 64 >= held  # int8's weights fit twice the cache but not once
+
+
+def test_latency_for_a_number_of_rows_needs_no_data():
+    result = scan(make(), lambda model: 1.0, None, Int8(), latency=True, rows=1)
+    assert all(row.float_ms > 0 and row.ms > 0 for row in result)
 
 
 def test_the_result_prints_plots_and_survives_json(timed, tmp_path):
@@ -227,126 +441,37 @@ def test_the_result_prints_plots_and_survives_json(timed, tmp_path):
     with console.capture() as capture:
         console.print(timed)
     shown, text = capture.get(), str(timed)
-    for piece in ("4x4", "90.00%", f"{timed.rows[-1].pruned_ms:.4f}", "2 layers or groups scanned", "lower is better"):
+    pieces = [
+        "sparsity=0.9, pattern='4x4'",
+        f"{timed.rows[-1].ms:.4f}",
+        "2 layers or groups scanned",
+        "lower is better",
+    ]
+    for piece in [*pieces, "unpruned ms", "Int8(rows=(64,))"]:
         assert piece in text
         assert piece in shown
-        assert piece in timed._repr_html_()
+        assert html.escape(piece) in timed._repr_html_()
 
 
 def test_columns_without_latencies_are_not_shown():
     result = scan(make(), "mse", batches())
     assert "float ms" not in str(result)
-    assert str(result).splitlines()[0].split() == ["layer", "pattern", "method", "asked", "zero", "quality", "loss"]
+    assert str(result).splitlines()[0].split() == ["layer", "scheme", "zero", "quality", "loss"]
+    header = str(scan(make(), "mse", batches(), Int8())).splitlines()[0]
+    assert header.split("  ")[-1].strip() == "bits a weight"
+    assert "zero" not in header
 
 
-@pytest.mark.parametrize("with_times", [True, False])
-def test_a_plot_is_written(timed, with_times, tmp_path):
+def test_scans_of_bits_survive_json():
+    result = scan(make(), "mse", batches(), [Int4(32), GPTQ(Int8())], latency=True, rows=1)
+    assert Sensitivity.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+
+
+@pytest.mark.parametrize("kind", ["pruned and timed", "pruned", "bits", "both"])
+def test_a_plot_is_written(timed, kind, tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "scan.png"
-    (timed if with_times else scan(make(), "mse", batches())).plot(path)
+    schemes = {"pruned": None, "bits": [Int8(), Int4()], "both": [Int8(), Prune(0.5)]}
+    (timed if kind == "pruned and timed" else scan(make(), "mse", batches(), schemes[kind])).plot(path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert path.stat().st_size > 10_000
-
-
-# ------------------------------------------------------------------------------------------------ budgets
-
-
-def curve(name, losses, weights=100, scheme=None, steps=None):
-    scheme = scheme or Prune(0.5)
-    shares = [(i + 1) / len(losses) for i in range(len(losses))]
-    return [
-        SensitivityRow(name, (name,), Prune(s, scheme.pattern, scheme.method), 0, weights, steps or weights, loss, loss)
-        for s, loss in zip(shares, losses, strict=True)
-    ]
-
-
-def made(*curves):
-    return Sensitivity(tuple(row for each in curves for row in each), "mse", 0.0, False, 1, {})
-
-
-def shares(config):
-    return {name: scheme.share if scheme else 0.0 for name, scheme in config.rules.items()}
-
-
-def test_steps_go_where_they_cost_the_least():
-    result = made(curve("cheap", [1, 2, 3, 4]), curve("dear", [5, 10, 15, 20]), curve("late", [0, 0, 30, 60]))
-    assert shares(allocate(result, 0.5)) == {"cheap": 1.0, "dear": 0.0, "late": 0.5}
-    assert shares(allocate(result, 0.1)) == {"cheap": 0.0, "dear": 0.0, "late": 0.3}
-    assert shares(allocate(result, 0.6)) == {"cheap": 1.0, "dear": 0.3, "late": 0.5}
-    assert shares(allocate(result, 1)) == {"cheap": 1.0, "dear": 1.0, "late": 1.0}
-
-
-def test_cost_is_counted_by_the_weight():
-    result = made(curve("large", [2], weights=1000), curve("small", [1], weights=100))
-    assert shares(allocate(result, 1000 / 1100)) == {"large": 1.0, "small": 0.0}
-
-
-def test_losses_that_wobble_are_made_convex():
-    result = made(curve("bumpy", [9, 8, 9, 10]), curve("straight", [4, 8, 12, 16]), curve("better", [-3, -1, 3, 4.5]))
-    assert shares(allocate(result, 0.5 / 3)) == {"bumpy": 0.0, "straight": 0.0, "better": 0.5}
-    assert shares(allocate(result, 1.5 / 3)) == {"bumpy": 0.5, "straight": 0.0, "better": 1.0}
-
-
-def test_it_is_as_good_as_trying_everything():
-    """On convex curves the greedy choice is the best of all that reach the total."""
-    generator = torch.Generator().manual_seed(3)
-    curves = [torch.rand(4, generator=generator).sort().values.cumsum(0).tolist() for _ in range(3)]
-    result = made(*(curve(str(i), losses, weights=4) for i, losses in enumerate(curves)))
-    for removed in range(13):
-        chosen = shares(allocate(result, removed / 12))
-        counts = [round(4 * chosen[str(i)]) for i in range(3)]
-        assert sum(counts) == removed
-
-        def loss(counts):
-            return sum(([0.0, *losses])[count] for losses, count in zip(curves, counts, strict=True))
-
-        every = [(a, b, removed - a - b) for a in range(5) for b in range(5) if 0 <= removed - a - b <= 4]
-        assert loss(counts) == pytest.approx(min(map(loss, every)))
-
-
-@pytest.mark.parametrize(
-    ("scheme", "slack"),
-    [(Prune(0.5), 0), (Prune(0.5, "4x4"), 8), (Prune(0.5, "1x4", "sparsegpt"), 2), (Prune(0.5, method="wanda"), 12)],
-)
-@pytest.mark.parametrize("sparsity", [0.37, 0.613])
-def test_the_pruned_model_has_the_total_that_was_asked_for(scheme, slack, sparsity):
-    model, data = make(), batches()
-    config = allocate(scan(model, "mse", data, scheme), sparsity)
-    assert len({rule.share for rule in config.rules.values() if rule}) > 1
-    prune_(model, config, data, progress=False)
-    layers = [model[0], model[2], model[4]]
-    zeros, weights = (sum(int(f(layer.weight)) for layer in layers) for f in (lambda w: (w == 0).sum(), torch.numel))
-    assert abs(zeros - sparsity * weights) <= slack + 0.5
-
-
-def test_a_budget_is_better_than_the_same_for_all():
-    torch.manual_seed(0)
-    model, data = make(), batches(8)
-    with torch.no_grad():
-        model[2].weight[:, 4:] *= 0.01  # a layer with much to spare
-    result = scan(model, "mse", data, sparsities=[0.2, 0.4, 0.6, 0.8, 0.9])
-
-    def error(config):
-        pruned = copy.deepcopy(model)
-        prune_(pruned, config)
-        return sum((pruned(x) - model(x)).square().sum().item() for x in data)
-
-    assert error(allocate(result, 0.5)) < 0.7 * error(Prune(0.5))
-
-
-@pytest.mark.parametrize(
-    ("args", "error", "message"),
-    [
-        ((made(curve("a", [1])), 1.2), ValueError, "expected 0 to 1.0000, the highest that was scanned, got 1.2"),
-        ((made(curve("a", [1])), "0.5"), TypeError, "expected a number, got str"),
-        ((Prune(0.5), 0.5), TypeError, r"expected what sensitivity\(\) returns, got Prune"),
-    ],
-)
-def test_budgets_check_their_arguments(args, error, message):
-    with pytest.raises(error, match=message):
-        allocate(*args)
-
-
-def test_n_of_m_has_nothing_to_allocate():
-    with pytest.raises(ValueError, match="has one sparsity, nothing to allocate"):
-        allocate(scan(make(), "mse", batches(), Prune(pattern="2:4")), 0.4)

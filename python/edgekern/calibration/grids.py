@@ -126,9 +126,7 @@ class Int4Grid:
 def int4_floats(matrix: Tensor, scheme: Int4) -> Tensor:
     """The values that conversion rounds the weights of ``matrix`` to, each by itself: float32 [out, in]."""
     w, scale, zero = _quantize(matrix, scheme)
-    columns = matrix.shape[1]
-    integers = ops.int4_integers(w, zero, k=columns, group_size=scheme.group_size)
-    return integers * scale.float().repeat_interleave(scheme.group_size, 1)[:, :columns]
+    return ops.int4_values(w, scale, zero, k=matrix.shape[1], group_size=scheme.group_size)
 
 
 def _quantize(matrix: Tensor, scheme: Int4) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -43,6 +43,16 @@ def quantize(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Folder to write; made new.")],
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="TOML file of a scheme or rules.")] = None,
     scheme: Annotated[str | None, typer.Option(metavar="NAME", help="One scheme for all layers, as int8.")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="AMOUNT", help="Bits for each layer as they fit into '4.5 bpw', '120 MB' or '8 ms'."),
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="With --budget: UTF-8 text to see losses by; else Wikipedia's out of gensim."
+        ),
+    ] = None,
     layout: Annotated[
         Layout, typer.Option(help="How to store it: for edgekern, or as vLLM reads it.")
     ] = Layout.edgekern,
@@ -52,8 +62,12 @@ def quantize(
     check_language_model(model)
     from . import quantize as command
 
-    chosen = command.choose(scheme, config)
+    command.check_one(scheme, config, budget)
+    if text is not None and budget is None:
+        raise typer.BadParameter("--text has no effect without --budget")
+    command.check_output(output)
     use_threads(threads)
+    chosen = command.choose(scheme, config) if budget is None else command.within(model, budget, text)
     command.run(model, output, chosen, layout.value)
 
 

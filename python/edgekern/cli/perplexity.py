@@ -6,6 +6,8 @@ import json
 import time
 from pathlib import Path
 
+from .texts import prose
+
 
 def run(folder: Path, text: Path | None, tokens: int, most: int | None, as_json: bool) -> None:
     """Prints the perplexity on a text file, or on Wikipedia's prose when none is given.
@@ -15,18 +17,16 @@ def run(folder: Path, text: Path | None, tokens: int, most: int | None, as_json:
         ValueError: the text is no UTF-8, or shorter than one window; or the model reads fewer tokens at once.
         MissingDataError: no text was given, and the package with the prose is not installed.
     """
-    prose = None if text is None else _read(text)
-    from ..evaluate import perplexity, wikipedia_prose, windows
+    read = prose(text)
+    from ..evaluate import perplexity, windows
     from ..integrations.transformers import load_language_model, progress_bars
 
-    if prose is None:
-        prose = wikipedia_prose()
     with progress_bars(False):
         loaded = load_language_model(folder)
     longest = getattr(loaded.model.config, "max_position_embeddings", None)
     if isinstance(longest, int) and tokens > longest:
         raise ValueError(f"--tokens: the model reads {longest} tokens at once, not {tokens}")
-    cut = windows(loaded.ids(prose), tokens, most)
+    cut = windows(loaded.ids(read), tokens, most)
     start = time.perf_counter()
     found = perplexity(loaded.model, cut)
     seconds = time.perf_counter() - start
@@ -42,10 +42,3 @@ def run(folder: Path, text: Path | None, tokens: int, most: int | None, as_json:
         print(json.dumps(result, indent=2))
     else:
         print(f"perplexity {found:.3f} on {len(cut)} windows of {tokens} tokens of {result['text']}, {seconds:.1f} s")
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--text: {path} is not UTF-8 text: {error}") from None

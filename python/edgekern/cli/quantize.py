@@ -13,24 +13,58 @@ from typing import Any
 from ..config import Config, check_config, read_config, scheme_from_dict, write_config
 
 CONFIG_FILE = "edgekern.toml"
-_ONE_OF_THEM = "quantize takes --config FILE or --scheme NAME, and one of them"
+WINDOWS, TOKENS = 8, 512  # of text, to see by what each layer loses
+_ONE_OF_THEM = "quantize takes --config FILE, --scheme NAME or --budget AMOUNT, and one of them"
+
+
+def check_one(scheme: str | None, file: Path | None, budget: str | None) -> None:
+    """ValueError when several of the options were given."""
+    if sum(option is not None for option in (scheme, file, budget)) > 1:
+        raise ValueError(_ONE_OF_THEM)
+
+
+def check_output(output: Path) -> None:
+    """FileExistsError when it exists."""
+    if output.exists():
+        raise FileExistsError(f"OUT: {output} exists already; remove it, or give another name")
 
 
 def choose(scheme: str | None, file: Path | None) -> Config | None:
-    """The configuration that the options ask for; None where none was given.
+    """The configuration that one of these options asks for; None where neither was given.
 
     Raises:
-        ValueError: both were given, or what was given is not for conversion.
+        ValueError: what was given is not for conversion.
         OSError: the file cannot be read.
     """
     if scheme is None and file is None:
         return None
-    if scheme is not None and file is not None:
-        raise ValueError(_ONE_OF_THEM)
     try:
         return check_config(scheme_from_dict({"format": scheme}) if file is None else read_config(file))
     except TypeError as error:
         raise ValueError(f"{file or f'--scheme {scheme}'}: {error}") from None
+
+
+def within(folder: Path, budget: str, text: Path | None) -> Config:
+    """The schemes that a budget leaves to each layer; of time, for one token at a call.
+
+    Raises:
+        OSError: the text cannot be read.
+        ValueError: a budget that cannot be read or met; a text that is no UTF-8, or shorter than a window.
+        MissingDataError: no text was given, and the package with the prose is not installed.
+    """
+    from ..evaluate import windows
+    from ..integrations.transformers import load_language_model, progress_bars
+    from ..sensitivity import allocate, parse_budget
+    from .texts import prose
+
+    parse_budget(budget)  # before anything that takes long
+    read = prose(text)
+    with progress_bars(False):
+        loaded = load_language_model(folder)
+    longest = getattr(loaded.model.config, "max_position_embeddings", TOKENS)
+    cut = windows(loaded.ids(read), min(TOKENS, longest), WINDOWS)
+    data = [{"input_ids": window[None], "use_cache": False} for window in cut]
+    return allocate(loaded.model, budget, data, rows=1)
 
 
 def run(folder: Path, output: Path, config: Config | None, layout: str) -> None:
@@ -43,12 +77,9 @@ def run(folder: Path, output: Path, config: Config | None, layout: str) -> None:
         layout: "edgekern" or "compressed-tensors".
 
     Raises:
-        FileExistsError: ``output`` exists.
         ValueError: the model cannot be converted, or is incomplete; no configuration for a float model, or one for a
             converted model.
     """
-    if output.exists():
-        raise FileExistsError(f"OUT: {output} exists already; remove it, or give another name")
     from ..convert import explain
     from ..integrations.transformers import load_model, load_tokenizer, progress_bars
 

@@ -107,7 +107,7 @@ def _report_rounded(rounded: Mapping[str, float]) -> None:
 
 def _config_of(model: nn.Module) -> Config:
     """What people read in ``config.json``: the scheme of all converted layers, or of each."""
-    schemes: dict[str, Scheme | None] = {name: scheme for name, (scheme, _, _) in records_of(model).items()}
+    schemes: dict[str, Scheme | None] = {name: record.scheme for name, record in records_of(model).items()}
     first = next(iter(schemes.values()))
     return first if first is not None and set(schemes.values()) == {first} else PerLayer(schemes)
 

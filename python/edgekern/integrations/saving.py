@@ -99,7 +99,7 @@ def _rearranged(model: PreTrainedModel) -> bool:
 
 def _tensors(model: PreTrainedModel, parts: Parts) -> Iterator[tuple[str, Tensor]]:
     """All that is stored, module by module; of a tensor with several names only under that which others are tied to."""
-    natives = {layer.name: layer.native for layer in find_layers(model) if layer.native}
+    natives = {layer.name: native for layer in find_layers(model) if (native := layer.native_linear)}
     ignored = {*(model._keys_to_ignore_on_save or ()), *model.all_tied_weights_keys}
     seen: set[object] = set()
     for path, module in model.named_modules():

@@ -19,7 +19,7 @@ from edgekern.checkpoint.compressed import (
 from edgekern.checkpoint.compressed.files import PARTS, layer_parts
 from edgekern.config import Int4, Int8
 from edgekern.loading.stored import Record, StoredLayers
-from edgekern.nn import NativeLinear
+from edgekern.nn import NativeEmbedding, NativeLinear
 from edgekern.nn.layers import Layer, find_layers
 
 
@@ -57,10 +57,12 @@ class CompressedLayers(StoredLayers):
         """Layers whose scales were rounded to float16: the largest change, relative to the channel's largest scale."""
         super().__init__(model, records)
 
-    def _room(self, name: str, native: NativeLinear) -> dict[str, Tensor]:
+    def _room(self, name: str, native: NativeLinear | NativeEmbedding) -> dict[str, Tensor]:
         return self._parts.pop(name)
 
-    def _canonical(self, name: str, native: NativeLinear, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _canonical(
+        self, name: str, native: NativeLinear | NativeEmbedding, tensors: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         read = canonical(self._stored[name], tensors, (native.out_features, native.in_features), name)
         if read.rounded:
             self.rounded[name] = read.rounded
@@ -78,7 +80,7 @@ def _record(
     linear = layer.linear
     bias = None if linear.bias is None else linear.bias.dtype
     shape = (linear.out_features, linear.in_features)
-    return (stored.scheme, linear.weight.dtype, bias), layer_parts(there, name, stored, shape, bias)
+    return Record(stored.scheme, linear.weight.dtype, bias), layer_parts(there, name, stored, shape, bias)
 
 
 def _check_nothing_over(parts: Mapping[str, Mapping[str, StoredTensor]]) -> None:
@@ -100,10 +102,16 @@ def compressed_settings(model: nn.Module) -> dict[str, Any]:
     Raises:
         CheckpointUnsupportedError: no layer is converted, or one is to what that format has no room for.
     """
-    layers = find_layers(model)
-    natives = {layer.name: layer.native for layer in layers if layer.native}
+    layers = find_layers(model, tables=True)
+    natives = {layer.name: native for layer in layers if (native := layer.native_linear)}
     if not natives:
         raise CheckpointUnsupportedError("no layer of the model is converted; call convert_ first")
+    for layer in layers:
+        if layer.native and layer.is_table:
+            raise CheckpointUnsupportedError(
+                f"layer {layer.name!r} is an embedding table in {layer.native.format}, for which this layout has no "
+                "room; convert without a rule for it, and for an output head that is tied to it"
+            )
     for name, native in natives.items():
         _check_writable(name, native)
     others = [name for layer in layers if layer.kind == "Linear" and not layer.native for name in layer.names]

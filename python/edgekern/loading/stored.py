@@ -132,11 +132,13 @@ class StoredLayers:
                 room.register_buffer(part, tensor)
             replace(layer, room)
 
-    def _room(self, name: str, native: NativeLinear) -> dict[str, Tensor]:
+    def _room(self, name: str, native: NativeLinear | NativeEmbedding) -> dict[str, Tensor]:
         """What is stored of a layer, on the meta device."""
         return native.canonical_like()
 
-    def _canonical(self, name: str, native: NativeLinear, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _canonical(
+        self, name: str, native: NativeLinear | NativeEmbedding, tensors: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         """What the native layer loads, from what was stored."""
         return tensors
 

@@ -7,6 +7,7 @@ from edgekern.nn.float_linear import F16Linear, F32Linear
 from edgekern.nn.int4_linear import Int4Linear
 from edgekern.nn.int8_linear import Int8Linear
 from edgekern.nn.native_linear import NativeLinear
+from edgekern.nn.qat_linear import QATLinear
 from edgekern.nn.shared_input import SharedInput, share_inputs_
 
 NATIVE_LINEARS: dict[str, type[NativeLinear]] = {
@@ -28,6 +29,7 @@ __all__ = [
     "Int8Linear",
     "NativeEmbedding",
     "NativeLinear",
+    "QATLinear",
     "SharedInput",
     "share_inputs_",
 ]

@@ -119,8 +119,7 @@ class Int4Linear(NativeLinear):
         weights = self._weights_of(tensors)
         weight = torch.empty(self.out_features, self.in_features, dtype=self.dtype, device=weights.w.device)
         for part, rows in zip(weights.split(), weight.split(_ROWS_AT_ONCE), strict=True):
-            scale = part.scale.float().repeat_interleave(part.group_size, 1)[:, : part.k]
-            rows.copy_(part.integers() * scale)
+            rows.copy_(ops.int4_values(part.w, part.scale, part.zero, k=part.k, group_size=part.group_size))
         return weight
 
     def _pack(self, tensors: dict[str, Tensor]) -> None:

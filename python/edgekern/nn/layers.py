@@ -15,6 +15,7 @@ from edgekern.config import Int8, Scheme
 from edgekern.nn import NATIVE_EMBEDDINGS
 from edgekern.nn.embedding import NativeEmbedding
 from edgekern.nn.native_linear import NativeLinear
+from edgekern.nn.qat_linear import QATLinear
 
 DEFAULT_SCHEME = Int8()
 """What layers are looked at for, when nobody has said for what."""
@@ -53,6 +54,11 @@ class Layer:
     def native(self) -> NativeLinear | NativeEmbedding | None:
         """The module when it is one of ours."""
         return self.module if isinstance(self.module, NativeLinear | NativeEmbedding) else None
+
+    @property
+    def native_linear(self) -> NativeLinear | None:
+        """The module when it is a linear layer of ours."""
+        return self.module if isinstance(self.module, NativeLinear) else None
 
     @property
     def is_table(self) -> bool:
@@ -231,6 +237,8 @@ def _obstacle_inside(module: nn.Linear | nn.Conv2d | nn.Embedding) -> str:
 
 
 def _runs_as(base: type[nn.Linear | nn.Conv2d | nn.Embedding], module: nn.Module) -> bool:
+    if type(module) is QATLinear:
+        return base is nn.Linear  # its forward is what a native layer will do
     methods = ("forward", "_conv_forward") if base is nn.Conv2d else ("forward",)
     return all(getattr(type(module), method) is getattr(base, method) for method in methods)
 

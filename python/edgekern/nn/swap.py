@@ -11,7 +11,7 @@ from typing import cast
 
 from torch import nn
 
-from edgekern.nn import NATIVE_EMBEDDINGS, NATIVE_LINEARS, NativeLinear
+from edgekern.nn import NATIVE_EMBEDDINGS, NATIVE_LINEARS, NativeLinear, QATLinear
 from edgekern.nn.layers import Layer
 
 # Handles that users hold point at these very dictionaries, so they move as they are and handle.remove() keeps working.
@@ -29,7 +29,7 @@ _HOOKS = (
 _OWN_ATTRIBUTES = {
     name
     for layer in (
-        nn.Linear(1, 1, device="meta"),
+        QATLinear(1, 1, device="meta"),
         nn.Embedding(1, 1, device="meta"),
         *(native(1, 1) for native in (*NATIVE_LINEARS.values(), *NATIVE_EMBEDDINGS.values())),
     )
@@ -44,8 +44,8 @@ _SAVED_PATH = "_edgekern_fused_path"
 
 def replace(layer: Layer, new: nn.Module) -> None:
     """Puts ``new`` wherever ``layer`` stands, with its training flag, hooks and what users attached to it."""
-    if layer.native is not None and layer.native.shared is not None:
-        layer.native.shared.part()
+    if layer.native_linear is not None and layer.native_linear.shared is not None:
+        layer.native_linear.shared.part()
     old = vars(layer.module)
     vars(new).update({name: value for name, value in old.items() if name not in _OWN_ATTRIBUTES})
     vars(new).update({name: old[name] for name in (*_HOOKS, "training")})
@@ -54,12 +54,13 @@ def replace(layer: Layer, new: nn.Module) -> None:
 
 
 def settle_fused_paths(model: nn.Module) -> None:
-    """Turns PyTorch's fused transformer path off where it would bypass native layers, back on where none are left."""
+    """Turns PyTorch's fused transformer path off where it would bypass native layers, or such as train for it; back on
+    where none are left."""
     for module in model.modules():
         for cls, switch in _FUSED_PATHS:
             if not isinstance(module, cls):
                 continue
-            native = any(isinstance(child, NativeLinear) for child in module.modules())
+            native = any(isinstance(child, NativeLinear | QATLinear) for child in module.modules())
             saved = vars(module).get(_SAVED_PATH)
             if native and saved is None:
                 setattr(module, _SAVED_PATH, getattr(module, switch))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from edgekern.config import Scheme
+from edgekern.config.calibrated import Calibrated
 from edgekern.nn.layers import Layer, objection, obstacle
+from edgekern.nn.qat_linear import at_odds
 
 
 class QuantizeError(ValueError):
@@ -25,12 +27,13 @@ class Quantizing:
         return isinstance(module, nn.Linear)
 
     def obstacle(self, layer: Layer, scheme: Scheme) -> str:
+        assert isinstance(scheme, Calibrated)
         if layer.native:
             return f"{layer.native.format} already; quantise before converting"
         reason = obstacle(layer)
         if not reason and layer.linear.weight.is_inference():
             return "its weight was made under torch.inference_mode and cannot be changed in place; clone it"
-        return reason
+        return reason or at_odds(layer.module, scheme.target)
 
     def objection(self, layer: Layer, ties: dict[nn.Module, str], scheme: Scheme) -> str:
         if layer.module in ties:

@@ -1,96 +1,67 @@
-"""From curves of loss against sparsity to how much of each layer to remove."""
+"""Budgets as users write them: an amount and a unit."""
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
+import math
+import re
 from dataclasses import dataclass
 
-from edgekern.config import PerLayer, Prune
-from edgekern.match import DEFAULT
-from edgekern.prune.patterns import nearest
-from edgekern.sensitivity.result import Sensitivity, SensitivityRow
+BITS, BYTES, MS, ZEROS = "bits a weight", "bytes", "milliseconds", "zeros"
 
+_UNITS: dict[str, tuple[str, float]] = {
+    "bpw": (BITS, 1),
+    "B": (BYTES, 1),
+    **{f"{prefix}B": (BYTES, 1e3 ** (i + 1)) for i, prefix in enumerate("kMGT")},
+    **{f"{prefix}iB": (BYTES, 1024.0 ** (i + 1)) for i, prefix in enumerate("KMGT")},
+    "us": (MS, 1e-3),
+    "ms": (MS, 1),
+    "s": (MS, 1e3),
+    "% zeros": (ZEROS, 1e-2),
+}
+"""What an amount is of, and how much one is, by the unit as it is shown. Read without regard to case and spaces."""
 
-def allocate(scan: Sensitivity, sparsity: float) -> PerLayer:
-    """The sparsity of each layer for a total of ``sparsity``, such that the losses of ``scan`` add up to the least.
-
-    That takes losses of single layers to add up, which they do only roughly when many are pruned at once. Between the
-    sparsities that were scanned the loss is taken for linear, and for convex over all of them: steps are spent where
-    they cost the least for each weight, greedily, which is then the best. A layer that does not suffer by a scanned
-    sparsity gets at least that, if the total allows.
-
-    The total counts the weights of the layers scanned, and is exact to the weight (or block; for Wanda one of each
-    row) wherever layers were scanned one by one. Rounding may differ by one more for each layer of a group.
-
-    Returns:
-        For ``prune_``: a rule for each layer scanned, None for one that keeps all. Print it, change its ``rules``.
-
-    Raises:
-        TypeError: an argument of another type.
-        ValueError: a sparsity out of range, or more than the highest scanned would give; N:M, which has one sparsity.
-    """
-    if not isinstance(scan, Sensitivity):
-        raise TypeError(f"scan: expected what sensitivity() returns, got {type(scan).__name__}")
-    if isinstance(sparsity, bool) or not isinstance(sparsity, int | float):
-        raise TypeError(f"sparsity: expected a number, got {type(sparsity).__name__}")
-    curves = scan.curves()
-    total = sum(curve[0].weights for curve in curves.values())
-    most = sum(curve[-1].scheme.share * curve[0].weights for curve in curves.values()) / total
-    if not 0 <= sparsity <= most + 1e-9:
-        raise ValueError(f"sparsity: expected 0 to {most:.4f}, the highest that was scanned, got {sparsity}")
-    for row in scan:
-        if ":" in row.scheme.pattern:
-            raise ValueError(f"pattern {row.scheme.pattern!r} of {row.name!r} has one sparsity, nothing to allocate")
-    left = float(nearest(sparsity * total))
-    steps = dict.fromkeys(curves, 0)
-    pieces = [piece for name, curve in curves.items() for piece in _pieces(name, curve)]
-    for piece in sorted(pieces, key=lambda piece: piece.slope):  # within a layer they rise already
-        taken = max(0, min(piece.steps, nearest(left / piece.weights)))
-        steps[piece.name] += taken
-        left -= taken * piece.weights
-    rules: dict[str, Prune | None] = {}
-    for name, curve in curves.items():
-        share = steps[name] / curve[0].steps
-        scheme = dataclasses.replace(curve[0].scheme, sparsity=share) if share else None
-        rules.update({layer or DEFAULT: scheme for layer in curve[0].layers})  # no name: it is the model
-    return PerLayer(rules)
+_READ = {name.lower().replace(" ", ""): name for name in _UNITS} | {"µs": "us", "μs": "us"}
+_AMOUNT = re.compile(r"\s*(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)\s*(\D*)")
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """A straight piece of one layer's curve."""
+class Budget:
+    """How much of something there may be; of zeros, how much there shall be."""
 
-    name: str
-    steps: int
-    weights: float
-    """In each step."""
-    slope: float
-    """Loss for each weight."""
+    amount: float
+    """In bits a weight, bytes, milliseconds, or as a share of the weights."""
+    unit: str
+    """As it was written, with a key of the table of units."""
+
+    @property
+    def kind(self) -> str:
+        """What it is of."""
+        return _UNITS[self.unit][0]
+
+    def show(self, amount: float) -> str:
+        """An amount of the same kind, in the same unit."""
+        return f"{amount / _UNITS[self.unit][1]:.4g}{'' if self.unit.startswith('%') else ' '}{self.unit}"
+
+    def __str__(self) -> str:
+        return self.show(self.amount)
 
 
-def _pieces(name: str, curve: list[SensitivityRow]) -> list[_Piece]:
-    """The lower convex hull of a layer's curve, from nothing removed on.
+def parse_budget(text: object) -> Budget:
+    """What a string such as ``"4.5 bpw"``, ``"120 MB"``, ``"8 ms"`` or ``"60% zeros"`` says.
 
-    Measured losses may wobble: one below zero, or below that of a lower sparsity, counts as no more than that.
+    Raises:
+        TypeError: not a string.
+        ValueError: no such amount or unit, or an amount out of range.
     """
-    points = [(0, 0.0)]
-    for row in curve:
-        point = (nearest(row.scheme.share * row.steps), max(row.loss, points[-1][1] if len(points) > 1 else 0.0))
-        points.append(point)
-    weights = curve[0].weights / curve[0].steps
-    hull: list[tuple[int, float]] = []
-    for point in points:
-        if hull and point[0] == hull[-1][0]:  # a sparsity too close to the one before to make a difference
-            continue
-        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-2], point):
-            hull.pop()
-        hull.append(point)
-    return [
-        _Piece(name, end[0] - begin[0], weights, _slope(begin, end) / weights)
-        for begin, end in itertools.pairwise(hull)
-    ]
-
-
-def _slope(begin: tuple[int, float], end: tuple[int, float]) -> float:
-    return (end[1] - begin[1]) / (end[0] - begin[0])
+    usual = "an amount and a unit, as '4.5 bpw', '120 MB', '8 ms' or '60% zeros'"
+    if not isinstance(text, str):
+        raise TypeError(f"budget: expected a string of {usual}; got {type(text).__name__}")
+    found = _AMOUNT.fullmatch(text)
+    unit = _READ.get(found[2].lower().replace(" ", "")) if found else None
+    if found is None or unit is None:
+        raise ValueError(f"budget: expected {usual}, of the units {', '.join(_UNITS)}; got {text!r}")
+    kind, scale = _UNITS[unit]
+    amount = float(found[1]) * scale
+    if not math.isfinite(amount) or (kind == ZEROS and amount > 1):
+        raise ValueError(f"budget: expected {'0 to 100% zeros' if kind == ZEROS else 'a finite amount'}; got {text!r}")
+    return Budget(amount, unit)

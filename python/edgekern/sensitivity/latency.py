@@ -1,9 +1,11 @@
-"""How long one layer takes, alone: in floats, in int8, and in int8 once it was pruned."""
+"""How long one layer takes, alone: in floats, and as what it is converted to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -11,75 +13,100 @@ from torch import Tensor, nn
 
 from edgekern.bench.interleave import interleave
 from edgekern.calibration.observe import gather
-from edgekern.config import Int8
-from edgekern.convert import convert_
+from edgekern.nn import NativeLinear
 from edgekern.nn.layers import Layer
+from edgekern.nn.memory import copies_to_measure, part_of_a_model
 
 _ROUNDS, _TURN_SECONDS = 40, 0.005  # many short turns: a burst of other work hits few of them
 
-
-@dataclass(frozen=True)
-class Times:
-    """Median milliseconds of one call."""
-
-    float_ms: float
-    int8_ms: float
-    pruned_ms: tuple[float, ...]
-    """By sparsity, in the order of ``Candidates.add``."""
+Call = Callable[[], object]
 
 
 @dataclass
-class Candidates:
-    """One linear layer's converted copies, timed together so that a busy machine is unfair to none of them."""
+class Stopwatch:
+    """Times layers. Those of one shape whose weights take the same bytes run alike, and share a measurement."""
 
-    layer: Layer
-    example: Tensor
-    """An input, of the shape and dtype that the layer is given in the model."""
-    _copies: list[nn.Module] = field(default_factory=list)
+    model_bytes: int
+    """Of all layers that are scanned, as floats. Weights come from the cache or not as they do in such a model."""
+    _known: dict[Hashable, tuple[float, ...]] = field(default_factory=dict)
 
-    def add(self) -> None:
-        """Takes the layer as it is pruned now."""
-        self._copies.append(self._converted())
+    def times(self, layer: Layer, example: Tensor, natives: Sequence[NativeLinear]) -> tuple[float, ...]:
+        """Median milliseconds of one call with ``example``: of the float layer, and of each of the others.
 
-    def times(self) -> Times:
-        """Measures; the layer is dense again by now."""
-        linear, dense = self.layer.linear, self._converted()
-        weight, bias, x = linear.weight, linear.bias, self.example
-        # Not through the module, which may have hooks.
-        calls: dict[str, Callable[[], object]] = {
-            "float": lambda: nn.functional.linear(x, weight, bias),
-            "int8": lambda: dense(x),
-        }
-        for index, copy in enumerate(self._copies):
-            calls[str(index)] = lambda copy=copy: copy(x)  # type: ignore[misc]
-        with torch.inference_mode():
-            found = interleave(calls, _ROUNDS, _TURN_SECONDS)
-        pruned = tuple(found[str(index)].p50 for index in range(len(self._copies)))
-        return Times(found["float"].p50, found["int8"].p50, pruned)
-
-    def _converted(self) -> nn.Module:
-        """The layer in int8, packed for as many rows as it is given in the model."""
-        linear = self.layer.linear
-        copy = nn.Linear(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
-        copy.weight = nn.Parameter(linear.weight.detach().clone(), requires_grad=False)
-        if linear.bias is not None:
-            copy.bias = nn.Parameter(linear.bias.detach().clone(), requires_grad=False)
-        holder = nn.Sequential(copy).eval()
-        convert_(holder, Int8(rows=max(1, self.example[..., 0].numel())))
-        return holder[0]
+        They are timed in turns, so that a busy machine is unfair to none of them.
+        """
+        linear = layer.linear
+        like = tuple((each.scheme, each.choice.form, round(math.log(each.packed_bytes) / 0.02)) for each in natives)
+        key = (tuple(linear.weight.shape), linear.weight.dtype, linear.bias is None, tuple(example.shape), like)
+        if key not in self._known:
+            share = self.model_bytes / layer.dense_bytes
+            # Each by a name of its own: two schemes may have come to the same.
+            calls = {"float": _float_calls(linear, example, share)}
+            calls |= {str(i): _native_calls(each, example, share) for i, each in enumerate(natives)}
+            with torch.inference_mode():
+                found = interleave({name: _next_of(each) for name, each in calls.items()}, _ROUNDS, _TURN_SECONDS)
+            self._known[key] = tuple(found[name].p50 for name in calls)
+        return self._known[key]
 
 
-def example_inputs(model: nn.Module, layers: Iterable[Layer], batches: Iterable[Any]) -> Mapping[nn.Module, Tensor]:
-    """For each layer that the data reach, random numbers of the shape and dtype of its first input."""
+def _float_calls(linear: nn.Linear, x: Tensor, share: float) -> list[Call]:
+    weight, bias = linear.weight.detach(), linear.bias
+    copies = [weight, *(weight.clone() for _ in range(_copies(weight.nbytes, share) - 1))]
+    # Not through the module, which may have hooks.
+    return [lambda copy=copy: nn.functional.linear(x, copy, bias) for copy in copies]  # type: ignore[misc]
+
+
+def _native_calls(native: NativeLinear, x: Tensor, share: float) -> list[Call]:
+    copies = [native, *(_twin(native) for _ in range(_copies(native.packed_bytes, share) - 1))]
+    return [lambda copy=copy: copy.forward(x) for copy in copies]  # type: ignore[misc]
+
+
+def _copies(nbytes: int, share: float) -> int:
+    """How many to call one after the other, in a model that is so many times as large."""
+    with part_of_a_model(round(nbytes * share)):
+        return copies_to_measure(nbytes)
+
+
+def _twin(native: NativeLinear) -> NativeLinear:
+    """The same with weights elsewhere in memory. Copying the module itself would choose its form again."""
+    twin = object.__new__(type(native))
+    vars(twin).update(vars(native))
+    for name in ("packed", "packed_few"):
+        packed = vars(native).get(name)
+        if packed is not None:
+            vars(twin)[name] = packed.clone()
+    return twin
+
+
+def _next_of(calls: Sequence[Call]) -> Call:
+    turns = cycle(calls)
+    return lambda: next(turns)()
+
+
+def example_inputs(
+    model: nn.Module, layers: Iterable[Layer], batches: Iterable[Any], rows: int | None
+) -> Mapping[nn.Module, Tensor]:
+    """For each layer that the data reach, random numbers of the shape and dtype of its first input, or of ``rows``."""
     generator = torch.Generator().manual_seed(0)
     found: dict[nn.Module, Tensor] = {}
 
     def observe(module: nn.Module) -> Callable[[Tensor], None]:
         def keep(x: Tensor) -> None:
             if module not in found:
-                found[module] = torch.randn(x.shape, generator=generator).to(x.dtype)
+                shape = x.shape if rows is None or isinstance(module, nn.Conv2d) else (rows, x.shape[-1])
+                found[module] = torch.randn(shape, generator=generator).to(x.dtype)
 
         return keep
 
     gather(model, {layer.module: observe(layer.module) for layer in layers}, batches)
     return found
+
+
+def made_up_inputs(layers: Iterable[Layer], rows: int) -> Mapping[nn.Module, Tensor]:
+    """For each layer, random numbers of that many rows, in the dtype of the weights."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        layer.module: torch.randn(rows, layer.shape[1], generator=generator).to(layer.linear.weight.dtype)
+        for layer in layers
+        if layer.kind == "Linear"
+    }

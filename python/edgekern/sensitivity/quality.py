@@ -1,21 +1,37 @@
-"""What a model is worth: a function of the user's, or how far its outputs are from those of the dense model."""
+"""What a model is worth: a function of the user's, or how far its outputs are from those it gives as it is."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgekern.calibration.errors import DataError
 from edgekern.calibration.observe import arguments, inference
+from edgekern.sensitivity.trial import Trial
+from edgekern.sensitivity.units import Unit
 
 Metric: TypeAlias = "str | Callable[[nn.Module], float]"
 
 
+class Judge(Protocol):
+    """Says what a model is worth while some of its layers are changed."""
+
+    name: str
+    """Of the metric."""
+    baseline: float
+    """For the model as it is."""
+    higher_is_better: bool
+
+    def measure(self, unit: Unit, trial: Trial, what: str) -> float:
+        """The quality of the model now that the layers of ``unit`` are those of ``trial``; ``what`` is for errors."""
+
+
 class Quality:
-    """Judges one model again and again; it is dense when this is made.
+    """Judges one model by running it again and again; it is as it was when this is made.
 
     The metrics by name compare with the outputs on ``batches`` that the model gives now, which stay in memory.
     """
@@ -25,14 +41,17 @@ class Quality:
         self._dense = [] if callable(metric) else list(_outputs(model, batches))
         self.name = getattr(metric, "__name__", type(metric).__name__) if callable(metric) else metric
         self.higher_is_better = higher_is_better if callable(metric) else False
-        self.baseline = self.measure("the dense model")
+        self.baseline = self._measure("the model as it is")
 
-    def measure(self, what: str) -> float:
-        """The quality of the model as it is now; ``what`` names it in errors.
+    def measure(self, unit: Unit, trial: Trial, what: str) -> float:
+        """The metric of the model as it is now.
 
         Raises:
             ValueError: it is no finite number.
         """
+        return self._measure(what)
+
+    def _measure(self, what: str) -> float:
         if callable(self._metric):
             value = float(self._metric(self._model))
         else:
@@ -40,10 +59,6 @@ class Quality:
         if not math.isfinite(value):
             raise ValueError(f"metric: {self.name} gives {value} for {what}; expected a finite number")
         return value
-
-    def loss(self, value: float) -> float:
-        """How much worse ``value`` is than the dense model's."""
-        return self.baseline - value if self.higher_is_better else value - self.baseline
 
 
 def _relative_mse(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
@@ -66,17 +81,27 @@ def _kl(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
 
 
 METRICS: dict[str, Callable[[Iterable[tuple[Tensor, Tensor]]], float]] = {"mse": _relative_mse, "kl": _kl}
-"""By name. All are 0 for the dense model, and lower is better."""
+"""By name. All are 0 for the model as it is, and lower is better."""
 
 
 def _outputs(model: nn.Module, batches: Iterable[Any]) -> Iterable[Tensor]:
     with inference(model):
         for batch in batches:
             args, kwargs = arguments(batch)
-            yield _main_tensor(model(*args, **kwargs)).float()
+            yield main_tensor(model(*args, **kwargs)).float()
 
 
-def _main_tensor(output: object) -> Tensor:
+def usual_metric(model: nn.Module, batches: Iterable[Any]) -> str:
+    """ "kl" of a model whose output holds ``logits``, as those of language models and classifiers do; else "mse"."""
+    with inference(model):
+        for batch in batches:
+            args, kwargs = arguments(batch)
+            output = model(*args, **kwargs)
+            return "kl" if isinstance(output, Mapping) and "logits" in output else "mse"
+    raise DataError("data: there is not one batch in it")
+
+
+def main_tensor(output: object) -> Tensor:
     """The output itself, its ``logits``, or the first tensor in it."""
     if isinstance(output, Tensor):
         return output

@@ -1,4 +1,4 @@
-"""The table behind ``sensitivity``: one row for each layer and sparsity."""
+"""The table behind ``sensitivity``: one row for each layer and scheme."""
 
 from __future__ import annotations
 
@@ -8,65 +8,95 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekern.config import Prune, scheme_from_dict
+from edgekern.config import Prune, Scheme, scheme_from_dict
 from edgekern.table import Table
 
 
 @dataclass(frozen=True)
 class SensitivityRow:
-    """One layer, or group of layers, pruned alone."""
+    """One layer, or group of layers, changed alone.
+
+    Bytes are those of weights, scales and biases, latencies medians of the layers called alone; both are sums over the
+    layers of a group.
+    """
 
     name: str
     """Of the layer, or the rule that made the group."""
     layers: tuple[str, ...]
     """Names of the layers in it."""
-    scheme: Prune
-    """How it was pruned, with the sparsity that was asked for."""
+    scheme: Scheme
+    """What it was changed by."""
     zeros: int
-    """Weights that were zero then."""
+    """Weights that were zero then, before any rounding of others to zero."""
     weights: int
     """All of its weights."""
     steps: int
-    """In how many equal steps its sparsity can vary: its weights, blocks, or, for Wanda, those of one row."""
+    """In how many equal steps its sparsity can vary: its weights, blocks, or, for Wanda, those of one row. 1 for
+    schemes that do not prune."""
     quality: float
     """What the metric gave."""
     loss: float
-    """How much worse that is than for the dense model."""
+    """How much worse that is than for the model as it is."""
+    float_bytes: int
+    """As it is."""
+    kept_bytes: int = 0
+    """Of those, the ones that other modules hold too, and that stay when it is converted."""
+    runs_as: Scheme | None = None
+    """What the layer is converted to: by the scheme, or, if that prunes, to see what the zeros bring. None when it was
+    not converted."""
+    nbytes: int | None = None
+    """Converted."""
+    unpruned_bytes: int | None = None
+    """Converted likewise without having been pruned; for schemes that prune."""
     float_ms: float | None = None
-    """Median latency in floats; None when it was not measured."""
-    int8_ms: float | None = None
-    """In int8, not pruned."""
-    pruned_ms: float | None = None
-    """In int8, pruned."""
+    """As it is; None when it was not measured."""
+    ms: float | None = None
+    """Converted."""
+    unpruned_ms: float | None = None
+    """Converted without having been pruned; for schemes that prune."""
+
+    @property
+    def bits(self) -> float | None:
+        """Bits a weight, scales and biases counted in, converted."""
+        return None if self.nbytes is None else 8 * self.nbytes / self.weights
 
     @property
     def speedup(self) -> float | None:
-        """How many times faster it is for its zeros, both in int8."""
-        return self.int8_ms / self.pruned_ms if self.int8_ms and self.pruned_ms else None
+        """How many times faster than in floats it is, converted."""
+        return self.float_ms / self.ms if self.float_ms and self.ms else None
+
+    @property
+    def speedup_by_zeros(self) -> float | None:
+        """How many times faster than without having been pruned, converted both times."""
+        return self.unpruned_ms / self.ms if self.unpruned_ms and self.ms else None
 
     def to_dict(self) -> dict[str, Any]:
         """This row as JSON-ready data."""
-        return {**dataclasses.asdict(self), "layers": list(self.layers), "scheme": self.scheme.to_dict()}
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        runs_as = None if self.runs_as is None else self.runs_as.to_dict()
+        return {**fields, "layers": list(self.layers), "scheme": self.scheme.to_dict(), "runs_as": runs_as}
 
 
 @dataclass(frozen=True)
 class Sensitivity(Table):
-    """Rows in the model's order, by rising sparsity. Prints as a table, in a notebook and with rich too."""
+    """Rows in the model's order, each layer's as the schemes were given. Prints as a table, with rich too."""
 
     rows: tuple[SensitivityRow, ...]
     metric: str
     """Its name."""
     baseline: float
-    """What it gave for the dense model."""
+    """What it gave for the model as it is."""
     higher_is_better: bool
     threads: int
     """Torch's number of threads while latencies were measured."""
     left_alone: Mapping[str, str]
     """Layers that were not scanned, each with the reason."""
+    other_bytes: int = 0
+    """Of the model's parameters and buffers: what is not in the layers scanned."""
 
     _HEADER = (
-        *("layer", "pattern", "method", "asked", "zero", "quality", "loss"),
-        *("float ms", "int8 ms", "pruned ms", "faster", "left alone because"),
+        *("layer", "scheme", "zero", "quality", "loss", "bits a weight", "timed as"),
+        *("float ms", "unpruned ms", "ms", "faster than float", "faster by zeros", "left alone because"),
     )
 
     def __len__(self) -> int:
@@ -94,7 +124,10 @@ class Sensitivity(Table):
         return cls(**{**data, "rows": rows})
 
     def plot(self, path: str | Path) -> None:
-        """Writes a PNG: loss against sparsity for each layer, and speed-up where latencies were measured.
+        """Writes a PNG: loss and, where it was measured, speed-up for each layer.
+
+        Over sparsity for schemes that prune, over bits a weight for those that convert or round; a scan of both has a
+        line of panels for each.
 
         Raises:
             ImportError: matplotlib is not installed.
@@ -116,19 +149,36 @@ class Sensitivity(Table):
     def _totals(self) -> str:
         better = "higher" if self.higher_is_better else "lower"
         counts = f"{len(self.curves())} layers or groups scanned, {len(self.left_alone)} layers left alone"
-        return f"{counts}; {self.metric} of the dense model: {self.baseline:.6g} ({better} is better)"
+        return f"{counts}; {self.metric} of the model as it is: {self.baseline:.6g} ({better} is better)"
 
 
 def _row_from_dict(data: Mapping[str, Any]) -> SensitivityRow:
-    scheme = scheme_from_dict(data["scheme"])
-    if not isinstance(scheme, Prune):
-        raise ValueError(f"Sensitivity: a row is of format 'prune', got {scheme.format!r}")
-    return SensitivityRow(**{**data, "layers": tuple(data["layers"]), "scheme": scheme})
+    runs_as = data.get("runs_as")
+    settled = {
+        "layers": tuple(data["layers"]),
+        "scheme": scheme_from_dict(data["scheme"]),
+        "runs_as": None if runs_as is None else scheme_from_dict(runs_as),
+    }
+    return SensitivityRow(**{**data, **settled})
 
 
 def _cells(row: SensitivityRow) -> list[str]:
-    times = ["" if ms is None else f"{ms:.4f}" for ms in (row.float_ms, row.int8_ms, row.pruned_ms)]
-    speedup = "" if row.speedup is None else f"{row.speedup:.2f}x"
-    zero = f"{row.zeros / row.weights:.2%}"
-    head = [row.name, row.scheme.pattern, row.scheme.method, f"{row.scheme.share:.2%}", zero]
-    return [*head, f"{row.quality:.6g}", f"{row.loss:.4g}", *times, speedup, ""]
+    def shown(value: float | None, form: str, after: str = "") -> str:
+        return "" if value is None else f"{value:{form}}{after}"
+
+    timed_as = repr(row.runs_as) if row.ms is not None and isinstance(row.scheme, Prune) else ""
+    return [
+        row.name,
+        repr(row.scheme),
+        f"{row.zeros / row.weights:.2%}" if row.zeros else "",
+        f"{row.quality:.6g}",
+        f"{row.loss:.4g}",
+        shown(row.bits, ".2f"),
+        timed_as,
+        shown(row.float_ms, ".4f"),
+        shown(row.unpruned_ms, ".4f"),
+        shown(row.ms, ".4f"),
+        shown(row.speedup, ".2f", "x"),
+        shown(row.speedup_by_zeros, ".2f", "x"),
+        "",
+    ]

@@ -1,244 +1,250 @@
-"""``sensitivity``: prunes one layer after the other, alone, and looks at what that does."""
+"""``sensitivity``: changes one layer after the other, alone, and looks at what that does."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from edgekern.calibration.errors import data_errors_as
-from edgekern.calibration.matrix import to_matrix
+from edgekern.calibration.observe import check_data
 from edgekern.calibration.progress import progress_bar
-from edgekern.config import Config, PerLayer, Prune
-from edgekern.match import DEFAULT, match
-from edgekern.nn.layers import Layer
-from edgekern.nn.swap import uninterrupted
-from edgekern.plan import Decision, FilterFn, plan
-from edgekern.prune.apply import check_arguments, prune_
-from edgekern.prune.patterns import pattern_of
-from edgekern.prune.task import PruneError, Pruning
-from edgekern.sensitivity.latency import Candidates, Times, example_inputs
-from edgekern.sensitivity.quality import Metric, Quality, check_metric
+from edgekern.config import Config, Prune, Scheme
+from edgekern.nn import NATIVE_LINEARS, NativeLinear
+from edgekern.nn.layers import tensor_identity
+from edgekern.nn.memory import part_of_a_model
+from edgekern.plan import FilterFn, check_filter_fn, check_model
+from edgekern.sensitivity.estimate import Estimate
+from edgekern.sensitivity.latency import Stopwatch, example_inputs, made_up_inputs
+from edgekern.sensitivity.quality import Judge, Metric, Quality, check_metric
 from edgekern.sensitivity.result import Sensitivity, SensitivityRow
+from edgekern.sensitivity.trial import Trial, native, runs_as, trial
+from edgekern.sensitivity.units import Unit, needs_data, reached, units_of
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-@data_errors_as(PruneError)
+@data_errors_as(ValueError)
 def sensitivity(
     model: nn.Module,
     metric: Metric = "mse",
     data: Iterable[Any] | None = None,
-    config: Config | None = None,
+    config: Config | Sequence[Config] | None = None,
     filter_fn: FilterFn | None = None,
     *,
     sparsities: Sequence[float] | None = None,
     groups: Sequence[str] = (),
+    rows: int | None = None,
     higher_is_better: bool = True,
+    estimate: bool = False,
     latency: bool = True,
     progress: bool = True,
 ) -> Sensitivity:
-    """What pruning each layer alone, at several sparsities, does to quality and to that layer's latency.
+    """What changing each layer alone does to quality, to that layer's size, and to its latency on this CPU.
 
-    After each layer the model is bit for bit what it was, and also when this ends by an exception or Ctrl-C. In memory
-    at a time are the weights of one layer (or group) once more, its int8 copies, and, for a metric by name, the dense
-    model's outputs on ``data``. Each layer and sparsity takes a call of the metric, and for methods that calibrate a
-    pass over the data besides.
+    A scheme that prunes is carried out on the floats. One that converts is carried out as ``convert_`` does, so that
+    quality is that of the real kernels, activation rounding included; ``GPTQ`` rounds the weights first. After each
+    layer the model is bit for bit what it was, and also when this ends by an exception or Ctrl-C. In memory at a time
+    are the weights of one layer (or group) once more, its converted copies, and, for a metric by name, the model's
+    outputs on ``data``. Each layer and scheme takes a call of the metric, and for methods that calibrate one to three
+    passes over the data besides.
 
-    Latency is that of the layer called alone, with an input of the shape that the first batch gives it: in floats, as
-    ``convert_`` makes it int8, and as ``convert_`` makes it int8 after pruning. They are timed in turns, for some three
-    seconds a layer. Convolutions, which have no int8 kernel, have no latency.
+    Latency is that of the layer called alone, with an input of the shape that the first batch gives it: as it is, and
+    converted. Pruned weights are converted to ``Int8`` (to ``joint``, if the scheme has that), after pruning and as
+    they were. Layers are timed in turns, for some three seconds; those that are alike share a measurement. Weights come
+    from memory where those of a whole model would not fit the cache. Convolutions, which have no native kernel, have no
+    latency.
 
     Args:
-        model: as for ``prune_``.
-        metric: ``metric(model)``, a number; or by name, against the outputs of the dense model on ``data``: "mse", the
-            squared error over the outputs' square, or "kl", the divergence of the softmax over the last dimension. Of
-            several outputs, ``logits`` counts, or else the first.
-        data: batches, as for ``prune_``; needed unless ``metric`` is a function, ``latency`` false, and the method
-            one that takes no data.
-        config: pattern and method, as for ``prune_``, with scope "local"; its sparsity does not matter. None stands for
-            ``Prune(0.5)``.
-        filter_fn: as for ``prune_``.
-        sparsities: to try, each above 0 and at most 1; (0.5, 0.6, 0.7, 0.8, 0.9) unless given. N:M has but its own.
-        groups: names or ``re:`` patterns; layers that one of them matches are pruned together, and make one curve.
+        model: as for ``convert_`` and ``prune_``.
+        metric: ``metric(model)``, a number; or by name, against the outputs of the model as it is on ``data``: "mse",
+            the squared error over the outputs' square, or "kl", the divergence of the softmax over the last dimension.
+            Of several outputs, ``logits`` counts, or else the first.
+        data: batches, as for ``prune_``; needed for a ``metric`` by name, for methods that calibrate, and for latencies
+            unless ``rows`` is given.
+        config: a scheme, or ``PerLayer``, of ``prune_``, ``convert_`` or ``quantize_``; or a list of them, each of
+            which is tried with all layers that it is for. Pruning has to have scope "local". None stands for ``Prune``
+            at sparsities of 0.5, 0.6, 0.7, 0.8 and 0.9.
+        filter_fn: as for ``convert_`` and ``prune_``.
+        sparsities: to try each ``Prune`` with, in place of its own; above 0 and at most 1.
+        groups: names or ``re:`` patterns; layers that one of them matches are changed together, and make one curve.
+        rows: rows (tokens) of the call that latency is measured for, in place of the shape that the data have.
         higher_is_better: of a ``metric`` that is a function.
+        estimate: takes a ``metric`` by name for what it is to second order in the layer's error, from gradients of one
+            pass over the data and up to 512 rows of each layer's inputs: minutes where measuring takes hours. See
+            ``sensitivity/estimate.py``.
         latency: whether to measure it.
         progress: shows a progress bar.
 
     Raises:
         TypeError: an argument of another type.
-        ValueError: a scope other than "local", a group that matches nothing or mixes schemes, sparsities out of range,
-            a metric that is not finite.
-        PruneError: as for ``prune_``; data missing.
+        ValueError: data missing, empty, or reaching no layer; a scope other than "local", a group that matches nothing
+            or mixes schemes, sparsities out of range, a metric that is not finite; whatever the functions that carry
+            the schemes out would refuse.
     """
     check_metric(metric)
-    config = Prune(0.5) if config is None else config
-    check_arguments(model, config, data, filter_fn)
-    decisions = plan(model, config, filter_fn, Pruning())
-    units = _units(decisions, groups, sparsities)
-    batches = _checked_data(data, isinstance(metric, str), latency, units)
-    left_alone = {d.layer.name: d.reason for d in decisions if d.reason}
+    check_model(model, "scan", ValueError)
+    check_filter_fn(filter_fn)
+    check_data(data)
+    if rows is not None and (type(rows) is not int or rows < 1):
+        raise ValueError(f"rows: expected a number of rows from 1, got {rows!r}")
+    if estimate and callable(metric):
+        raise ValueError("estimate: only metrics by name, 'mse' and 'kl', can be estimated; leave it out to measure")
+    units, left_alone = units_of(model, _list_of(config), filter_fn, groups, sparsities)
+    batches = _checked_data(data, isinstance(metric, str), latency and rows is None, units)
+    layers = [layer for unit in units for layer in unit.layers]
     examples: Mapping[nn.Module, Tensor] = {}
     if data is not None:
-        examples = example_inputs(model, [layer for unit in units for layer in unit.layers], batches)
-        units, unreached = _reached(units, examples)
+        examples = example_inputs(model, layers, batches, rows)
+        units, unreached = reached(units, examples)
         left_alone |= unreached
-    quality = Quality(model, metric, batches, higher_is_better)
-    rows: list[SensitivityRow] = []
-    with progress_bar("Scanning", sum(len(unit.sparsities) for unit in units), progress) as advance:
+    elif rows is not None:
+        examples = made_up_inputs(layers, rows)
+    judge: Judge
+    if estimate and isinstance(metric, str):
+        judge = Estimate(model, metric, [layer for unit in units for layer in unit.layers], batches)
+    else:
+        judge = Quality(model, metric, batches, higher_is_better)
+    scan = _Scan(model, judge, batches, examples if latency else {}, units)
+    found: list[SensitivityRow] = []
+    with progress_bar("Scanning", sum(len(unit.schemes) for unit in units), progress) as advance:
         for unit in units:
-            rows += _scan(model, unit, batches, quality, examples if latency else {}, advance)
+            found += scan.unit(unit, advance)
+    scanned = {row.name: row.float_bytes for row in found}
     return Sensitivity(
-        tuple(rows), quality.name, quality.baseline, quality.higher_is_better, torch.get_num_threads(), left_alone
+        rows=tuple(found),
+        metric=judge.name,
+        baseline=judge.baseline,
+        higher_is_better=judge.higher_is_better,
+        threads=torch.get_num_threads(),
+        left_alone=left_alone | scan.refused,
+        other_bytes=_model_bytes(model) - sum(scanned.values()),
     )
 
 
-@dataclass(frozen=True)
-class _Unit:
-    """Layers that are pruned together, often one, by one scheme."""
-
-    name: str
-    layers: tuple[Layer, ...]
-    scheme: Prune
-    sparsities: tuple[float, ...]
-
-    def rules(self, sparsity: float) -> PerLayer:
-        scheme = dataclasses.replace(self.scheme, sparsity=sparsity)
-        return PerLayer({layer.name or DEFAULT: scheme for layer in self.layers})  # no name: it is the model
-
-    @property
-    def steps(self) -> int:
-        """In how many equal steps its sparsity can vary."""
-        return sum(_steps(layer, self.scheme) for layer in self.layers)
+def _list_of(config: Config | Sequence[Config] | None) -> list[Config]:
+    if config is None:
+        return [Prune(sparsity) for sparsity in SPARSITIES]
+    # Not the classes of configurations, so that anything else is refused with a hint.
+    return list(config) if isinstance(config, list | tuple) else [cast(Config, config)]
 
 
-def _steps(layer: Layer, scheme: Prune) -> int:
-    height, width = pattern_of(scheme.pattern).units(*to_matrix(layer.linear.weight).shape)
-    return width if scheme.method == "wanda" else height * width  # Wanda takes the same from each row
-
-
-def _units(decisions: Sequence[Decision], groups: Sequence[str], sparsities: Sequence[float] | None) -> list[_Unit]:
-    """What is pruned together, in the model's order of first layers."""
-    planned = [(d.layer, d.scheme) for d in decisions if isinstance(d.scheme, Prune)]
-    if isinstance(groups, str):
-        raise TypeError(f"groups: expected a list of names or patterns, got a str; write [{groups!r}]")
-    try:
-        matched = match(dict.fromkeys(groups), [layer.name for layer, _ in planned]) if groups else {}
-    except ValueError as error:
-        raise ValueError(f"groups: {error}") from None
-    members: dict[str, list[tuple[Layer, Prune]]] = {}
-    for layer, scheme in planned:
-        members.setdefault(matched[layer.name].rule if layer.name in matched else layer.name, []).append(
-            (layer, scheme)
-        )
-    return [_unit(name, found, sparsities) for name, found in members.items()]
-
-
-def _unit(name: str, members: list[tuple[Layer, Prune]], sparsities: Sequence[float] | None) -> _Unit:
-    schemes = list(dict.fromkeys(scheme for _, scheme in members))
-    if len(schemes) > 1:
-        raise ValueError(
-            f"groups: the layers of {name!r} are pruned together but have {len(schemes)} different schemes"
-        )
-    if schemes[0].scope != "local":
-        raise ValueError(f"config: scope {schemes[0].scope!r} compares layers, but each is pruned alone; use 'local'")
-    own = (schemes[0].share,) if ":" in schemes[0].pattern else SPARSITIES
-    chosen = tuple(sorted(set(own if sparsities is None else sparsities)))
-    if not chosen or not all(0 < sparsity <= 1 for sparsity in chosen):
-        raise ValueError(f"sparsities: expected numbers above 0 and at most 1, got {list(sparsities or ())}")
-    scheme = dataclasses.replace(schemes[0], target=None)  # it has decided which layers are scanned
-    for sparsity in chosen:
-        dataclasses.replace(scheme, sparsity=sparsity)  # raises for a sparsity that N:M does not have
-    return _Unit(name, tuple(layer for layer, _ in members), scheme, chosen)
-
-
-def _checked_data(data: Iterable[Any] | None, by_name: bool, latency: bool, units: list[_Unit]) -> Iterable[Any]:
+def _checked_data(data: Iterable[Any] | None, by_name: bool, for_shapes: bool, units: list[Unit]) -> Iterable[Any]:
     """Batches that can be iterated again and again; none where none are needed."""
     if data is not None:
         return list(data) if iter(data) is data else data
-    method = next((unit.scheme.method for unit in units if unit.scheme.needs_data), "")
+    calibrated = next((scheme for unit in units for scheme in unit.schemes if needs_data(scheme)), None)
     if by_name:
-        raise PruneError("data: a metric by name compares outputs on data; pass an iterable of batches")
-    if method:
-        raise PruneError(f"data: method={method!r} needs calibration data; pass an iterable of batches")
-    if latency:
-        raise PruneError("data: latency is measured on inputs of the shapes in data; pass batches, or latency=False")
+        raise ValueError("data: a metric by name compares outputs on data; pass an iterable of batches")
+    if calibrated is not None:
+        raise ValueError(f"data: {calibrated!r} needs calibration data; pass an iterable of batches")
+    if for_shapes:
+        raise ValueError(
+            "data: latency is measured on inputs of the shapes in data; pass batches, or rows=..., or latency=False"
+        )
     return ()
 
 
-def _reached(units: list[_Unit], examples: Mapping[nn.Module, Tensor]) -> tuple[list[_Unit], dict[str, str]]:
-    """The units without layers that the data never reach, and those layers with the reason."""
-    unreached = {layer.name for unit in units for layer in unit.layers if layer.module not in examples}
-    kept = []
-    for unit in units:
-        layers = tuple(layer for layer in unit.layers if layer.name not in unreached)
-        kept += [dataclasses.replace(unit, layers=layers)] if layers else []
-    if not kept:
-        raise PruneError(f"nothing to scan: the data never reached any of {len(unreached)} layers")
-    return kept, dict.fromkeys(sorted(unreached), "the data never reached it")
+def _model_bytes(model: nn.Module) -> int:
+    """Of parameters and buffers, each counted once."""
+    tensors = {tensor_identity(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return sum(tensor.nbytes for tensor in tensors.values() if not nn.parameter.is_lazy(tensor))
 
 
-def _scan(
-    model: nn.Module,
-    unit: _Unit,
-    batches: Iterable[Any],
-    quality: Quality,
-    examples: Mapping[nn.Module, Tensor],
-    advance: Callable[[str], None],
-) -> list[SensitivityRow]:
-    timed = examples and all(layer.kind == "Linear" for layer in unit.layers)
-    candidates = [Candidates(layer, examples[layer.module]) for layer in unit.layers] if timed else []
-    rows = []
-    with _restoring([layer.linear.weight for layer in unit.layers]) as restore:
-        for sparsity in unit.sparsities:
-            # Not sequential: one layer alone is judged by what it gets from dense ones either way.
-            report = prune_(model, unit.rules(sparsity), batches, sequential=False, progress=False)
-            value = quality.measure(f"{unit.name!r} at {sparsity:.0%}")
-            for candidate in candidates:
-                candidate.add()
-            restore()
-            row = SensitivityRow(
-                name=unit.name,
-                layers=tuple(layer.name for layer in unit.layers),
-                scheme=dataclasses.replace(unit.scheme, sparsity=sparsity),
-                zeros=sum(row.zeros for row in report.pruned),
-                weights=sum(row.weights for row in report.pruned),
-                steps=unit.steps,
-                quality=value,
-                loss=quality.loss(value),
-            )
-            rows.append(row)
+@dataclass
+class _Scan:
+    """What all units of a scan have in common."""
+
+    model: nn.Module
+    judge: Judge
+    batches: Iterable[Any]
+    examples: Mapping[nn.Module, Tensor]
+    """What to time layers with; none where that is not wanted."""
+    units: list[Unit]
+
+    def __post_init__(self) -> None:
+        self.refused: dict[str, str] = {}
+        """Layers that a scheme turned out to leave alone, by name."""
+        self._stopwatch = Stopwatch(sum(unit.float_bytes for unit in self.units))
+
+    def unit(self, unit: Unit, advance: Callable[[str], None]) -> list[SensitivityRow]:
+        """The rows of one layer or group."""
+        timed = bool(self.examples) and all(layer.module in self.examples for layer in unit.layers)
+        timed = timed and all(layer.kind == "Linear" for layer in unit.layers)
+        found: list[tuple[SensitivityRow, tuple[NativeLinear, ...]]] = []
+        for scheme in unit.schemes:
+            calls = max(1, self.examples[unit.layers[0].module][..., 0].numel()) if timed else 1
+            to = runs_as(scheme, calls)
+            with (
+                part_of_a_model(self._bytes_as(to)),
+                trial(self.model, unit, scheme, self.batches, to if timed else None) as tried,
+            ):
+                if tried.reason:
+                    self.refused |= {layer.name: f"{scheme!r}: {tried.reason}" for layer in unit.layers}
+                else:
+                    value = self.judge.measure(unit, tried, f"{unit.name!r} with {scheme!r}")
+                    found.append((self._row(unit, scheme, to, value, tried), tried.natives))
             advance(unit.name)
-    return _with_times(rows, [candidate.times() for candidate in candidates])
+        return self._with_times(unit, found) if timed else [row for row, _ in found]
 
+    def _row(self, unit: Unit, scheme: Scheme, to: Scheme, value: float, tried: Trial) -> SensitivityRow:
+        loss = self.judge.baseline - value if self.judge.higher_is_better else value - self.judge.baseline
+        return SensitivityRow(
+            name=unit.name,
+            layers=tuple(layer.name for layer in unit.layers),
+            scheme=scheme,
+            zeros=tried.zeros,
+            weights=unit.weights,
+            steps=unit.steps(scheme),
+            quality=value,
+            loss=loss,
+            float_bytes=unit.float_bytes,
+            kept_bytes=unit.kept_bytes,
+            runs_as=to if tried.natives else None,
+            nbytes=_bytes_of(tried.natives) if tried.natives else None,
+        )
 
-def _with_times(rows: list[SensitivityRow], times: list[Times]) -> list[SensitivityRow]:
-    """The rows with the summed times of their layers, if there are any."""
-    if not times:
+    def _with_times(
+        self, unit: Unit, found: list[tuple[SensitivityRow, tuple[NativeLinear, ...]]]
+    ) -> list[SensitivityRow]:
+        """The rows with the summed times of their layers, and of what they would be without having been pruned."""
+        unpruned: dict[Scheme, tuple[NativeLinear, ...]] = {}
+        for row, natives in found:
+            if isinstance(row.scheme, Prune) and natives and row.runs_as is not None and row.runs_as not in unpruned:
+                with part_of_a_model(self._bytes_as(row.runs_as)):
+                    made = [native(layer, row.runs_as) for layer in unit.layers]
+                unpruned[row.runs_as] = tuple(each for each in made if isinstance(each, NativeLinear))
+        variants = [natives for _, natives in found if natives] + list(unpruned.values())
+        sums = [0.0] * (1 + len(variants))
+        for i, layer in enumerate(unit.layers):
+            times = self._stopwatch.times(layer, self.examples[layer.module], [natives[i] for natives in variants])
+            sums = [total + ms for total, ms in zip(sums, times, strict=True)]
+        float_ms, *converted_ms = sums
+        unpruned_ms = dict(zip(unpruned, converted_ms[len(converted_ms) - len(unpruned) :], strict=True))
+        ms = iter(converted_ms)
+        rows = []
+        for row, natives in found:
+            if natives:
+                row = dataclasses.replace(row, float_ms=float_ms, ms=next(ms))
+                if isinstance(row.scheme, Prune) and row.runs_as is not None:
+                    whole = row.runs_as
+                    nbytes = _bytes_of(unpruned[whole])
+                    row = dataclasses.replace(row, unpruned_ms=unpruned_ms[whole], unpruned_bytes=nbytes)
+            rows.append(row)
         return rows
-    float_ms, int8_ms = sum(each.float_ms for each in times), sum(each.int8_ms for each in times)
-    return [
-        dataclasses.replace(row, float_ms=float_ms, int8_ms=int8_ms, pruned_ms=sum(t.pruned_ms[i] for t in times))
-        for i, row in enumerate(rows)
-    ]
+
+    def _bytes_as(self, scheme: Scheme) -> int:
+        """Of the weights of all layers scanned, converted; forms are chosen as in a model of this size."""
+        if scheme.format not in NATIVE_LINEARS:
+            return 0
+        linears = [layer.linear for unit in self.units for layer in unit.layers if layer.kind == "Linear"]
+        kind = NATIVE_LINEARS[scheme.format]
+        return sum(kind.weight_bytes(each.in_features, each.out_features, each.weight.dtype) for each in linears)
 
 
-@contextmanager
-def _restoring(weights: list[Tensor]) -> Iterator[Callable[[], None]]:
-    """Gives a function that puts the weights back as they are now; called at the end in any case."""
-    originals = [weight.detach().clone() for weight in weights]
-
-    def restore() -> None:
-        with uninterrupted(), torch.no_grad():
-            for weight, original in zip(weights, originals, strict=True):
-                weight.copy_(original)
-
-    try:
-        yield restore
-    finally:
-        restore()
+def _bytes_of(natives: Iterable[NativeLinear]) -> int:
+    return sum(each.packed_bytes for each in natives)
