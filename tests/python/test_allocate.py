@@ -14,6 +14,7 @@ from torch import nn
 
 from edgekern import GPTQ, Int4, Int8, PerLayer, Prune, Sensitivity, allocate, convert_, prune_, quantize_, sensitivity
 from edgekern.config import read_config, write_config
+from edgekern.nn import NativeLinear
 from edgekern.sensitivity import SensitivityRow, knapsack
 from edgekern.sensitivity.budget import parse_budget
 from edgekern.sensitivity.knapsack import Option, best_choice, least_cost
@@ -208,14 +209,17 @@ def test_bytes_count_the_whole_model():
     assert int(str(error.value).split()[-2]) > head
 
 
-def test_a_tied_head_costs_its_packed_copy_on_top():
+def test_a_tied_head_and_its_table_cost_one_copy():
     model = LanguageModel()
     data = [torch.randint(0, 40, (4, 8))]
     result = scan(model, "kl", data, PerLayer({"lm_head": Int8(), "_default": Int8()}))
     packed = {row.name: row.nbytes for row in result}
-    everything = sum(packed.values()) + 40 * 16 * 4
-    assert allocate(result, f"{sum(p.nbytes for p in model.parameters())} B").rules["lm_head"] is None
-    assert list(allocate(result, f"{everything - packed['lm_head']} B").rules.values()) == [Int8()] * 4 + [None]
+    everything = sum(packed.values())
+    assert list(allocate(result, f"{everything} B").rules.values()) == [Int8()] * 5
+    converted = copy.deepcopy(model)
+    convert_(converted, allocate(result, f"{everything} B"))
+    assert sum(m.packed_bytes for m in converted.modules() if isinstance(m, NativeLinear)) <= everything
+    assert not list(converted.parameters())
 
 
 def test_a_budget_below_the_least_says_what_that_is():

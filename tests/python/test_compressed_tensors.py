@@ -118,7 +118,7 @@ def test_what_they_write_has_the_same_values_here(name, dtype, tmp_path):
             model = load_compressed(folder)
     else:
         model = load_compressed(folder)
-    assert {name: record[0] for name, record in records_of(model).items()} == dict.fromkeys(expected, scheme)
+    assert {name: record.scheme for name, record in records_of(model).items()} == dict.fromkeys(expected, scheme)
     for layer, weight in expected.items():
         own = model.get_submodule(layer)
         assert own.dtype == weight.dtype == dtype

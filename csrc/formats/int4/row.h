@@ -13,11 +13,11 @@
 namespace edgekern::int4 {
 namespace {
 
-// 8 weights of a channel, from its line, as 0..15: what the line holds is less its zero point, modulo 16 (layout.h). In a line
-// of 4 k the channel has 4 bytes, of which the low nibbles come first; in one of 8 it has 8, of which it has either half.
+// 8 weights of a channel, from its line, as 0..15. In a line of 4 k the channel has 4 bytes, of which the low nibbles come first;
+// in one of 8 it has 8, of which it has either half.
 template <int64_t kDepth>
-EK_INLINE void put_eight(const uint8_t* line, int64_t column, uint64_t zero, int8_t* to) {
-  constexpr uint64_t kLow = 0x0f0f0f0f0f0f0f0fu, kEach = 0x0101010101010101u;
+EK_INLINE void put_eight(const uint8_t* line, int64_t column, int8_t* to) {
+  constexpr uint64_t kLow = 0x0f0f0f0f0f0f0f0fu;
   uint64_t nibbles;
   if constexpr (kDepth == 4) {
     uint32_t bytes;
@@ -27,7 +27,7 @@ EK_INLINE void put_eight(const uint8_t* line, int64_t column, uint64_t zero, int
     memcpy(&nibbles, line + column % 8 * 8, 8);
     nibbles >>= column / 8 * 4;
   }
-  nibbles = ((nibbles & kLow) + zero * kEach) & kLow;  // no sum leaves its byte
+  nibbles &= kLow;
   memcpy(to, &nibbles, 8);
 }
 
@@ -43,7 +43,7 @@ void read_row_as(const RhsPanels& rhs, int64_t n, int64_t k, void* y, int64_t at
     int64_t count = min_of(rhs.group_size, k - k0), number = first + group * kColumns;
     int zero = rhs.zero == nullptr ? 8 : rhs.zero[number];
     for (int64_t i = 0; i < count; i += kUnit)
-      put_eight<Isa::kOrder.line_depth>(lines + (k0 + i) / kUnit * kUnitBytes, column, static_cast<uint64_t>(zero), part + i);
+      put_eight<Isa::kOrder.line_depth>(lines + (k0 + i) / kUnit * kUnitBytes, column, part + i);
     const typename Isa::F32 scale = Isa::set(f16_to_f32(rhs.scale[number])), zeros = Isa::set(static_cast<float>(zero));
     store_row<Isa, D>(y, at + k0, count, [&](int64_t i) EK_LAMBDA_INLINE {
       return Isa::mul(Isa::sub(Isa::to_f32(Isa::load_s8(part + i)), zeros), scale);

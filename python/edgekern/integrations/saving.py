@@ -15,7 +15,7 @@ from edgekern.checkpoint import CheckpointUnsupportedError
 from edgekern.checkpoint.stream import write_tensors
 from edgekern.integrations.transformers import EdgekernConfig
 from edgekern.loading import records_of
-from edgekern.nn import NativeLinear
+from edgekern.nn import NativeEmbedding, NativeLinear
 from edgekern.nn.layers import find_layers, tensor_identity
 
 MOST_BYTES = 5_000_000_000  # of a file
@@ -67,7 +67,8 @@ def write_model(
         settings: ``quantization_config``.
         parts: what is stored of a native layer, by the last part of the names.
         most_bytes: of one file.
-        untied: whether to say that a converted head is no longer the embedding, to readers who would tie it again.
+        untied: whether to say that a converted head is no longer the embedding, to readers who would tie it again; tables
+            are then stored as floats.
         like: all that will be stored, where its shapes and dtypes are known without unpacking a layer.
 
     Raises:
@@ -88,8 +89,8 @@ def write_model(
     config.save_pretrained(folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
-    announced = {name: tensor.to("meta") for name, tensor in like or _tensors(model, parts)}
-    write_tensors(folder, announced, _tensors(model, parts), most_bytes)
+    announced = {name: tensor.to("meta") for name, tensor in like or _tensors(model, parts, untied)}
+    write_tensors(folder, announced, _tensors(model, parts, untied), most_bytes)
 
 
 def _rearranged(model: PreTrainedModel) -> bool:
@@ -97,7 +98,7 @@ def _rearranged(model: PreTrainedModel) -> bool:
     return bool(getattr(model, "_weight_conversions", None))
 
 
-def _tensors(model: PreTrainedModel, parts: Parts) -> Iterator[tuple[str, Tensor]]:
+def _tensors(model: PreTrainedModel, parts: Parts, untied: bool) -> Iterator[tuple[str, Tensor]]:
     """All that is stored, module by module; of a tensor with several names only under that which others are tied to."""
     natives = {layer.name: native for layer in find_layers(model) if (native := layer.native_linear)}
     ignored = {*(model._keys_to_ignore_on_save or ()), *model.all_tied_weights_keys}
@@ -106,6 +107,9 @@ def _tensors(model: PreTrainedModel, parts: Parts) -> Iterator[tuple[str, Tensor
         prefix = f"{path}." if path else ""
         if path in natives:
             yield from ((prefix + part, tensor) for part, tensor in parts(natives[path]).items())
+            continue
+        if untied and isinstance(module, NativeEmbedding):
+            yield f"{prefix}weight", module.weight
             continue
         stored: dict[str, Tensor] = {}
         module._save_to_state_dict(stored, prefix, keep_vars=False)

@@ -102,16 +102,10 @@ def compressed_settings(model: nn.Module) -> dict[str, Any]:
     Raises:
         CheckpointUnsupportedError: no layer is converted, or one is to what that format has no room for.
     """
-    layers = find_layers(model, tables=True)
+    layers = find_layers(model)
     natives = {layer.name: native for layer in layers if (native := layer.native_linear)}
     if not natives:
         raise CheckpointUnsupportedError("no layer of the model is converted; call convert_ first")
-    for layer in layers:
-        if layer.native and layer.is_table:
-            raise CheckpointUnsupportedError(
-                f"layer {layer.name!r} is an embedding table in {layer.native.format}, for which this layout has no "
-                "room; convert without a rule for it, and for an output head that is tied to it"
-            )
     for name, native in natives.items():
         _check_writable(name, native)
     others = [name for layer in layers if layer.kind == "Linear" and not layer.native for name in layer.names]

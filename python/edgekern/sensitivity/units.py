@@ -13,6 +13,7 @@ from edgekern.config import GPTQ, Config, PerLayer, Prune, Scheme, check_config
 from edgekern.convert import check_convertible
 from edgekern.match import DEFAULT, match
 from edgekern.nn.layers import Layer, find_layers, tied_weights
+from edgekern.nn.tables import shared_tables
 from edgekern.plan import Conversion, FilterFn, Task, plan
 from edgekern.prune.patterns import pattern_of
 from edgekern.prune.task import Pruning
@@ -73,6 +74,8 @@ def units_of(
         if taker != "prune_":
             check_convertible(model)
         for decision in plan(model, config, filter_fn, TASKS[taker]):
+            if decision.layer.is_table:  # it goes with the output head that it is tied to
+                continue
             if decision.scheme is None:
                 reasons.setdefault(decision.layer.module, decision.reason)
             else:
@@ -81,7 +84,8 @@ def units_of(
     found = [(layer, tuple(dict.fromkeys(schemes[module]))) for module, layer in layers.items() if schemes[module]]
     if not found:
         raise ValueError(f"nothing to scan: all {len(layers)} layers are left alone by config")
-    ties = tied_weights(model)
+    served = {each.owner.module for each in shared_tables(find_layers(model, tables=True), {})}
+    ties = {module: name for module, name in tied_weights(model).items() if module not in served}
     return [_unit(name, members, ties) for name, members in _grouped(found, groups).items()], left_alone
 
 
