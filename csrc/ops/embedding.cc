@@ -50,8 +50,7 @@ ek_status read_rows(const ek_isa* isa, const void* packed, size_t packed_size, F
   if (status != EK_OK) return status;
   const FormatKernels& kernels = matrix.kernels->*format;
   parallel_for(call.count * k < kSerialWeights ? nullptr : call.parallel, call.count, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      kernels.read_row(matrix.rhs, call.indices[i], k, call.y, call.dtype, i * call.ld_y);
+    for (int64_t i = begin; i < end; ++i) kernels.read_row(matrix.rhs, call.indices[i], k, call.y, call.dtype, i * call.ld_y);
   });
   return EK_OK;
 }

@@ -12,6 +12,7 @@ using namespace edgekern::test;
 namespace {
 
 constexpr ek_dtype kDtypes[] = {EK_F32, EK_F16, EK_BF16};
+constexpr int64_t kBadDepth = 40;  // of the matrix that is read wrongly
 
 // What a float becomes as dtype, as bits.
 uint32_t bits_of(float value, ek_dtype dtype) {
@@ -142,14 +143,14 @@ TEST_CASE("embedding: the number of threads changes no bit") {
 }
 
 TEST_CASE("embedding: bad arguments are refused, and nothing is written") {
-  constexpr int64_t n = 20, k = 40;
+  constexpr int64_t n = 20, k = kBadDepth;
   Matrix rhs = Matrix::random(n, k, 3);
   Int4Weights small(n, k, 32, 0.5, true);
   for (const ek_isa* isa : tested_isas()) {
     Int4Packed packed(isa, EK_INT4_DENSE, small), bitmap(isa, EK_INT4_BITMAP, small);
     for (Table table : {table_of(isa, rhs), table_of(small, packed)}) {
       std::vector<float> y(2 * k, -7.0f);
-      auto call = [&](std::vector<int64_t> indices, ek_dtype dtype = EK_F32, int64_t ld = k, int type = EK_INDEX_I64) {
+      auto call = [&](std::vector<int64_t> indices, ek_dtype dtype = EK_F32, int64_t ld = kBadDepth, int type = EK_INDEX_I64) {
         return table.rows(isa, static_cast<int64_t>(indices.size()), indices.data(), static_cast<ek_index>(type), y.data(),
                           dtype, ld);
       };

@@ -163,7 +163,7 @@ def test_tables_that_cannot_be_converted():
         "scale_grad": nn.Embedding(8, 8, scale_grad_by_freq=True),
         "bag": nn.EmbeddingBag(8, 8),
         "scaled": Scaled(8, 8),
-        "double": nn.Embedding(8, 8, dtype=torch.float64),
+        "float64": nn.Embedding(8, 8, dtype=torch.float64),
     }
     model = nn.ModuleDict({**tables, "linear": nn.Linear(8, 8)})
     report = rows_of(ek.convert_(model, PerLayer({"re:.*": Int8()})))
@@ -173,7 +173,7 @@ def test_tables_that_cannot_be_converted():
         "scale_grad": "scale_grad_by_freq=True is about gradients",
         "bag": "nn.EmbeddingBag adds up the rows that it reads",
         "scaled": "Scaled has a forward of its own",
-        "double": "its weight is torch.float64",
+        "float64": "its weight is torch.float64",
     }
     for name, reason in reasons.items():
         assert reason in report[name].reason

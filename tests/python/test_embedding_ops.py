@@ -109,7 +109,7 @@ def test_the_layer_is_the_dense_one_with_rounded_weights(kind, dtype):
     assert torch.equal(native.weight, linear.weight)  # the same rounding
     assert native.packed_bytes == linear.packed_bytes
     again = cls.from_embedding(back, scheme)
-    assert torch.equal(again.table.packed, native.table.packed) or dtype != torch.float32
+    assert torch.equal(again.weight, native.weight) or kind == "int8"  # int8's scale comes from rounded weights then
 
 
 def as_linear(embedding):
