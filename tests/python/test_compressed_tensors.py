@@ -219,7 +219,8 @@ def test_what_we_write_they_read_and_so_do_we(name, dtype, tied, tmp_path):
     save_compressed(model, tmp_path)
     assert vars(model.config) == settings
     weights = their_weights(tmp_path)
-    assert weights.keys() == records_of(model).keys()
+    linears = {name: record for name, record in records_of(model).items() if record.tied_to is None}
+    assert weights.keys() == linears.keys()
     for layer, weight in weights.items():
         own = model.get_submodule(layer)
         own.dtype = torch.float32  # its values before they are rounded to the model's dtype
@@ -228,7 +229,7 @@ def test_what_we_write_they_read_and_so_do_we(name, dtype, tied, tmp_path):
 
     again = load_compressed(tmp_path)
     assert torch.equal(logits(again), logits(model))
-    assert records_of(again) == records_of(model)
+    assert records_of(again) == linears  # the table of a tied head is floats there
     if name != "both":  # transformers takes one scheme for all
         dense = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=DEQUANTIZE)
         close = torch.nn.functional.cosine_similarity(logits(model).float(), logits(dense).float(), dim=-1)

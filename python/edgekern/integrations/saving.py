@@ -45,7 +45,9 @@ def save_converted(model: PreTrainedModel, folder: str | os.PathLike[str], most_
         return
     said = EdgekernConfig(settings.config)
     said.layers = records_of(model)
-    like = _tensors(model, lambda native: native.canonical_like())  # to unpack them twice would take seconds
+    like = _tensors(
+        model, lambda native: native.canonical_like(), untied=False
+    )  # to unpack them twice would take seconds
     write_model(model, Path(folder), said.to_dict(), lambda native: native.state_dict(), most_bytes, like=like)
 
 
