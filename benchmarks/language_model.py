@@ -61,6 +61,7 @@ def main(
     tier: Tier = None,
     output: Output = None,
 ) -> None:
+    folder, llama_python = folder.absolute(), llama_python.absolute()  # not resolved: it is a link out of its own venv
     chosen = choose_rivals(rivals, RIVALS)
     tasks = choose_cells(all_cells(QUICK if quick else LENGTHS), cells or ["*"])
     from rivals.lm_files import make_folder, make_gguf  # after the options have been looked at: it imports much

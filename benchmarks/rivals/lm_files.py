@@ -43,7 +43,7 @@ def make_folder(folder: Path) -> None:
 
 
 def make_gguf(folder: Path, python: Path) -> None:
-    """Has llama.cpp, in the environment of `python`, quantise the floats; nothing when that is done.
+    """Has llama.cpp, in the environment of `python`, quantise the floats; nothing when that is done. Absolute paths.
 
     Raises:
         RuntimeError: there is no such environment, or it fails.
