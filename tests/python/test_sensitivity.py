@@ -341,7 +341,7 @@ def test_an_estimate_is_close_to_what_is_measured(metric):
     assert estimated.metric == f"estimated {metric}"
     assert len(estimated) == len(measured) == 9
     for guess, truth in zip(estimated, measured, strict=True):
-        assert guess.loss == pytest.approx(truth.loss, rel=0.25)
+        assert guess.loss == pytest.approx(truth.loss, rel=0.33)
 
 
 def test_an_estimate_needs_no_weight_to_be_trained():
@@ -365,13 +365,14 @@ def test_an_estimate_of_convolutions_and_of_layers_called_twice():
 
     torch.manual_seed(0)
     model, data = Twice(), [torch.randn(64, 1, 4, 4) for _ in range(4)]
-    options = {"sparsities": [0.1]}
+    options = {"sparsities": [0.1, 0.2]}
     estimated = scan(model, "mse", data, Prune(0.1), estimate=True, **options)
     measured = scan(model, "mse", data, Prune(0.1), **options)
-    assert [row.name for row in estimated] == ["conv", "linear", "unread"]
-    assert estimated.rows[2].loss == measured.rows[2].loss == 0
-    for guess, truth in zip(estimated.rows[:2], measured.rows[:2], strict=True):
-        assert guess.loss == pytest.approx(truth.loss, rel=0.6)
+    assert list(estimated.curves()) == ["conv", "linear", "unread"]
+    assert {row.loss for row in (*estimated.curves()["unread"], *measured.curves()["unread"])} == {0}
+    for guess, truth in zip(estimated.rows[:4], measured.rows[:4], strict=True):
+        assert guess.loss == pytest.approx(truth.loss, rel=0.33)
+    assert estimated.rows[0].loss == measured.rows[0].loss
 
 
 # ------------------------------------------------------------------------------------------------ latency and output
@@ -441,7 +442,12 @@ def test_the_result_prints_plots_and_survives_json(timed, tmp_path):
     with console.capture() as capture:
         console.print(timed)
     shown, text = capture.get(), str(timed)
-    pieces = ["sparsity=0.9, pattern='4x4'", f"{timed.rows[-1].ms:.4f}", "2 layers or groups scanned", "lower is better"]
+    pieces = [
+        "sparsity=0.9, pattern='4x4'",
+        f"{timed.rows[-1].ms:.4f}",
+        "2 layers or groups scanned",
+        "lower is better",
+    ]
     for piece in [*pieces, "unpruned ms", "Int8(rows=(64,))"]:
         assert piece in text
         assert piece in shown

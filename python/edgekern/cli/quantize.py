@@ -13,7 +13,7 @@ from typing import Any
 from ..config import Config, check_config, read_config, scheme_from_dict, write_config
 
 CONFIG_FILE = "edgekern.toml"
-WINDOWS, TOKENS = 8, 512  # of text, to see by what each layer loses
+WINDOWS, TOKENS = 2, 256  # of text, to see by what each layer loses
 
 
 def check_one(scheme: str | None, file: Path | None, budget: str | None) -> None:
