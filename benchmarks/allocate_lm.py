@@ -30,10 +30,10 @@ from edgekern.report.machine import describe_machine
 
 RESULT = Path(__file__).resolve().parent / "results/allocate-smollm2.json"
 WINDOWS, TOKENS = 4, 512
-CALIBRATION = (2, 128)  # windows, tokens of each
+CALIBRATION = (2, 32)  # windows, tokens of each
 
 SCHEMES = [ek.Int4(128), ek.Int4(64), ek.Int4(32), ek.Int8()]
-BITS = (4.5, 5, 6)
+BITS = (4.5, 4.85, 6)
 
 
 def calibration(ids: Tensor) -> list[dict[str, object]]:
