@@ -1,11 +1,13 @@
 """What a language model loses when each layer has its own number of bits: SmolLM2-135M within budgets of bits a weight.
 
-    python benchmarks/allocate_lm.py                      a quarter of an hour: the scan, and every row
+    python benchmarks/allocate_lm.py                      some ten minutes: the scan, and every row
     python benchmarks/allocate_lm.py --scan scan.json     keeps the scan, or takes one that was kept
+    python benchmarks/allocate_lm.py --only "4.5 bpw"     one row; the others stay as they were measured
 
-The layers are scanned once, with the divergence estimated. Then each row is converted, measured, and written into
-benchmarks/results/allocate-smollm2.json; `python scripts/render_bits.py` renders docs/allocate.md. A busy machine does
-no harm but to the seconds. Needs pip install 'edgekern[lm]', and what examples/prune_smollm2.py names.
+The layers are scanned once, each with the divergence of one scheme measured and of the others estimated. Then each row
+is converted, measured, and written into benchmarks/results/allocate-smollm2.json; `python scripts/render_bits.py`
+renders docs/allocate.md. A busy machine does no harm but to the seconds. Needs pip install 'edgekern[lm]', and what
+examples/prune_smollm2.py names.
 """
 
 from __future__ import annotations
@@ -29,10 +31,10 @@ from edgekern.report.machine import describe_machine
 
 RESULT = Path(__file__).resolve().parent / "results/allocate-smollm2.json"
 WINDOWS, TOKENS = 4, 512
-CALIBRATION = (4, 512)  # windows, tokens of each
+CALIBRATION = (2, 32)  # windows, tokens of each
 
 SCHEMES = [ek.Int4(128), ek.Int4(64), ek.Int4(32), ek.Int8()]
-BITS = (4.5, 4.75, 5, 6)
+BITS = (4.5, 4.85, 6)
 
 
 def calibration(ids: Tensor) -> list[dict[str, object]]:
@@ -66,18 +68,20 @@ def measured(dense: nn.Module, config: Config, scan: ek.Sensitivity, text: Tenso
         "bits": 8 * sum(sizes.values()) / sum(weights.values()),
         "megabytes": sum(sizes.values()) / 1e6,
         "layers": dict(Counter(repr(scheme) for scheme in schemes).most_common()),
-        "predicted": sum(row.loss for row in scan if _scheme_of(config, row.name) == row.scheme),
         "perplexity": perplexity(model, text),
     }
 
 
-def _scheme_of(config: Config, name: str) -> object:
-    return config.rules[name] if isinstance(config, ek.PerLayer) else config
+def predicted(config: Config, scan: ek.Sensitivity) -> float:
+    """The summed losses of the layers one by one."""
+    rules = config.rules if isinstance(config, ek.PerLayer) else dict.fromkeys(scan.curves(), config)
+    return sum(row.loss for row in scan if rules[row.name] == row.scheme)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scan", type=Path, help="file to keep the scan in, or to take it from")
+    parser.add_argument("--only", nargs="*", help="rows to measure, as '4.5 bpw' or 'Int8()'; all otherwise")
     parser.add_argument("--threads", type=int, help="torch's threads")
     options = parser.parse_args()
     torch.set_num_threads(options.threads or torch.get_num_threads())
@@ -94,15 +98,19 @@ def main() -> None:
         "text": [WINDOWS, TOKENS],
         "calibration": list(CALIBRATION),
         "scan": {"metric": scan.metric, "layers": len(scan.curves()), "rows": len(scan), "seconds": round(seconds)},
-        "float32": perplexity(lm.model, text),
         "rows": [],
     }
+    before = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    kept = {row["name"]: row for row in before.get("rows", [])} if before.get("text") == result["text"] else {}
+    result["float32"] = before["float32"] if kept else perplexity(lm.model, text)
     cases: list[tuple[str, Config]] = [(repr(scheme), scheme) for scheme in SCHEMES]
     cases += [(f"{bits} bpw", ek.allocate(scan, f"{bits} bpw")) for bits in BITS]
     for name, config in cases:
-        row = {"name": name, **measured(lm.model, config, scan, text)}
-        print(json.dumps(row), flush=True)
-        result["rows"].append(row)
+        if options.only is None or name in options.only:
+            kept[name] = {"name": name, **measured(lm.model, config, scan, text)}
+            print(json.dumps(kept[name]), flush=True)
+        if name in kept:
+            result["rows"].append({**kept[name], "predicted": predicted(config, scan)})
         RESULT.write_text(json.dumps(result, indent=2) + "\n")
 
 

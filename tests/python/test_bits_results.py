@@ -50,7 +50,7 @@ def test_a_scan_is_kept_and_each_row_measured(tmp_path):
         row = allocate_lm.measured(model, config, scan, ids.view(-1, 50)[:2])
         assert sum(row["layers"].values()) == len(BLOCK_LAYERS)
         assert row["perplexity"] > 1
-        assert row["predicted"] > 0
+        assert allocate_lm.predicted(config, scan) > 0
         if isinstance(config, ek.PerLayer):
             assert row["bits"] <= 10
     assert allocate_lm.measured(model, ek.Int8(), scan, ids.view(-1, 50)[:2])["bits"] > 8
@@ -61,7 +61,7 @@ def test_allocated_models_keep_their_budget_and_beat_uniform_ones_of_their_size(
     uniform = [row for row in rows.values() if len(row["layers"]) == 1]
     within = [(float(name.removesuffix(" bpw")), row) for name, row in rows.items() if name.endswith("bpw")]
     assert len(uniform) == 4
-    assert len(within) >= 4
+    assert len(within) >= 2
     for bits, row in within:
         assert 0.97 * bits < row["bits"] <= bits
         assert row["perplexity"] < min(other["perplexity"] for other in uniform if other["bits"] <= row["bits"])

@@ -341,7 +341,7 @@ def test_an_estimate_is_close_to_what_is_measured(metric):
     assert estimated.metric == f"estimated {metric}"
     assert len(estimated) == len(measured) == 9
     for guess, truth in zip(estimated, measured, strict=True):
-        assert guess.loss == pytest.approx(truth.loss, rel=0.25)
+        assert guess.loss == pytest.approx(truth.loss, rel=0.33)
 
 
 def test_an_estimate_needs_no_weight_to_be_trained():
@@ -365,13 +365,14 @@ def test_an_estimate_of_convolutions_and_of_layers_called_twice():
 
     torch.manual_seed(0)
     model, data = Twice(), [torch.randn(64, 1, 4, 4) for _ in range(4)]
-    options = {"sparsities": [0.1]}
+    options = {"sparsities": [0.1, 0.2]}
     estimated = scan(model, "mse", data, Prune(0.1), estimate=True, **options)
     measured = scan(model, "mse", data, Prune(0.1), **options)
-    assert [row.name for row in estimated] == ["conv", "linear", "unread"]
-    assert estimated.rows[2].loss == measured.rows[2].loss == 0
-    for guess, truth in zip(estimated.rows[:2], measured.rows[:2], strict=True):
-        assert guess.loss == pytest.approx(truth.loss, rel=0.6)
+    assert list(estimated.curves()) == ["conv", "linear", "unread"]
+    assert {row.loss for row in (*estimated.curves()["unread"], *measured.curves()["unread"])} == {0}
+    for guess, truth in zip(estimated.rows[:4], measured.rows[:4], strict=True):
+        assert guess.loss == pytest.approx(truth.loss, rel=0.33)
+    assert estimated.rows[0].loss == measured.rows[0].loss
 
 
 # ------------------------------------------------------------------------------------------------ latency and output

@@ -13,7 +13,7 @@ from typing import Any
 from ..config import Config, check_config, read_config, scheme_from_dict, write_config
 
 CONFIG_FILE = "edgekern.toml"
-WINDOWS, TOKENS = 8, 512  # of text, to see by what each layer loses
+WINDOWS, TOKENS = 2, 256  # of text, to see by what each layer loses
 _ONE_OF_THEM = "quantize takes --config FILE, --scheme NAME or --budget AMOUNT, and one of them"
 
 

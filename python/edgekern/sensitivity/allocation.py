@@ -55,14 +55,15 @@ def allocate(
         model: the model, which is scanned, and is then as it was; or the result of ``sensitivity``, in which case
             nothing else than ``budget`` is taken. Keep one to try several budgets.
         budget: as above.
-        data: batches, as for ``sensitivity``. Whole logits tell more than those of the last token.
+        data: batches, as for ``sensitivity``; a few hundred tokens do for a language model, if it gives the logits of
+            all of them.
         config: schemes to choose from, each for all layers that it is for: a list of those of ``convert_``, of
             ``quantize_``, or of ``prune_``. None stands for ``Int4`` in groups of 128, 64 and 32 and ``Int8``, and for
             ``Prune`` at several sparsities where the budget is one of zeros. Every layer may also stay as it is.
         filter_fn: as for ``sensitivity``.
-        metric: as for ``sensitivity``. By name it is estimated, which takes two passes over the data and one back, and
-            converting every layer to every scheme; None stands for "kl" where the model's output has ``logits``, and
-            for "mse" elsewhere. A function is called for each layer and scheme.
+        metric: as for ``sensitivity``. By name it is estimated, which takes a pass over the data for each layer; None
+            stands for "kl" where the model's output has ``logits``, and for "mse" elsewhere. A function is called for
+            each layer and scheme.
         rows: rows (tokens) of a call, for budgets of time: what the model will be called with. None: as in ``data``.
         higher_is_better: of a ``metric`` that is a function.
         progress: shows a progress bar.

@@ -1,129 +1,87 @@
-"""The metrics by name, estimated for all layers from the gradients of one pass over the data.
+"""The metrics by name, measured once for each layer, and taken from there for its other schemes.
 
-To run a model for each layer and scheme takes hours where it is large. But a layer that is off by some d in its outputs
-moves the model's outputs by J d, to first order, and what a metric makes of that is a sum of squares:
+To run a model for each layer and each of many schemes takes long. But metrics by name grow with the square of a
+layer's error, as long as that is small. So the model is run with the first scheme that a layer is tried with. For the
+others the layer runs alone, on a few rows (tokens) of the inputs that it had, and the loss is that of the first by the
+ratio of the squared errors of its outputs, activation rounding included.
 
-    mse   |J d|^2 / |outputs|^2       = E (g d)^2 / |outputs|^2    g: gradient of v * outputs, for v normal at random
-    kl    (J d)^T F (J d) / 2         = E (g d)^2 / 2              g: gradient of log p(a word drawn from p)
-
-F is the Fisher information of the softmax, which gives the divergence to second order. So a few rows (tokens) of each
-layer's inputs are kept, with the gradient at its outputs; then any change to the layer is judged by running that layer
-alone on them. Rows are taken for independent of each other, and so are the layers of a group. Squares of gradients are
-what optimal brain damage (LeCun et al. 1989) and its descendants judge weights by; here they weigh what the layer
-really puts out, activation rounding included.
+Gradients in place of that one run, each row's error taken to act by itself, would be faster still. They were tried, and
+off by a factor of six for the first value projection of SmolLM2: rounding errs alike for all tokens, and attention adds
+up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from edgekern.calibration.observe import arguments, inference
+from edgekern.calibration.observe import gather
 from edgekern.nn.layers import Layer
-from edgekern.sensitivity.quality import main_tensor
+from edgekern.sensitivity.quality import Quality
 from edgekern.sensitivity.trial import Trial
 from edgekern.sensitivity.units import Unit
 
-_ROWS = 512  # of each layer, in all: (g d)^2 varies by sqrt(2) of its mean, so this leaves some 6 %
+_ROWS = 512  # of each layer, in all
 _IMAGES = 32  # for convolutions, whose rows are whole images
 
 
 @dataclass
 class _Seen:
-    """What is kept of one layer's calls: inputs, outputs and gradients of the same rows, and how many there were."""
+    """Some rows of a layer's inputs, and what it made of them."""
 
     inputs: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
-    gradients: list[Tensor] = field(default_factory=list)
-    rows: int = 0
 
     def error(self, module: nn.Module) -> float:
-        """The sum over all rows of (g d)^2, for the outputs that ``module`` gives in the layer's place."""
-        total, kept = 0.0, 0
-        for x, y, g in zip(self.inputs, self.outputs, self.gradients, strict=True):
+        """The squared error of the outputs that ``module`` gives in the layer's place, over the square of its own."""
+        error = total = 0.0
+        for x, y in zip(self.inputs, self.outputs, strict=True):
             # Not through the module, which may have hooks.
-            now = module.forward(x)
-            moved = ((now.float() - y.float()) * g.float()).flatten(1).sum(1)
-            total, kept = total + float(moved.square().sum()), kept + len(moved)
-        return total * self.rows / kept if kept else 0.0
+            error += float((module.forward(x).float() - y.float()).square().sum())
+            total += float(y.float().square().sum())
+        return error / total if total else 0.0
 
 
 class Estimate:
-    """Judges changes to single layers by what one pass forward and back has shown.
-
-    Raises:
-        RuntimeError: the model cannot be differentiated.
-    """
+    """Judges the first change to a unit by running the model, and others by the errors of the unit's layers."""
 
     higher_is_better = False
-    baseline = 0.0
 
     def __init__(self, model: nn.Module, metric: str, layers: Sequence[Layer], batches: Iterable[Any]) -> None:
-        self.name = f"estimated {metric}"
+        self._quality = Quality(model, metric, batches, False)
+        self.name, self.baseline = f"estimated {metric}", self._quality.baseline
         self._seen = {layer.module: _Seen() for layer in layers}
+        self._first: dict[str, tuple[float, float]] = {}
         self._draw = torch.Generator().manual_seed(0)
         self._share = 1 / max(1, sum(1 for _ in batches))  # of the rows to keep, for each batch
-        scale = 0.0
-        with inference(model), torch.enable_grad(), ExitStack() as stack:
-            anchor = torch.zeros((), requires_grad=True)
-            for module in self._seen:
-                hook = module.register_forward_hook(self._tapping(anchor), with_kwargs=True)
-                stack.callback(hook.remove)
-            for batch in batches:
-                args, kwargs = arguments(batch)
-                output = main_tensor(model(*args, **kwargs)).float()
-                projected, part = (_kl if metric == "kl" else _mse)(output, self._draw)
-                scale += part
-                # No gradient of a weight is computed: the way to the anchor leads along the activations alone.
-                torch.autograd.grad(projected, anchor)
-        self._scale = 1 / scale if scale else 1.0
+        gather(model, {module: self._keeper(module) for module in self._seen}, batches)
 
     def measure(self, unit: Unit, trial: Trial, what: str) -> float:
-        """The estimate for the layers of ``unit`` as those of ``trial``."""
-        layers = zip(unit.layers, trial.modules, strict=True)
+        """The metric, or what it is for a change that errs so many times as much."""
         with torch.no_grad():
-            return self._scale * sum(self._seen[layer.module].error(module) for layer, module in layers)
+            layers = zip(unit.layers, trial.modules, strict=True)
+            error = sum(self._seen[layer.module].error(module) for layer, module in layers)
+        value, first = self._first.get(unit.name, (0.0, 0.0))
+        if first > 0:
+            return value * error / first
+        value = self._quality.measure(unit, trial, what)
+        self._first[unit.name] = value, error
+        return value
 
-    def _tapping(self, anchor: Tensor) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
-            seen, x = self._seen[module], args[0] if args else kwargs["input"]
-            x, rows = _as_rows(module, x), _as_rows(module, y)
+    def _keeper(self, module: nn.Module) -> Callable[[Tensor], None]:
+        def keep(x: Tensor) -> None:
+            rows = _as_rows(module, x)
             most = max(1, round(self._share * (_IMAGES if isinstance(module, nn.Conv2d) else _ROWS)))
-            chosen = torch.randperm(len(x), generator=self._draw)[:most]
-            seen.rows += len(x)
-            with torch.no_grad():
-                seen.inputs.append(x.detach()[chosen])
-                seen.outputs.append(module.forward(seen.inputs[-1]))
+            chosen = torch.randperm(len(rows), generator=self._draw)[:most]
+            seen = self._seen[module]
+            seen.inputs.append(rows[chosen])
+            seen.outputs.append(module.forward(seen.inputs[-1]))
 
-            def keep(gradient: Tensor) -> None:
-                # The way back comes to the calls in another order than the way forward.
-                places[at] = _as_rows(module, gradient)[chosen]
-
-            places, at = seen.gradients, len(seen.gradients)
-            places.append(torch.zeros_like(rows.detach()[chosen]))  # until then, or for outputs that nobody reads
-            return cast(Tensor, _Tap.apply(y, anchor, keep))
-
-        return hook
-
-
-class _Tap(torch.autograd.Function):
-    """The identity, showing the gradient that comes back; differentiable even where no weight is to be trained."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, anchor: Tensor, keep: Any) -> Tensor:
-        ctx.keep = keep
-        return y.clone()  # not a view: the model may change it in place
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        ctx.keep(gradients[0])
-        return gradients[0], gradients[0].new_zeros(()), None
+        return keep
 
 
 def _as_rows(module: nn.Module, tensor: Tensor) -> Tensor:
@@ -131,14 +89,3 @@ def _as_rows(module: nn.Module, tensor: Tensor) -> Tensor:
     if isinstance(module, nn.Conv2d):
         return tensor.unsqueeze(0) if tensor.ndim == 3 else tensor
     return tensor.reshape(-1, tensor.shape[-1])
-
-
-def _mse(output: Tensor, draw: torch.Generator) -> tuple[Tensor, float]:
-    """What to differentiate, and what to divide the sum of squares by."""
-    return (torch.randn(output.shape, generator=draw) * output).sum(), float(output.detach().square().sum())
-
-
-def _kl(output: Tensor, draw: torch.Generator) -> tuple[Tensor, float]:
-    likelihoods = F.log_softmax(output, -1).flatten(0, -2)
-    words = torch.multinomial(likelihoods.detach().exp(), 1, generator=draw)
-    return likelihoods.gather(1, words).sum(), 2.0 * len(words)

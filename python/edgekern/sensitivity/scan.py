@@ -74,9 +74,8 @@ def sensitivity(
         groups: names or ``re:`` patterns; layers that one of them matches are changed together, and make one curve.
         rows: rows (tokens) of the call that latency is measured for, in place of the shape that the data have.
         higher_is_better: of a ``metric`` that is a function.
-        estimate: takes a ``metric`` by name for what it is to second order in the layer's error, from gradients of one
-            pass over the data and up to 512 rows of each layer's inputs: minutes where measuring takes hours. See
-            ``sensitivity/estimate.py``.
+        estimate: measures a ``metric`` by name for the first scheme of each layer only. That of its others is the first
+            by the ratio of the squared errors of the layer's own outputs, on up to 512 rows of its inputs.
         latency: whether to measure it.
         progress: shows a progress bar.
 
