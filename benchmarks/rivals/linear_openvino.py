@@ -10,7 +10,7 @@ import openvino
 from numpy.typing import NDArray
 from openvino import opset13 as op
 
-from rivals.int4_weights import GROUP, Int4Weights, pack_nibbles, quantize_int4
+from rivals.int4_weights import GROUP, Int4Weights, quantize_int4
 from rivals.linear_layer import Bound, FloatArray, LinearSubject
 
 
@@ -26,8 +26,7 @@ def compressed_int4(weight: Int4Weights) -> openvino.Node:
     n, groups, group = weight.levels.shape
 
     def u4(values: NDArray[np.uint8]) -> openvino.Node:
-        packed = openvino.Tensor(pack_nibbles(values.reshape(-1)), values.shape, openvino.Type.u4)
-        return op.convert(op.constant(packed), "f16")
+        return op.convert(op.constant(values, dtype=openvino.Type.u4), "f16")
 
     levels = op.subtract(u4(weight.levels), u4(weight.zero))
     values = op.multiply(levels, op.constant(weight.scale.astype(np.float16)))

@@ -10,7 +10,7 @@ namespace {
 
 struct Avx2Nibbles {
   static constexpr int32_t kZeroOffset = 128;
-  static constexpr int kStreamRows = 0;  // of the weights in L1
+  static constexpr int kStreamRows = 0;         // of the weights in L1
   static constexpr int64_t kPrefetchBytes = 0;  // a panel is one stream, which the CPU's own prefetcher follows
 
   static EK_INLINE void store_lhs(uint8_t* p, __m256i q, __m256i&) {
@@ -27,9 +27,7 @@ struct Avx2Nibbles {
     const __m256i* from = reinterpret_cast<const __m256i*>(p);
     return {{_mm256_load_si256(from), _mm256_load_si256(from + 1)}};
   }
-  static EK_INLINE Line expand_line(const uint8_t* mask, const int8_t*& values) {
-    return Avx2Expand::expand<1>(mask, values);
-  }
+  static EK_INLINE Line expand_line(const uint8_t* mask, const int8_t*& values) { return Avx2Expand::expand<1>(mask, values); }
   static EK_INLINE __m256i merge_in_place(__m256i low, __m256i high) {
     return _mm256_add_epi32(low, _mm256_srai_epi32(high, 4));
   }
