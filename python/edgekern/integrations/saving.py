@@ -69,8 +69,8 @@ def write_model(
         settings: ``quantization_config``.
         parts: what is stored of a native layer, by the last part of the names.
         most_bytes: of one file.
-        untied: whether to say that a converted head is no longer the embedding, to readers who would tie it again; tables
-            are then stored as floats.
+        untied: whether to say that a converted head is no longer the embedding, to readers who would tie it again;
+            tables are then stored as floats.
         like: all that will be stored, where its shapes and dtypes are known without unpacking a layer.
 
     Raises:
