@@ -142,5 +142,5 @@ def test_nothing_to_convert_is_an_error_with_the_reasons():
 def test_asking_for_nothing_is_no_error(rules):
     model = LanguageModel()
     report = convert_(model, PerLayer(rules))
-    assert len(report.skipped) == 5
+    assert len(report.skipped) == 6
     assert not report.converted

@@ -88,7 +88,7 @@ def test_the_most_direct_rule_for_a_pair_counts():
         assert "is None" in report["embed"].reason
     model = LanguageModel()
     before = snapshot(model)
-    with pytest.raises(ConvertError, match="'embed' and 'lm_head' are one shared weight, but the rules say"):
+    with pytest.raises(ConvertError, match="'lm_head' and 'embed' are one shared weight, but the rules say"):
         ek.convert_(model, PerLayer({"embed": Int8(), "lm_head": Int4()}))
     assert_untouched(model, before)
 
