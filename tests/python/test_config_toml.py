@@ -63,8 +63,8 @@ def test_written_and_read_again(tmp_path, config):
     [
         ("format = ", "Invalid value"),
         (b"\xff", "can't decode"),
-        ("", "unknown format None; this version knows f16, f32"),
-        ('format = "int9"', "unknown format 'int9'; this version knows f16, f32"),
+        ("", "unknown format None; this version knows awq, f16, f32"),
+        ('format = "int9"', "unknown format 'int9'; this version knows awq, f16, f32"),
         ('format = "int8"\nbits = 3', "format 'int8' has no option 'bits'; it has form, rows, packings"),
         ('format = "int8"\nrows = "many"', "rows must be numbers of rows"),
         ('format = "per_layer"', "takes 'rules', a mapping"),

@@ -35,7 +35,7 @@ def test_each_case_converts_a_copy(benchmark):
         assert ("layers" in facts) == any(word in case.method for word in ("GPTQ", "AWQ", "SmoothQuant"))
         if facts:
             assert facts["layers"] == 4
-            assert 0 < facts["error_ratio"] < 1.2
+            assert 0 < facts["error_ratio"] < 2
 
 
 def test_results_are_kept_in_the_order_of_the_cases(tmp_path):
