@@ -260,7 +260,7 @@ def test_a_saved_model_with_impossible_scales(folders, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"config": {"format": "os.system"}}, "unknown format 'os.system'; this version knows f16, f32"),
+        ({"config": {"format": "os.system"}}, "unknown format 'os.system'; this version knows awq, f16, f32"),
         ({"config": {"format": "int8", "bits": 3}}, "format 'int8' has no option 'bits'; it has form, rows, packings"),
         ({"hook": "os.system"}, "method 'edgekern' takes config, layers, quant_method"),
         ({"layers": 3}, "layers: expected a list of layers, got int"),
