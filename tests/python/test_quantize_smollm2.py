@@ -75,6 +75,7 @@ def test_rendering_of_several_scores():
 
 def test_what_the_documents_say_of_the_committed_results_is_so():
     dense = SCORES["float32", ""]
+    assert SCORES["int8", "AWQ"] < 1.005 * dense < SCORES["int8", "nearest"]
     int4 = {form for form, _ in SCORES if form.startswith("int4")}
     assert int4
     for form in int4:
