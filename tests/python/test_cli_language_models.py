@@ -193,10 +193,7 @@ def test_bench_prints_every_form(quantized, form):
         (("quantize", "MODEL", "--budget", "5", "-o", "out"), "budget: expected an amount and a unit, as '4.5 bpw'"),
         (("quantize", "MODEL", "--budget", "1 bpw", "--text", "LATIN", "-o", "out"), "latin.txt is not UTF-8 text"),
         (("quantize", "MODEL", "--scheme", "int8", "--text", "RULES", "-o", "out"), "has no effect without --budget"),
-        (
-            ("quantize", "MODEL", "--scheme", "int5", "-o", "out"),
-            "unknown format 'int5'; this version knows awq, f16, f32",
-        ),
+        (("quantize", "MODEL", "--scheme", "int5", "-o", "out"), "unknown format 'int5'; .* awq, f16, f32"),
         (("quantize", "MODEL", "--scheme", "shrink", "-o", "out"), "shrink"),
         (("quantize", "MODEL", "--scheme", "int8", "-o", "EMPTY"), "OUT: .* exists already"),
         (("quantize", "MODEL", "--config", "nothing.toml", "-o", "out"), "nothing.toml"),

@@ -35,7 +35,7 @@ def test_each_case_converts_a_copy(benchmark):
         assert ("layers" in facts) == any(word in case.method for word in ("GPTQ", "AWQ", "SmoothQuant"))
         if facts:
             assert facts["layers"] == 4
-            assert 0 < facts["error_ratio"] < 1.2
+            assert 0 < facts["error_ratio"] < 2
 
 
 def test_results_are_kept_in_the_order_of_the_cases(tmp_path):
@@ -75,6 +75,7 @@ def test_rendering_of_several_scores():
 
 def test_what_the_documents_say_of_the_committed_results_is_so():
     dense = SCORES["float32", ""]
+    assert SCORES["int8", "AWQ"] < 1.005 * dense < SCORES["int8", "nearest"]
     int4 = {form for form, _ in SCORES if form.startswith("int4")}
     assert int4
     for form in int4:
