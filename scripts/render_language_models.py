@@ -41,13 +41,13 @@ def memory(result: dict[str, Any]) -> str:
         f"{machine['versions']['transformers']}, {machine['cpu']}, {machine['threads']} threads, commit "
         f"{machine['commit']}. Others used the machine too, at a load of {machine['load']:.0f}.",
         "",
-        "| | most at once | of that above the converted model | no pages of files | seconds |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| | most at once | of that above the converted model | no pages of files |",
+        "| --- | ---: | ---: | ---: |",
     ]
     for name, facts in (("convert and save", convert), ("load, and read 8 tokens", load)):
         most = facts["resident_bytes"]
         cells = [name, gigabytes(most), megabytes(most - over), gigabytes(facts["anonymous_bytes"])]
-        lines.append("| " + " | ".join([*cells, f"{facts['seconds']:.0f}"]) + " |")
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
