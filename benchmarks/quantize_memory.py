@@ -103,6 +103,7 @@ class Peak:
     anonymous: int = 0
     """Its own: what no file could give back. Looked at every 20 ms."""
     seconds: float = 0.0
+    """By the clock; on a machine that others use it says little."""
 
 
 @contextmanager

@@ -29,25 +29,24 @@ def megabytes(size: float) -> str:
 def memory(result: dict[str, Any]) -> str:
     """What converting and loading took, as a paragraph and a table."""
     machine, convert, load = result["machine"], result["convert"], result["load"]
-    over = result["converted_bytes"]
     held = "A memory cgroup held both to" if result["held_by_kernel"] else "Neither may take more than"
+    versions = machine["versions"]
     lines = [
         f"`edgekern quantize --scheme {result['scheme']}` on {result['layers']} layers of Llama-7B with its embedding "
         f"and head: {gigabytes(result['checkpoint_bytes'])} of bfloat16 in {result['files']} files, "
-        f"{gigabytes(over)} when converted, and {megabytes(result['layer_bytes'])} for the largest linear layer in "
-        f"bfloat16. {held} {gigabytes(result['limit_bytes'])} above what Python and the libraries take "
-        f"({megabytes(convert['libraries_bytes'])}): the converted model, one layer, and "
-        f"{megabytes(result['allowance_bytes'])}. torch {machine['versions']['torch']}, transformers "
-        f"{machine['versions']['transformers']}, {machine['cpu']}, {machine['threads']} threads, commit "
-        f"{machine['commit']}. Others used the machine too, at a load of {machine['load']:.0f}.",
+        f"{gigabytes(result['converted_bytes'])} when converted, and {megabytes(result['layer_bytes'])} for the "
+        f"largest linear layer in bfloat16. {held} {gigabytes(result['limit_bytes'])} above what Python and the "
+        f"libraries take ({megabytes(convert['libraries_bytes'])}): the converted model, one layer, and "
+        f"{megabytes(result['allowance_bytes'])}. torch {versions['torch']}, transformers {versions['transformers']}, "
+        f"{machine['cpu']}, {machine['threads']} threads, commit {machine['commit']}. Others used the machine too, at "
+        f"a load of {machine['load']:.0f}.",
         "",
-        "| | most at once | of that above the converted model | no pages of files | seconds |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| | most at once | without pages of files |",
+        "| --- | ---: | ---: |",
     ]
     for name, facts in (("convert and save", convert), ("load, and read 8 tokens", load)):
-        most = facts["resident_bytes"]
-        cells = [name, gigabytes(most), megabytes(most - over), gigabytes(facts["anonymous_bytes"])]
-        lines.append("| " + " | ".join([*cells, f"{facts['seconds']:.0f}"]) + " |")
+        cells = [name, gigabytes(facts["resident_bytes"]), gigabytes(facts["anonymous_bytes"])]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
