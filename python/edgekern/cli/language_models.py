@@ -52,9 +52,7 @@ def quantize(
     check_language_model(model)
     from . import quantize as command
 
-    command.check_one(scheme, config, budget)
-    if text is not None and budget is None:
-        raise typer.BadParameter("--text has no effect without --budget")
+    command.check_one(scheme, config, budget, text)
     command.check_output(output)
     use_threads(threads)
     command.run(

@@ -16,10 +16,12 @@ CONFIG_FILE = "edgekern.toml"
 WINDOWS, TOKENS = 2, 256  # of text, to see by what each layer loses
 
 
-def check_one(scheme: str | None, file: Path | None, budget: str | None) -> None:
-    """ValueError unless one of the options was given."""
+def check_one(scheme: str | None, file: Path | None, budget: str | None, text: Path | None) -> None:
+    """ValueError unless one of the options was given, and a text only with a budget."""
     if sum(option is not None for option in (scheme, file, budget)) != 1:
         raise ValueError("quantize takes --config FILE, --scheme NAME or --budget AMOUNT, and one of them")
+    if text is not None and budget is None:
+        raise ValueError("--text has no effect without --budget")
 
 
 def check_output(output: Path) -> None:
