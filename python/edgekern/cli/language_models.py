@@ -62,9 +62,7 @@ def quantize(
     check_language_model(model)
     from . import quantize as command
 
-    command.check_one(scheme, config, budget)
-    if text is not None and budget is None:
-        raise typer.BadParameter("--text has no effect without --budget")
+    command.check_one(scheme, config, budget, text)
     command.check_output(output)
     use_threads(threads)
     chosen = command.choose(scheme, config) if budget is None else command.within(model, budget, text)

@@ -17,10 +17,12 @@ WINDOWS, TOKENS = 2, 256  # of text, to see by what each layer loses
 _ONE_OF_THEM = "quantize takes --config FILE, --scheme NAME or --budget AMOUNT, and one of them"
 
 
-def check_one(scheme: str | None, file: Path | None, budget: str | None) -> None:
-    """ValueError when several of the options were given."""
+def check_one(scheme: str | None, file: Path | None, budget: str | None, text: Path | None) -> None:
+    """ValueError when several of the options were given, or a text without a budget."""
     if sum(option is not None for option in (scheme, file, budget)) > 1:
         raise ValueError(_ONE_OF_THEM)
+    if text is not None and budget is None:
+        raise ValueError("--text has no effect without --budget")
 
 
 def check_output(output: Path) -> None:
