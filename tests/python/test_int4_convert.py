@@ -173,7 +173,7 @@ def test_mixed_with_the_other_schemes():
 
 def test_the_output_head_is_left_alone_unless_a_rule_asks():
     model = LanguageModel(tied=False)
-    row = convert_(model, Int4(32)).skipped[0]
+    row = convert_(model, Int4(32)).rows[-1]
     assert row.reason.endswith("PerLayer({'lm_head': Int4(group_size=32), '_default': Int4(group_size=32)})")
     convert_(model, PerLayer({"lm_head": Int4()}))
     assert isinstance(model.lm_head, Int4Linear)
