@@ -59,7 +59,7 @@ def trained(result: Result) -> str:
     """How far from the floats an encoder is, and what it scores, rounded to the nearest and trained."""
     about = (
         f"MiniLM-L6, its encoder's linear layers in symmetric int4, groups of {result['group_size']}. Trained for "
-        f"{result['steps']} steps of 8 texts against the floats, in {result['seconds']} s. {on(result['machine'])}; "
+        f"{result['steps']} steps of 8 texts against the floats. {on(result['machine'])}; "
         f"others used the {result['machine']['cores']} cores too. Distances are on texts that were not trained on."
     )
     tasks = [name for name in result["rows"][0] if name not in ("name", "distance")]
