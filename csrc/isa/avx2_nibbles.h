@@ -21,8 +21,8 @@ struct Avx2Nibbles {
   }
 
   using Line = Avx2Expand::Expanded;
-  // More rows do not fit beside a line, and are multiplied from L1.
-  static constexpr int kLineRows = 2;
+  // Beside the sums of two there is no room for a bitmap's zero points: more rows are multiplied from L1.
+  static constexpr int kLineRows = 1;
   static EK_INLINE Line load_line(const uint8_t* p) {
     const __m256i* from = reinterpret_cast<const __m256i*>(p);
     return {{_mm256_load_si256(from), _mm256_load_si256(from + 1)}};
