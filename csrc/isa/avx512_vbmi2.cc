@@ -16,7 +16,7 @@ struct Avx512Vbmi2 : Avx512Product {
     values += _mm_popcnt_u64(mask);
     // Zen 4's vpexpandb waits for what its destination held, even to make zeros of it: a register just cleared does not wait.
     __m512i line;
-    __asm__("vpxor %x0, %x0, %x0\n\tvpexpandb %2, %0%{%1%}" : "=&x"(line) : "Yk"(mask), "v"(kept));
+    __asm__("vpxord %x0, %x0, %x0\n\tvpexpandb %2, %0%{%1%}" : "=&v"(line) : "Yk"(mask), "v"(kept));
     return line;
   }
 };

@@ -204,7 +204,8 @@ Grid robust(const Group& group, const Grid& whole) {
   const Grid start = clip<robust_error>(group, whole);
   Grid best = start;
   float least = robust_error(group, start);
-  for (int shift : {0, -1, 1}) {
+  constexpr int kShifts[] = {0, -1, 1};
+  for (int shift : kShifts) {
     Grid grid = start;
     grid.zero += shift;
     if (grid.zero < 0 || grid.zero > kTop || (shift != 0 && group.symmetric)) continue;
