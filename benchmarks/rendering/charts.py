@@ -57,7 +57,6 @@ LABELS = {
     "deepsparse-int8-fast": "DeepSparse int8, saturating",
     "edgekern-int8": "edgekern int8, head float32",
     "edgekern-int8-head": "edgekern int8, head too",
-    "edgekern-int4": "edgekern int4, head float32",
     "edgekern-int4-head": "edgekern int4, head int8",
     "llama-q8_0": "llama.cpp Q8_0",
     "llama-q4_0": "llama.cpp Q4_0",

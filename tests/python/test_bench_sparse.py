@@ -15,6 +15,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import render  # noqa: E402
 import sparse  # noqa: E402
+
+del sys.modules["sparse"]  # or SciPy takes it for the package of that name
 from harness.subject import SUBJECTS, load_subject  # noqa: E402
 from rendering.pages import table  # noqa: E402
 from rendering.results import read_results  # noqa: E402

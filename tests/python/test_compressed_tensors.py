@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -229,7 +230,11 @@ def test_what_we_write_they_read_and_so_do_we(name, dtype, tied, tmp_path):
 
     again = load_compressed(tmp_path)
     assert torch.equal(logits(again), logits(model))
-    assert records_of(again) == linears  # the table of a tied head is floats there
+    forms = {name: replace(record, scheme=replace(record.scheme, form="dense")) for name, record in linears.items()}
+    read = {
+        name: replace(record, scheme=replace(record.scheme, form="dense")) for name, record in records_of(again).items()
+    }
+    assert read == forms  # the table of a tied head is floats there
     if name != "both":  # transformers takes one scheme for all
         dense = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=DEQUANTIZE)
         close = torch.nn.functional.cosine_similarity(logits(model).float(), logits(dense).float(), dim=-1)
