@@ -2,6 +2,7 @@
 #include "base/dtype.h"
 #include "formats/int4/layout.h"
 #include "isa/kernels.h"
+#include "ops/dense_rhs.h"
 #include "ops/panels.h"
 
 namespace edgekern::int4 {
@@ -14,18 +15,7 @@ Gemm gemm_of(const Kernels& kernels, ek_int4_form form) {
 }
 
 RhsPanels panels_of(const void* packed, const Layout& layout) {
-  RhsPanels rhs{.n = layout.n,
-                .padded_n = layout.padded_n(),
-                .padded_k = layout.padded_k(),
-                .group_size = layout.group_size,
-                .groups = layout.groups(),
-                .scale = at<uint16_t>(packed, layout.scale_offset()),
-                .zero = layout.has_zero ? at<uint8_t>(packed, layout.zero_offset()) : nullptr,
-                .lines = at<uint8_t>(packed, layout.body_offset()),
-                .masks = nullptr,
-                .starts = nullptr,
-                .weight_sum = at<float>(packed, layout.weight_sum_offset()),
-                .bias = at<float>(packed, layout.bias_offset())};
+  RhsPanels rhs = dense_panels(layout, packed);
   if (layout.form == EK_INT4_DENSE) return rhs;
   BitmapParts parts = layout.bitmap();
   rhs.lines = at<uint8_t>(packed, parts.values_offset());

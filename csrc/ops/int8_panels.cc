@@ -1,5 +1,6 @@
 // Layers of the forms in panels, dense and bitmap: slabs of rows, tiles of rows x 64 columns.
 #include "formats/int8/bitmap.h"
+#include "ops/dense_rhs.h"
 #include "ops/int8_forms.h"
 #include "ops/panels.h"
 
@@ -13,17 +14,7 @@ Gemm gemm_of(const DenseKernels& kernels, ek_int8_form form) {
 }
 
 RhsPanels panels_of(const void* packed, const Layout& layout) {
-  RhsPanels rhs{.n = layout.n,
-                .padded_n = layout.padded_n(),
-                .padded_k = layout.padded_k(),
-                .blocks = layout.blocks(),
-                .panels = at<int8_t>(packed, layout.body_offset()),
-                .masks = nullptr,
-                .starts = nullptr,
-                .column_sum = at<int32_t>(packed, layout.column_sum_offset()),
-                .odd_sum = at<int32_t>(packed, layout.odd_sum_offset()),
-                .scale = at<float>(packed, layout.scale_offset()),
-                .bias = at<float>(packed, layout.bias_offset())};
+  RhsPanels rhs = dense_panels(layout, packed);
   if (layout.form == EK_INT8_DENSE) return rhs;
   BitmapParts parts = BitmapLayout{layout}.parts();
   rhs.panels = at<int8_t>(packed, parts.values_offset());
