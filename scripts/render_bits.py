@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from render_prune import replace
+from page_marks import replace
 
 ROOT = Path(__file__).resolve().parent.parent
 Result = dict[str, Any]

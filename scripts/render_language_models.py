@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from render_prune import replace
+from page_marks import replace, settle
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,16 +55,7 @@ def main() -> int:
     page = path.read_text()
     result = json.loads((ROOT / "benchmarks/results/quantize-memory.json").read_text())
     rendered = replace(page, "quantize-memory", memory(result))
-    if "--check" in sys.argv[1:]:
-        if rendered != page:
-            print(
-                "docs/language-models.md does not show the committed results; run scripts/render_language_models.py",
-                file=sys.stderr,
-            )
-            return 1
-        return 0
-    path.write_text(rendered)
-    return 0
+    return settle(path, rendered)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from page_marks import replace, settle
+
 ROOT = Path(__file__).resolve().parent.parent
 SPEED, LOSS = 2.0, 0.02  # the goal: linears this far ahead of dense int8, at most this much lost on the sentiment probe
 
@@ -142,14 +144,6 @@ def decoding(speed: dict[str, Any], model: str) -> str:
     return "\n".join(lines)
 
 
-def replace(page: str, name: str, text: str) -> str:
-    """The page with this text between the markers of that name."""
-    start, end = f"<!-- results:{name}:start -->\n", f"<!-- results:{name}:end -->"
-    before, rest = page.split(start)
-    _, after = rest.split(end)
-    return f"{before}{start}{text}\n{end}{after}"
-
-
 def main() -> int:
     path, results = ROOT / "docs/pruning.md", ROOT / "benchmarks/results"
     page = path.read_text()
@@ -159,12 +153,9 @@ def main() -> int:
     smollm2 = json.loads((results / "prune-smollm2.json").read_text())
     rendered = replace(rendered, "prune-smollm2", perplexities(smollm2["quality"], smollm2["model"]))
     rendered = replace(rendered, "prune-smollm2-speed", decoding(smollm2["speed"], smollm2["model"]))
+    code = settle(path, rendered)
     if "--check" in sys.argv[1:]:
-        if rendered != page:
-            print("docs/pruning.md does not show the committed results; run scripts/render_prune.py", file=sys.stderr)
-            return 1
-        return 0
-    path.write_text(rendered)
+        return code
     from prune_chart import draw  # not for --check, which needs no matplotlib
 
     draw(minilm, "1", SPEED, LOSS, ROOT / "docs/img/prune-minilm.png")

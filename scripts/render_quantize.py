@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from render_prune import replace
+from page_marks import replace, settle
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ("smollm2", "minilm", "whisper")
@@ -86,23 +86,14 @@ def line(*cells: str) -> str:
 
 def main() -> int:
     path = ROOT / "docs/quantization.md"
-    page = rendered = path.read_text()
+    rendered = path.read_text()
     for name in MODELS:
         path_of_results = ROOT / f"benchmarks/results/quantize-{name}.json"
         if path_of_results.exists():
             result = json.loads(path_of_results.read_text())
             text = table(result) if name == "smollm2" else score_table(result)
             rendered = replace(rendered, f"quantize-{name}", text)
-    if "--check" in sys.argv[1:]:
-        if rendered != page:
-            print(
-                "docs/quantization.md does not show the committed results; run scripts/render_quantize.py",
-                file=sys.stderr,
-            )
-            return 1
-        return 0
-    path.write_text(rendered)
-    return 0
+    return settle(path, rendered)
 
 
 if __name__ == "__main__":
