@@ -49,6 +49,10 @@ auto choose_activation(ek_activation activation, Of&& of) {
       return of(dtype, Constant<EK_GELU_TANH>{});
     case EK_SILU:
       return of(dtype, Constant<EK_SILU>{});
+    case EK_RELU6:
+      return of(dtype, Constant<EK_RELU6>{});
+    case EK_HARDSWISH:
+      return of(dtype, Constant<EK_HARDSWISH>{});
     default:
       return of(dtype, Constant<EK_NONE>{});
   }

@@ -35,7 +35,8 @@ class NativeLinear(nn.Module, ABC):
         in_features: K, columns of the weight.
         out_features: N, rows of the weight.
         bias: whether there is a bias.
-        activation: applied before the result is stored: "none", "relu", "gelu", "gelu_tanh" or "silu".
+        activation: applied before the result is stored: "none", "relu", "gelu", "gelu_tanh", "silu",
+            "relu6" or "hardswish".
         dtype: what ``weight`` and ``dense()`` give back: torch.float32, bfloat16 or float16.
         bias_dtype: dtype of the bias outside the packed buffer; ``dtype`` when not given.
         scheme: how weights are packed; the scheme's defaults when not given.
