@@ -43,7 +43,8 @@ extern "C" const char* ek_status_message(ek_status status) {
     case EK_ERROR_GROUPS:
       return "the number of groups does not divide the channels in and out";
     case EK_ERROR_IMAGES:
-      return "unknown order of images (expected NCHW or NHWC), or x and y differ in dtype or order";
+      return "unknown order of images (expected NCHW or NHWC), x and y that differ in order or float dtype, or a scale or "
+             "zero point (0 to 255) that cannot be; u8 needs both, and NHWC";
   }
   return "unknown status";
 }

@@ -16,6 +16,8 @@ struct Output {
   ek_dtype dtype;
   ek_activation activation;
   bool integers;  // int8: store the int32 sums instead of finishing them
+  float inverse = 0;       // u8: 1 / scale
+  int32_t zero_point = 0;  // u8
 };
 
 namespace blocks {

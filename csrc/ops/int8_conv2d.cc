@@ -1,8 +1,8 @@
 // int8 convolutions: images to u8, then an implicit GEMM, or the depthwise kernel, from windows of them.
 //
 //   for each slab of images whose u8 form stays in cache, one parallel region:
-//     range       pieces of images: what x holds                                 formats/int8/image.h
-//     quantize    rows of images to u8 [H][W][C], with the zeros around them      the same
+//     range       pieces of images: what x holds, unless that is given          formats/int8/image.h
+//     quantize    rows of images to u8 [H][W][C], with the zeros around them     the same
 //     multiply    blocks of pixels of y x panels: the rows of activations that these pixels need are gathered into L1 or L2
 //                 and multiplied as a linear layer's; or runs of pixels x 64 channels of a depthwise one
 #include <stdint.h>
@@ -30,11 +30,19 @@ bool valid_order(ek_image_order order) { return order == EK_NCHW || order == EK_
 
 int64_t aligned(int64_t bytes) { return round_up(bytes, 64); }
 
+// Rows of activations need not be gathered: they are the pixels of a u8 image, and nothing beyond the last is read.
+bool reads_in_place(const DenseKernels& kernels, const Geometry& geometry) {
+  const ek_window& w = geometry.window;
+  return kernels.lhs.plain && geometry.windows_are_pixels() && geometry.shape.in_channels % kDepthUnit == 0 &&
+         w.top + w.bottom + w.left + w.right == 0;
+}
+
 // How a call's work is cut, and where its parts stand in the workspace.
 struct Plan {
   Geometry geometry;
-  bool planes;  // y is channel by channel
-  int64_t value_bytes;
+  bool planes;  // x and y are channel by channel
+  bool in_place;  // x is u8 already, and all that windows meet
+  int64_t value_bytes;  // of y
   int64_t slab_images, range_pieces;
   int64_t threads;
 
@@ -44,7 +52,7 @@ struct Plan {
   int64_t span, column_bytes;
   int64_t tile_stride;  // elements, of results that are on their way to planes
 
-  int64_t images_bytes() const { return aligned(slab_images * geometry.image_bytes() + kSlack); }
+  int64_t images_bytes() const { return in_place ? 0 : aligned(slab_images * geometry.image_bytes() + kSlack); }
   int64_t ranges_bytes() const { return aligned(slab_images * range_pieces * static_cast<int64_t>(sizeof(RowRange))); }
   int64_t tile_bytes() const { return planes ? aligned(block_rows * tile_stride * value_bytes) : 0; }
   int64_t rows_bytes() const { return aligned(block_rows * gather_stride + kSlack) + aligned(block_rows * lhs_stride); }
@@ -54,13 +62,15 @@ struct Plan {
 };
 
 Plan plan_of(const edgekern::Kernels& kernels, const Conv2dLayout& layout, const Geometry& geometry, int64_t images,
-             ek_dtype dtype, ek_image_order order, const ek_parallel* parallel) {
+             const ek_images& x, const ek_images& y, const ek_parallel* parallel) {
   Plan plan{};
   plan.geometry = geometry;
-  plan.planes = order == EK_NCHW;
-  plan.value_bytes = bytes_of(dtype);
+  plan.planes = x.order == EK_NCHW;
+  plan.in_place = x.dtype == EK_U8 && reads_in_place(kernels.int8, geometry);
+  plan.value_bytes = bytes_of(y.dtype);
   plan.slab_images = min_of(images, max_of(1, kSlabBytes / geometry.image_bytes()));
-  plan.range_pieces = ceil_div(geometry.shape.in_channels * geometry.height * geometry.width, kRangeElements);
+  if (x.scale == 0)
+    plan.range_pieces = ceil_div(geometry.shape.in_channels * geometry.height * geometry.width, kRangeElements);
   plan.threads = thread_count(parallel);
   if (layout.depthwise()) {
     plan.block_rows = min_of(kRunPixels, geometry.out_width);
@@ -109,9 +119,7 @@ struct Call {
   const edgekern::Kernels& kernels;
   const Conv2dPacked& layer;
   Plan plan;
-  const void* x;  // of the slab's first image, as is y
-  void* y;
-  ek_dtype dtype;
+  ek_images x, y;  // from the slab's first image on
   ek_activation activation;
   const ek_parallel* parallel;
   uint8_t* images;
@@ -123,6 +131,7 @@ struct Call {
   uint8_t* image(int64_t b) const { return images + b * plan.geometry.image_bytes(); }
 
   RowScale scale(int64_t b) const {
+    if (x.scale != 0) return {x.scale, 1.0f / x.scale, x.zero_point, false};
     RowRange all{0.0f, 0.0f, true};
     for (int64_t i = 0; i < plan.range_pieces; ++i) {
       const RowRange& piece = ranges[b * plan.range_pieces + i];
@@ -136,7 +145,7 @@ struct Call {
 void find_range(const Call& call, int64_t ticket) {
   int64_t b = ticket / call.plan.range_pieces, start = ticket % call.plan.range_pieces * kRangeElements;
   int64_t count = min_of(kRangeElements, call.x_elements() - start);
-  call.ranges[ticket] = call.kernels.int8_images.range(call.x, call.dtype, b * call.x_elements() + start, count);
+  call.ranges[ticket] = call.kernels.int8_images.range(call.x.data, call.x.dtype, b * call.x_elements() + start, count);
 }
 
 // Row `row` of the u8 image, whose first `top` rows are zeros.
@@ -149,7 +158,10 @@ void quantize_row(const Call& call, int64_t b, int64_t row, const RowScale& scal
   if (used > 0) {
     const int64_t image = b * call.x_elements(), plane = call.plan.planes ? g.height * g.width : 0;
     const int64_t start = image + y * g.width * (call.plan.planes ? 1 : channels);
-    call.kernels.int8_images.quantize(call.x, call.dtype, start, plane, used, channels, scale, out + left * channels);
+    if (call.x.dtype == EK_U8)
+      memcpy(out + left * channels, static_cast<const uint8_t*>(call.x.data) + start, static_cast<size_t>(used * channels));
+    else
+      call.kernels.int8_images.quantize(call.x.data, call.x.dtype, start, plane, used, channels, scale, out + left * channels);
   }
   memset(out + (left + used) * channels, scale.zero_point, static_cast<size_t>((met - left - used) * channels));
 }
@@ -159,15 +171,15 @@ void store_planes(const Call& call, const Slot& slot, int64_t b, int64_t p0, int
                   int64_t columns) {
   const int64_t plane = call.plan.geometry.out_pixels();
   call.kernels.int8_images.store_planes(slot.tile + tile_column * call.plan.value_bytes, call.plan.tile_stride, rows, columns,
-                                        call.dtype, call.y, b * call.y_elements() + c0 * plane + p0, plane);
+                                        call.y.dtype, call.y.data, b * call.y_elements() + c0 * plane + p0, plane);
 }
 
 // Where results of pixel p0 and channel c0 of image b go: to y, or to the tile.
 Output output_at(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t c0) {
   const int64_t channels = call.plan.geometry.shape.out_channels;
-  if (call.plan.planes) return {slot.tile, call.plan.tile_stride, call.dtype, call.activation, false};
-  char* y = static_cast<char*>(call.y) + (b * call.y_elements() + p0 * channels + c0) * call.plan.value_bytes;
-  return {y, channels, call.dtype, call.activation, false};
+  if (call.plan.planes) return {slot.tile, call.plan.tile_stride, call.y.dtype, call.activation, false};
+  char* y = static_cast<char*>(call.y.data) + (b * call.y_elements() + p0 * channels + c0) * call.plan.value_bytes;
+  return {y, channels, call.y.dtype, call.activation, false, call.y.scale == 0 ? 0 : 1.0f / call.y.scale, call.y.zero_point};
 }
 
 // Pixels [p0, p1) of y of image b by panels [n0, n1) of each group.
@@ -183,7 +195,7 @@ void multiply(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t
   }
   if (kernels.lhs.plain) memset(lhs.row_sum, 0, static_cast<size_t>(4 * call.plan.k_blocks * lhs.rows));
   for (int64_t group = 0; group < g.shape.groups; ++group) {
-    if (kernels.lhs.plain && g.windows_are_pixels() && g.shape.in_channels % kDepthUnit == 0) {
+    if (reads_in_place(kernels, g)) {
       lhs.data = call.image(b) + p0 * g.shape.in_channels;
       lhs.stride = g.shape.in_channels;
     } else {
@@ -280,7 +292,7 @@ void run_slab(const Call& call, int64_t images) {
   const Geometry& g = call.plan.geometry;
   const int64_t macs = images * g.out_pixels() * g.k() * g.shape.out_channels;
   const int64_t rows_at_once = max_of(1, kQuantizeTicketElements / g.row_bytes());
-  const int64_t row_tickets = ceil_div(g.met_height(), rows_at_once);
+  const int64_t row_tickets = call.plan.in_place ? 0 : ceil_div(g.met_height(), rows_at_once);
   const Tickets tickets(call, images);
   run_phases<3>(macs < kSerialMacs ? nullptr : call.parallel,
                 {images * call.plan.range_pieces, images * row_tickets, tickets.count},
@@ -311,6 +323,20 @@ ek_status geometry_of(const ek_conv2d_shape& shape, const ek_window* window, int
                        4.0 * images * out->out_height * out->out_width * shape.out_channels})
     if (bytes > 4e18) return EK_ERROR_SHAPE;
   return EK_OK;
+}
+
+// What x and y may be to each other.
+ek_status check_images(const ek_images& x, const ek_images& y) {
+  for (const ek_images& images : {x, y}) {
+    if (!valid_dtype(images.dtype) && images.dtype != EK_U8) return EK_ERROR_DTYPE;
+    constexpr float kSmallest = 1.17549435e-38f, kLargest = 8.5070592e37f;  // normal floats whose inverses are normal too
+    const bool none = images.scale == 0, range = images.scale >= kSmallest && images.scale <= kLargest;
+    if (!valid_order(images.order) || !(none || range)) return EK_ERROR_IMAGES;
+    if (images.zero_point < 0 || images.zero_point > 255) return EK_ERROR_IMAGES;
+    if (images.dtype == EK_U8 && (none || images.order != EK_NHWC)) return EK_ERROR_IMAGES;
+  }
+  const bool same = x.dtype == y.dtype || x.dtype == EK_U8 || y.dtype == EK_U8;
+  return same && x.order == y.order ? EK_OK : EK_ERROR_IMAGES;
 }
 
 // A packed layer that this ISA can run.
@@ -357,15 +383,15 @@ extern "C" ek_status ek_conv2d_output(const ek_conv2d_shape* shape, const ek_win
 
 extern "C" size_t ek_int8_conv2d_workspace_size(const ek_isa* isa, const void* packed, size_t packed_size,
                                                 const ek_window* window, int64_t images, int64_t height, int64_t width,
-                                                const ek_images* y, const ek_parallel* parallel) {
+                                                const ek_images* x, const ek_images* y, const ek_parallel* parallel) {
   const edgekern::Kernels* kernels = nullptr;
   Conv2dPacked layer{};
   Geometry geometry{};
-  if (y == nullptr || !valid_dtype(y->dtype) || !valid_order(y->order) || resolve_isa(isa, &kernels) != EK_OK ||
+  if (x == nullptr || y == nullptr || check_images(*x, *y) != EK_OK || resolve_isa(isa, &kernels) != EK_OK ||
       open_conv2d(packed, packed_size, &layer) != EK_OK ||
       geometry_of(layer.layout.shape, window, images, height, width, &geometry) != EK_OK)
     return 0;
-  return static_cast<size_t>(plan_of(*kernels, layer.layout, geometry, images, y->dtype, y->order, parallel).bytes());
+  return static_cast<size_t>(plan_of(*kernels, layer.layout, geometry, images, *x, *y, parallel).bytes());
 }
 
 extern "C" ek_status ek_int8_conv2d(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
@@ -373,29 +399,31 @@ extern "C" ek_status ek_int8_conv2d(const ek_isa* isa, const void* packed, size_
                                     ek_activation activation, void* workspace, size_t workspace_size,
                                     const ek_parallel* parallel) {
   if (x == nullptr || y == nullptr) return EK_ERROR_NULL_POINTER;
-  if (!valid_dtype(x->dtype)) return EK_ERROR_DTYPE;
   if (!valid_activation(activation)) return EK_ERROR_ACTIVATION;
-  if (!valid_order(x->order) || y->dtype != x->dtype || y->order != x->order) return EK_ERROR_IMAGES;
   const edgekern::Kernels* kernels = nullptr;
   Conv2dPacked layer{};
   Geometry geometry{};
-  ek_status status = resolve_isa(isa, &kernels);
+  ek_status status = check_images(*x, *y);
+  if (status == EK_OK) status = resolve_isa(isa, &kernels);
   if (status == EK_OK) status = open_layer(*kernels, packed, packed_size, &layer);
   if (status == EK_OK) status = geometry_of(layer.layout.shape, window, images, height, width, &geometry);
   if (status != EK_OK || images == 0) return status;
-  const Plan plan = plan_of(*kernels, layer.layout, geometry, images, x->dtype, x->order, parallel);
+  const Plan plan = plan_of(*kernels, layer.layout, geometry, images, *x, *y, parallel);
   const bool empty = height == 0 || width == 0;  // all that windows meet are zeros
   if ((x->data == nullptr && !empty) || y->data == nullptr || workspace == nullptr) return EK_ERROR_NULL_POINTER;
   if (static_cast<int64_t>(workspace_size) < plan.bytes()) return EK_ERROR_WORKSPACE;
 
   char* start = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(workspace) + 63) & ~uintptr_t{63});
   char* ranges = start + plan.images_bytes();
-  Call call{*kernels, layer,     plan,     x->data, y->data, x->dtype, activation, parallel, reinterpret_cast<uint8_t*>(start),
+  Call call{*kernels, layer,    plan, *x, *y, activation, parallel, reinterpret_cast<uint8_t*>(start),
             reinterpret_cast<RowRange*>(ranges), ranges + plan.ranges_bytes()};
+  if (plan.in_place) call.images = static_cast<uint8_t*>(x->data);
   for (int64_t b = 0; b < images; b += plan.slab_images) {
     run_slab(call, min_of(plan.slab_images, images - b));
-    call.x = static_cast<const char*>(call.x) + plan.slab_images * call.x_elements() * plan.value_bytes;
-    call.y = static_cast<char*>(call.y) + plan.slab_images * call.y_elements() * plan.value_bytes;
+    const int64_t read = plan.slab_images * call.x_elements() * bytes_of(x->dtype);
+    call.x.data = static_cast<char*>(call.x.data) + read;
+    call.y.data = static_cast<char*>(call.y.data) + plan.slab_images * call.y_elements() * plan.value_bytes;
+    if (plan.in_place) call.images += read;
   }
   return EK_OK;
 }

@@ -34,6 +34,11 @@ SymInt top, SymInt bottom, SymInt left, SymInt right, int dilation_h, int dilati
 - ``top``, ``bottom``, ``left``, ``right``: zeros around each image
 - result: [B, out_channels, H', W'] of x's dtype and memory format
 
+``int8_conv2d_static`` takes five more: ``float x_scale, int x_zero_point, float y_scale, int y_zero_point, int dtype``.
+``x_scale`` and ``x_zero_point`` are the range of x, which is then not looked for; x may be uint8 with that range. With
+``y_scale`` > 0 the result is uint8 with the range of y, in channels_last; else it is of x's dtype, or where x is uint8 of
+``dtype``, a code of :data:`FLOATS`. A scale of 0 leaves x's range to be found.
+
 Inference only: raises ``ValueError`` when x requires grad and grad mode is on. The kernels are native and registered
 through torch's stable C ABI, so one build of edgekern serves every torch from 2.9 on.
 """
@@ -185,8 +190,21 @@ def _fake_conv2d(
     )
 
 
-_library.impl("int8_conv2d", torch.library.fallthrough_kernel, "Autograd")
-torch.library.register_fake("edgekern::int8_conv2d", _fake_conv2d)
+def _fake_conv2d_static(x: torch.Tensor, packed: torch.Tensor, *rest: Any) -> torch.Tensor:
+    """As :func:`_fake_conv2d`, and what is u8 is in channels_last."""
+    *layer, _, _, y_scale, _, dtype = rest
+    y = _fake_conv2d(x, packed, *layer)
+    name = next(name for name, code in FLOATS.items() if code == dtype)
+    if y_scale > 0:
+        return y.to(torch.uint8).contiguous(memory_format=torch.channels_last)
+    if x.dtype == torch.uint8:
+        return y.to(getattr(torch, name)).contiguous(memory_format=torch.channels_last)
+    return y
+
+
+for _op, _fake in (("int8_conv2d", _fake_conv2d), ("int8_conv2d_static", _fake_conv2d_static)):
+    _library.impl(_op, torch.library.fallthrough_kernel, "Autograd")
+    torch.library.register_fake(f"edgekern::{_op}", _fake)
 
 _OPS = {"int8_linear": (1, 2, 3), "int4_linear": (1, 2, 3), "f32_linear": (1,), "f16_linear": (1,)}
 for _op, _count in ((op, count) for op, counts in _OPS.items() for count in counts):

@@ -103,6 +103,8 @@ Wanted wanted(const Layer& layer, const std::vector<float>& x, ek_activation act
   return out;
 }
 
+ek_images floats(void* data, ek_image_order order, ek_dtype dtype = EK_F32) { return {data, dtype, order, 0, 0}; }
+
 // Runs a case and compares. Everything ends where an unreadable page begins.
 void check(const Layer& layer, const ek_isa* isa, ek_int8_form form, ek_image_order order, const std::vector<float>& x,
            const Wanted& want, ek_activation activation, const ek_parallel* parallel = nullptr) {
@@ -116,9 +118,9 @@ void check(const Layer& layer, const ek_isa* isa, ek_int8_form form, ek_image_or
           from.as<float>()[b * c.x_size() + place(order, c.shape.in_channels, c.height, c.width, k, i, j)] =
               x[b * c.x_size() + (k * c.height + i) * c.width + j];
   Guarded to(want.y.size() * 4);
-  ek_images in{from.as<float>(), EK_F32, order}, out{to.as<float>(), EK_F32, order};
+  ek_images in = floats(from.as<float>(), order), out = floats(to.as<float>(), order);
   size_t scratch_size = ek_int8_conv2d_workspace_size(isa, packed.data(), packed.size, &c.window, c.images, c.height, c.width,
-                                                      &out, parallel);
+                                                      &in, &out, parallel);
   Guarded scratch(scratch_size);
   memset(scratch.as<char>(), 0xa5, scratch_size);
   REQUIRE(ek_int8_conv2d(isa, packed.data(), packed.size, &c.window, c.images, c.height, c.width, &in, &out, activation,
@@ -277,9 +279,9 @@ TEST_CASE("convolutions of f16 and bf16") {
               float value = x[b * c.x_size() + i];
               from[b * c.x_size() + place(order, 20, 9, 9, channel, y, z)] = dtype == EK_F16 ? f32_to_f16(value) : f32_to_bf16(value);
             }
-          ek_images in{from.data(), dtype, order}, out{to.data(), dtype, order};
+          ek_images in = floats(from.data(), order, dtype), out = floats(to.data(), order, dtype);
           std::vector<char> scratch(
-              ek_int8_conv2d_workspace_size(isa, packed.data(), packed.size, &c.window, c.images, 9, 9, &out, nullptr));
+              ek_int8_conv2d_workspace_size(isa, packed.data(), packed.size, &c.window, c.images, 9, 9, &in, &out, nullptr));
           REQUIRE(ek_int8_conv2d(isa, packed.data(), packed.size, &c.window, c.images, 9, 9, &in, &out, EK_NONE, scratch.data(),
                                  scratch.size(), nullptr) == EK_OK);
           int64_t wrong = 0;
@@ -294,12 +296,71 @@ TEST_CASE("convolutions of f16 and bf16") {
   }
 }
 
+TEST_CASE("convolutions with given ranges, from and to u8") {
+  for (const Case& c : {square(16, 24, 1, 1, 6, window(1, 1, 0), 3), square(5, 70, 1, 1, 6, window(1, 1, 0)),
+                        square(6, 17, 1, 3, 7, window(2, 1, 1)), square(70, 70, 70, 3, 7, window(1, 1, 1)),
+                        square(8, 12, 2, 3, 6, window(1, 1, 1))}) {
+    Layer layer(c);
+    const float x_scale = 0.02f, y_scale = 0.11f;
+    const int32_t x_zero = 97, y_zero = 131;
+    std::vector<uint8_t> q = Random(6).integers<uint8_t>(c.images * c.x_size(), 0, 255);  // [images][height][width][in]
+    std::vector<double> want;
+    int64_t height, width;
+    REQUIRE(ek_conv2d_output(&c.shape, &c.window, c.height, c.width, &height, &width) == EK_OK);
+    const int64_t in = c.shape.in_channels, out = c.shape.out_channels, group_in = c.group_in(), group_out = out / c.shape.groups;
+    for (int64_t b = 0; b < c.images; ++b)
+      for (int64_t i = 0; i < height; ++i)
+        for (int64_t j = 0; j < width; ++j)
+          for (int64_t o = 0; o < out; ++o) {
+            int64_t sum = 0;
+            for (int64_t r = 0; r < c.shape.kernel_h; ++r)
+              for (int64_t s = 0; s < c.shape.kernel_w; ++s) {
+                int64_t y = i * c.window.stride_h + r - c.window.top, z = j * c.window.stride_w + s - c.window.left;
+                if (y < 0 || y >= c.height || z < 0 || z >= c.width) continue;
+                for (int64_t k = 0; k < group_in; ++k)
+                  sum += (q[b * c.x_size() + (y * c.width + z) * in + o / group_out * group_in + k] - x_zero) *
+                         layer.w[((o * c.shape.kernel_h + r) * c.shape.kernel_w + s) * group_in + k];
+              }
+            want.push_back(std::max(0.0, static_cast<double>(sum) * x_scale * layer.scale[o] + layer.bias[o]));
+          }
+    for (const ek_isa* isa : tested_isas())
+      for (ek_dtype from : {EK_U8, EK_F32})
+        for (ek_dtype to : {EK_U8, EK_F32}) {
+          Packed packed(layer, isa, EK_INT8_DENSE);
+          Guarded x(q.size() * (from == EK_U8 ? 1 : 4)), y(want.size() * (to == EK_U8 ? 1 : 4));
+          for (size_t i = 0; i < q.size(); ++i)
+            if (from == EK_U8)
+              x.as<uint8_t>()[i] = q[i];
+            else  // and beyond the range, which moves them to its ends
+              x.as<float>()[i] = x_scale * static_cast<float>(q[i] - x_zero + (q[i] == 255 ? 1000 : q[i] == 0 ? -1000 : 0));
+          ek_images images{x.as<char>(), from, EK_NHWC, x_scale, x_zero}, results{y.as<char>(), to, EK_NHWC, y_scale, y_zero};
+          size_t scratch_size = ek_int8_conv2d_workspace_size(isa, packed.data(), packed.size, &c.window, c.images, c.height,
+                                                              c.width, &images, &results, nullptr);
+          Guarded scratch(scratch_size);
+          REQUIRE(ek_int8_conv2d(isa, packed.data(), packed.size, &c.window, c.images, c.height, c.width, &images, &results,
+                                 EK_RELU, scratch.as<char>(), scratch_size, nullptr) == EK_OK);
+          int64_t wrong = 0;
+          for (size_t i = 0; i < want.size(); ++i) {
+            double error = 1e-6 * (1 + fabs(want[i]));
+            if (to == EK_F32) {
+              wrong += fabs(y.as<float>()[i] - want[i]) > error;
+            } else {
+              double exact = std::clamp(want[i] / y_scale + y_zero, 0.0, 255.0);
+              wrong += fabs(y.as<uint8_t>()[i] - exact) > 0.5 + error / y_scale;
+            }
+          }
+          INFO(ek_isa_name(isa), " from ", int{from}, " to ", int{to}, " in ", in, " out ", out, " groups ", c.shape.groups);
+          CHECK(wrong == 0);
+        }
+  }
+}
+
 TEST_CASE("convolutions refuse what they cannot do") {
   Case c = square(6, 8, 1, 3, 5, window(1, 1, 1));
   Layer layer(c);
   Packed packed(layer, nullptr, EK_INT8_DENSE);
   std::vector<float> x(c.images * c.x_size()), y(c.images * 8 * 25);
-  ek_images in{x.data(), EK_F32, EK_NCHW}, out{y.data(), EK_F32, EK_NCHW};
+  ek_images in = floats(x.data(), EK_NCHW), out = floats(y.data(), EK_NCHW);
   std::vector<char> scratch(1 << 20);
   auto run = [&](size_t size, ek_window w, ek_images from, ek_images to, size_t scratch_size) {
     return ek_int8_conv2d(nullptr, packed.data(), size, &w, c.images, 5, 5, &from, &to, EK_NONE, scratch.data(), scratch_size,
@@ -312,10 +373,14 @@ TEST_CASE("convolutions refuse what they cannot do") {
   CHECK(run(packed.size, window(1, 0, 1), in, out, scratch.size()) == EK_ERROR_WINDOW);
   CHECK(run(packed.size, window(1, 1, -1), in, out, scratch.size()) == EK_ERROR_WINDOW);
   CHECK(run(packed.size, window(1, 4, 1), in, out, scratch.size()) == EK_ERROR_WINDOW);
-  CHECK(run(packed.size, c.window, in, {y.data(), EK_F32, EK_NHWC}, scratch.size()) == EK_ERROR_IMAGES);
-  CHECK(run(packed.size, c.window, in, {y.data(), EK_F16, EK_NCHW}, scratch.size()) == EK_ERROR_IMAGES);
-  CHECK(run(packed.size, c.window, {nullptr, EK_F32, EK_NCHW}, out, scratch.size()) == EK_ERROR_NULL_POINTER);
-  CHECK(run(packed.size, c.window, {x.data(), static_cast<ek_dtype>(9), EK_NCHW}, out, scratch.size()) == EK_ERROR_DTYPE);
+  CHECK(run(packed.size, c.window, in, floats(y.data(), EK_NHWC), scratch.size()) == EK_ERROR_IMAGES);
+  CHECK(run(packed.size, c.window, in, floats(y.data(), EK_NCHW, EK_F16), scratch.size()) == EK_ERROR_IMAGES);
+  CHECK(run(packed.size, c.window, floats(nullptr, EK_NCHW), out, scratch.size()) == EK_ERROR_NULL_POINTER);
+  CHECK(run(packed.size, c.window, floats(x.data(), EK_NCHW, static_cast<ek_dtype>(9)), out, scratch.size()) == EK_ERROR_DTYPE);
+  CHECK(run(packed.size, c.window, {x.data(), EK_U8, EK_NHWC, 0, 0}, floats(y.data(), EK_NHWC), scratch.size()) ==
+        EK_ERROR_IMAGES);
+  CHECK(run(packed.size, c.window, {x.data(), EK_F32, EK_NCHW, -1, 0}, out, scratch.size()) == EK_ERROR_IMAGES);
+  CHECK(run(packed.size, c.window, {x.data(), EK_F32, EK_NCHW, 1, 256}, out, scratch.size()) == EK_ERROR_IMAGES);
 
   ek_conv2d_shape shape = c.shape;
   shape.groups = 4;

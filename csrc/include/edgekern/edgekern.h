@@ -50,7 +50,7 @@ typedef enum ek_status EK_ENUM_TYPE {
   EK_ERROR_INDEX = 16,  // an index of a table that is negative or beyond its rows, or not one of ek_index
   EK_ERROR_WINDOW = 17, // strides or dilations below 1, negative padding, or a kernel larger than the padded image
   EK_ERROR_GROUPS = 18, // groups that do not divide both the channels in and out
-  EK_ERROR_IMAGES = 19  // not one of ek_image_order, or images of x and y that differ in dtype or order
+  EK_ERROR_IMAGES = 19  // not one of ek_image_order, x and y that differ in order or in float dtype, or a range that cannot be
 } ek_status;
 
 // English, static storage, never NULL.
@@ -99,7 +99,12 @@ EK_API ek_parallel ek_pool_parallel(ek_pool* pool);
 
 // --------------------------------------------------------------------------------------------------- types
 
-typedef enum ek_dtype EK_ENUM_TYPE { EK_F32 = 0, EK_F16 = 1, EK_BF16 = 2 } ek_dtype;
+typedef enum ek_dtype EK_ENUM_TYPE {
+  EK_F32 = 0,
+  EK_F16 = 1,
+  EK_BF16 = 2,
+  EK_U8 = 3  // of images alone
+} ek_dtype;
 
 typedef enum ek_activation EK_ENUM_TYPE {
   EK_NONE = 0,
@@ -206,6 +211,10 @@ EK_API ek_status ek_int8_embedding(const ek_isa* isa, const void* packed, size_t
 // with c over the channels of o's group. Weights and activations are as above, but a scale and zero point serve a whole image;
 // outside the image q is the zero point, which is 0.0. The integer sum is exact and the same bit for bit on every ISA. An image
 // that holds NaN or Inf gives NaN everywhere.
+//
+// Instead of being found from each image at run time, x's range may be given: numbers beyond it are moved to its ends, and NaN
+// to the lower. x may be of u8 with such a range already, and y be stored so, for the next layer:
+//   u8 = clamp(round(y / scale) + zero_point, 0, 255)            round: half to even, of y * (1 / scale)
 
 typedef struct ek_conv2d_shape {
   int64_t out_channels, in_channels, groups;  // of all groups together
@@ -224,9 +233,11 @@ typedef enum ek_image_order EK_ENUM_TYPE {
 
 // Images one after the other, without gaps.
 typedef struct ek_images {
-  void* data;  // of x it is only read
-  ek_dtype dtype;
+  void* data;      // of x it is only read
+  ek_dtype dtype;  // EK_U8 too, in EK_NHWC and with a range
   ek_image_order order;
+  float scale;         // of the range; 0: x's is found, or y is not u8. Else normal, and so must be 1 / scale
+  int32_t zero_point;  // from 0 to 255
 } ek_images;
 
 // Height and width of y; EK_ERROR_WINDOW where there are none.
@@ -254,9 +265,9 @@ EK_API ek_status ek_int8_conv2d_unpack(const void* packed, size_t packed_size, i
 
 // Scratch that ek_int8_conv2d needs; no alignment asked; 0 for arguments that it refuses. It grows with the number of threads.
 EK_API size_t ek_int8_conv2d_workspace_size(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
-                                            int64_t images, int64_t height, int64_t width, const ek_images* y,
-                                            const ek_parallel* parallel);
-// The whole layer in one parallel region. height and width are x's; y has the dtype and order of x.
+                                            int64_t images, int64_t height, int64_t width, const ek_images* x,
+                                            const ek_images* y, const ek_parallel* parallel);
+// The whole layer in one parallel region. height and width are x's. y has the order of x, and its dtype unless one is EK_U8.
 EK_API ek_status ek_int8_conv2d(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
                                 int64_t images, int64_t height, int64_t width, const ek_images* x, const ek_images* y,
                                 ek_activation activation, void* workspace, size_t workspace_size,
