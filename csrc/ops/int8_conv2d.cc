@@ -6,6 +6,9 @@
 //     multiply    blocks of pixels of y x panels: the rows of activations that these pixels need are gathered into L1 or L2
 //                 and multiplied as a linear layer's; or runs of pixels x 64 channels of a depthwise one
 #include <stdint.h>
+#include <string.h>
+
+#include <initializer_list>
 
 #include "base/activation.h"
 #include "base/at.h"

@@ -2,6 +2,8 @@
 #include <math.h>
 #include <string.h>
 
+#include <initializer_list>
+
 #include "base/huge_pages.h"
 #include "formats/int8/conv2d_layout.h"
 #include "isa/kernels.h"

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "formats/int8/finish.h"
+#include "formats/int8/quantize_tiles.h"
 #include "isa/kernels.h"
 #include "isa/tile.h"
 
@@ -55,10 +56,9 @@ template <class Isa>
 void depthwise(const DepthwiseArgs& a, int64_t oy, int64_t ox, int64_t pixels, int64_t c0) {
   using I32 = typename Isa::I32;
   constexpr int64_t kDepth = Isa::kBlockOrder.line_depth, kColumnBytes = kTileColumns * kDepth;
-  constexpr int32_t kOffset = kDepth == 4 ? Isa::kBlockZeroOffset : 0;
   join_columns<Isa>(a, oy, ox * a.stride_w, (pixels - 1) * a.stride_w + (a.kernel_w - 1) * a.dilation_w + 1, c0);
   const int64_t channels = min_of(kTileColumns, a.channels - c0);
-  const I32 zero_point = Isa::set_i32(kDepth == 4 ? a.zero_point - kOffset : 0);
+  const I32 zero_point = Isa::set_i32(owed_zero_point<Isa>(a.zero_point));
   alignas(64) int32_t tile[kTilePixels * kTileColumns];
   float scale[kTilePixels];
   for (float& each : scale) each = a.scale;
