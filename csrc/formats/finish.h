@@ -2,7 +2,6 @@
 #pragma once
 
 #include <stdint.h>
-#include <string.h>
 
 #include "formats/activation.h"
 #include "isa/tile.h"
@@ -28,19 +27,20 @@ EK_INLINE void store_u8(uint8_t* y, const TileOut& to, Value&& value) {
   constexpr int64_t kStep = Isa::kParts * Isa::kLanes;
   const typename Isa::F32 inverse = Isa::set(to.inverse);
   const typename Isa::I32 zero_point = Isa::set_i32(to.zero_point);
-  for (int64_t n = 0; n < to.columns; n += kStep) {
-    typename Isa::F32 v[Isa::kParts];
-    unroll<Isa::kParts>([&](auto part) EK_LAMBDA_INLINE {
-      int64_t at = n + part * Isa::kLanes;
-      v[part] = at < to.columns ? activate<Isa, A>(value(at)) : Isa::set(0.0f);
-    });
-    alignas(64) uint8_t step[kStep];
-    Isa::store_bytes(step, Isa::to_bytes(v, inverse, zero_point));
-    if (n + kStep <= to.columns)
-      memcpy(y + n, step, kStep);
-    else
-      memcpy(y + n, step, static_cast<size_t>(to.columns - n));
+  typename Isa::F32 v[Isa::kParts];
+  int64_t n = 0;
+  for (; n + kStep <= to.columns; n += kStep) {
+    unroll<Isa::kParts>([&](auto part) EK_LAMBDA_INLINE { v[part] = activate<Isa, A>(value(n + part * Isa::kLanes)); });
+    Isa::store_bytes(y + n, Isa::to_bytes(v, inverse, zero_point));
   }
+  if (n == to.columns) return;
+  unroll<Isa::kParts>([&](auto part) EK_LAMBDA_INLINE {
+    int64_t at = n + part * Isa::kLanes;
+    v[part] = at < to.columns ? activate<Isa, A>(value(at)) : Isa::set(0.0f);
+  });
+  alignas(64) uint8_t step[kStep];
+  Isa::store_bytes(step, Isa::to_bytes(v, inverse, zero_point));
+  copy_bytes(y + n, step, to.columns - n);
 }
 
 // y = activation of row(m)(n) for every row of the tile and each kLanes columns from n on.

@@ -172,7 +172,7 @@ struct ImageKernels {
   // channel by itself, `plane` elements from the next.
   void (*quantize)(const void* x, ek_dtype dtype, int64_t start, int64_t plane, int64_t pixels, int64_t channels,
                    const RowScale& scale, uint8_t* q);
-  // A tile [rows][ld_tile] of results to y, from element `start` on, channel by channel.
+  // A tile [rows][ld_tile] of results to y, from element `start` on, channel by channel. Both are rounded up to 16 in its memory.
   void (*store_planes)(const void* tile, int64_t ld_tile, int64_t rows, int64_t columns, ek_dtype dtype, void* y, int64_t start,
                        int64_t plane);
   // Pixels [ox, ox + pixels) of row oy of y, in up to 64 channels from c0 on.

@@ -146,6 +146,13 @@ struct NeonVectors {
     v[1] = vreinterpretq_s32_s16(vzip2q_s16(a, b));
   }
 
+  static EK_INLINE void join_rows(const uint8_t* const (&rows)[2], int64_t at, uint8_t* out) {
+    vst2q_u8(out, uint8x16x2_t{{vld1q_u8(rows[0] + at), vld1q_u8(rows[1] + at)}});
+  }
+  static EK_INLINE void join_rows(const uint8_t* const (&rows)[4], int64_t at, uint8_t* out) {
+    vst4q_u8(out, uint8x16x4_t{{vld1q_u8(rows[0] + at), vld1q_u8(rows[1] + at), vld1q_u8(rows[2] + at), vld1q_u8(rows[3] + at)}});
+  }
+
   // ------------------------------------------------------------------------------- activations to u8, 16 a step
   using Bytes = uint8x16_t;
   static constexpr int kParts = 4;

@@ -174,6 +174,11 @@ struct ScalarVectors {
     memcpy(v, words, sizeof(v));
   }
 
+  static EK_INLINE void join_rows(const uint8_t* const (&rows)[4], int64_t at, uint8_t* out) {
+    for (int c = 0; c < 16; ++c)
+      for (int d = 0; d < 4; ++d) out[4 * c + d] = rows[d][at + c];
+  }
+
   // ------------------------------------------------------------------------------- activations to u8, 32 a step
   static constexpr int kParts = 4;
   struct Bytes {

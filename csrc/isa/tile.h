@@ -26,6 +26,7 @@
 //   block_vectors(R), block_phases(R, V)    width of a tile in vectors; how many blocks are summed separately
 //   BlockAcc            the sums of one output channel for kLanes rows; block_zero(), merge_blocks(a, b), block_sum(acc)
 //   spread_blocks(p, zero_point)            kLanes blocks of one row, from u8
+//   join_rows(rows, at, out)                16 bytes from rows[d] + at on of each of line_depth rows, one of each in turn
 //   multiply_lanes(acc, lhs, weights)       each lane by a weight of its own, which is an I32 of blocks (formats/int8/depthwise.h)
 //   load_weights<R, B>(p)                   the weights of B neighbouring blocks of R channels
 //   multiply_block<i>(acc, lhs, weights)    their weight i, of one channel, against kLanes rows
@@ -65,6 +66,14 @@
 
 namespace edgekern {
 namespace {
+
+// A few bytes, without a call. What was just stored in vectors of 16 or more is loaded in no wider ones.
+EK_INLINE void copy_bytes(uint8_t* to, const uint8_t* from, int64_t count) {
+  for (; count >= 16; count -= 16, to += 16, from += 16) __builtin_memcpy(to, from, 16);
+  if (count >= 8) __builtin_memcpy(to, from, 8), count -= 8, to += 8, from += 8;
+  if (count >= 4) __builtin_memcpy(to, from, 4), count -= 4, to += 4, from += 4;
+  for (; count > 0; --count) *to++ = *from++;
+}
 
 template <int I>
 struct Index {

@@ -57,7 +57,7 @@ struct Plan {
 
   int64_t images_bytes() const { return in_place ? 0 : aligned(slab_images * geometry.image_bytes() + kSlack); }
   int64_t ranges_bytes() const { return aligned(slab_images * range_pieces * static_cast<int64_t>(sizeof(RowRange))); }
-  int64_t tile_bytes() const { return planes ? aligned(block_rows * tile_stride * value_bytes) : 0; }
+  int64_t tile_bytes() const { return planes ? aligned(round_up(block_rows, 16) * tile_stride * value_bytes) : 0; }
   int64_t rows_bytes() const { return aligned(block_rows * gather_stride + kSlack) + aligned(block_rows * lhs_stride); }
   int64_t numbers_bytes() const { return aligned(4 * block_rows * (3 + k_blocks)); }
   int64_t slot_bytes() const { return tile_bytes() + rows_bytes() + numbers_bytes() + column_bytes; }
@@ -151,22 +151,26 @@ void find_range(const Call& call, int64_t ticket) {
   call.ranges[ticket] = call.kernels.int8_images.range(call.x.data, call.x.dtype, b * call.x_elements() + start, count);
 }
 
-// Row `row` of the u8 image, whose first `top` rows are zeros.
-void quantize_row(const Call& call, int64_t b, int64_t row, const RowScale& scale) {
+// Rows [row, row + 1) of the u8 image, whose first `top` rows are zeros, or, where rows follow each other without zeros between
+// them, as many as are asked for at once. Returns how many it was.
+int64_t quantize_rows(const Call& call, int64_t b, int64_t row, int64_t end, const RowScale& scale) {
   const Geometry& g = call.plan.geometry;
   const int64_t channels = g.shape.in_channels, met = g.met_width(), y = row - g.window.top;
   uint8_t* out = call.image(b) + row * g.row_bytes();
   const int64_t left = min_of(g.window.left, met), used = y < 0 || y >= g.height ? 0 : min_of(g.width, met - left);
+  const int64_t rows = used == met && met == g.width ? min_of(end, g.window.top + g.height) - row : 1;
   memset(out, scale.zero_point, static_cast<size_t>(left * channels));
   if (used > 0) {
     const int64_t image = b * call.x_elements(), plane = call.plan.planes ? g.height * g.width : 0;
-    const int64_t start = image + y * g.width * (call.plan.planes ? 1 : channels);
+    const int64_t start = image + y * g.width * (call.plan.planes ? 1 : channels), pixels = rows * used;
     if (call.x.dtype == EK_U8)
-      memcpy(out + left * channels, static_cast<const uint8_t*>(call.x.data) + start, static_cast<size_t>(used * channels));
+      memcpy(out + left * channels, static_cast<const uint8_t*>(call.x.data) + start, static_cast<size_t>(pixels * channels));
     else
-      call.kernels.int8_images.quantize(call.x.data, call.x.dtype, start, plane, used, channels, scale, out + left * channels);
+      call.kernels.int8_images.quantize(call.x.data, call.x.dtype, start, plane, pixels, channels, scale, out + left * channels);
   }
-  memset(out + (left + used) * channels, scale.zero_point, static_cast<size_t>((met - left - used) * channels));
+  if (left + used < met)
+    memset(out + (left + used) * channels, scale.zero_point, static_cast<size_t>((met - left - used) * channels));
+  return rows;
 }
 
 // Results of pixels [p0, p0 + rows) of image b, channels [c0, c0 + columns), from the tile to planes of y.
@@ -303,8 +307,9 @@ void run_slab(const Call& call, int64_t images) {
                   if (phase == 0) return find_range(call, ticket);
                   if (phase == 1) {
                     const int64_t b = ticket / row_tickets, row = ticket % row_tickets * rows_at_once;
+                    const int64_t end = min_of(g.met_height(), row + rows_at_once);
                     const RowScale scale = call.scale(b);
-                    for (int64_t r = row; r < min_of(g.met_height(), row + rows_at_once); ++r) quantize_row(call, b, r, scale);
+                    for (int64_t r = row; r < end;) r += quantize_rows(call, b, r, end, scale);
                     return;
                   }
                   tickets.run(call, slot_at(call.plan, call.slots + thread * call.plan.slot_bytes()), ticket);
