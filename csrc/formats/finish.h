@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include "formats/activation.h"
+#include "isa/kernels.h"
 #include "isa/tile.h"
 
 namespace edgekern {
@@ -17,16 +18,15 @@ struct TileOut {
   void* y;
   int64_t start, ld_y;  // of the tile in y, in elements
   int64_t rows, columns;
-  float inverse = 0;  // of u8, as is the next: Output's
-  int32_t zero_point = 0;
+  U8Output u8 = {};
 };
 
 // A row of a tile as u8, kParts vectors at a time. value(n) is not asked for columns beyond the last vector.
 template <class Isa, ek_activation A, class Value>
 EK_INLINE void store_u8(uint8_t* y, const TileOut& to, Value&& value) {
   constexpr int64_t kStep = Isa::kParts * Isa::kLanes;
-  const typename Isa::F32 inverse = Isa::set(to.inverse);
-  const typename Isa::I32 zero_point = Isa::set_i32(to.zero_point);
+  const typename Isa::F32 inverse = Isa::set(to.u8.inverse);
+  const typename Isa::I32 zero_point = Isa::set_i32(to.u8.zero_point);
   typename Isa::F32 v[Isa::kParts];
   int64_t n = 0;
   for (; n + kStep <= to.columns; n += kStep) {

@@ -172,6 +172,12 @@ struct Avx2Vectors {
     return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
   }
 
+  static EK_INLINE Bytes round_bytes(const F32 (&x)[kParts], int32_t low, int32_t high) {
+    Bytes v = to_bytes(x, _mm256_set1_ps(1.0f), _mm256_setzero_si256());
+    v = _mm256_max_epu8(v, _mm256_set1_epi8(static_cast<char>(low)));
+    return _mm256_min_epu8(v, _mm256_set1_epi8(static_cast<char>(high)));
+  }
+
  private:
   static EK_INLINE __m128i load_16(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
   static EK_INLINE void store_16(uint8_t* p, __m128i v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v); }

@@ -164,6 +164,16 @@ struct Avx512Vectors {
     return v;
   }
 
+  static EK_INLINE Bytes round_bytes(const F32 (&x)[kParts], int32_t low, int32_t high) {
+    Bytes v;
+    const __m128i highest = _mm_set1_epi8(static_cast<char>(high));
+    unroll<kParts>([&](auto i) EK_LAMBDA_INLINE {
+      I32 q = _mm512_max_epi32(_mm512_cvtps_epi32(x[i]), _mm512_set1_epi32(low));
+      v.part[i] = _mm_min_epu8(_mm512_cvtusepi32_epi8(q), highest);
+    });
+    return v;
+  }
+
  private:
   template <ek_dtype D>
   static EK_INLINE __m256i to_half(F32 v) {

@@ -10,14 +10,22 @@
 
 namespace edgekern {
 
+// y as u8, in either of two ways: by what is not folded into the layer's own numbers, or all of it is.
+struct U8Output {
+  float inverse = 0;  // 1 / scale of y
+  int32_t zero_point = 0;
+  // Folded: sum * rhs.scale + rhs.bias is u8 already but for rounding, activation and all, which is a pair of limits.
+  bool folded = false;
+  int32_t low = 0, high = 255;
+};
+
 struct Output {
   void* y;       // of dtype, or int32 when integers is set
   int64_t ld_y;  // elements
   ek_dtype dtype;
   ek_activation activation;
   bool integers;  // int8: store the int32 sums instead of finishing them
-  float inverse = 0;       // u8: 1 / scale
-  int32_t zero_point = 0;  // u8
+  U8Output u8 = {};
 };
 
 namespace blocks {

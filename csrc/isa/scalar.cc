@@ -199,6 +199,14 @@ struct ScalarVectors {
     }
     return v;
   }
+  static EK_INLINE Bytes round_bytes(const F32 (&x)[kParts], int32_t low, int32_t high) {
+    Bytes v;
+    for (int i = 0; i < kParts * kLanes; ++i) {
+      int32_t q = round_even(x[i / kLanes].lane[i % kLanes]);
+      v.byte[i] = static_cast<uint8_t>(q < low ? low : q > high ? high : q);
+    }
+    return v;
+  }
 };
 
 struct Scalar : Dot4<ScalarVectors> {

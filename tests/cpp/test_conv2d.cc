@@ -120,7 +120,7 @@ void check(const Layer& layer, const ek_isa* isa, ek_int8_form form, ek_image_or
   Guarded to(want.y.size() * 4);
   ek_images in = floats(from.as<float>(), order), out = floats(to.as<float>(), order);
   size_t scratch_size = ek_int8_conv2d_workspace_size(isa, packed.data(), packed.size, &c.window, c.images, c.height, c.width,
-                                                      &in, &out, parallel);
+                                                      &in, &out, activation, parallel);
   Guarded scratch(scratch_size);
   memset(scratch.as<char>(), 0xa5, scratch_size);
   REQUIRE(ek_int8_conv2d(isa, packed.data(), packed.size, &c.window, c.images, c.height, c.width, &in, &out, activation,
@@ -281,7 +281,7 @@ TEST_CASE("convolutions of f16 and bf16") {
             }
           ek_images in = floats(from.data(), order, dtype), out = floats(to.data(), order, dtype);
           std::vector<char> scratch(
-              ek_int8_conv2d_workspace_size(isa, packed.data(), packed.size, &c.window, c.images, 9, 9, &in, &out, nullptr));
+              ek_int8_conv2d_workspace_size(isa, packed.data(), packed.size, &c.window, c.images, 9, 9, &in, &out, EK_NONE, nullptr));
           REQUIRE(ek_int8_conv2d(isa, packed.data(), packed.size, &c.window, c.images, 9, 9, &in, &out, EK_NONE, scratch.data(),
                                  scratch.size(), nullptr) == EK_OK);
           int64_t wrong = 0;
@@ -335,7 +335,7 @@ TEST_CASE("convolutions with given ranges, from and to u8") {
               x.as<float>()[i] = x_scale * static_cast<float>(q[i] - x_zero + (q[i] == 255 ? 1000 : q[i] == 0 ? -1000 : 0));
           ek_images images{x.as<char>(), from, EK_NHWC, x_scale, x_zero}, results{y.as<char>(), to, EK_NHWC, y_scale, y_zero};
           size_t scratch_size = ek_int8_conv2d_workspace_size(isa, packed.data(), packed.size, &c.window, c.images, c.height,
-                                                              c.width, &images, &results, nullptr);
+                                                              c.width, &images, &results, EK_RELU, nullptr);
           Guarded scratch(scratch_size);
           REQUIRE(ek_int8_conv2d(isa, packed.data(), packed.size, &c.window, c.images, c.height, c.width, &images, &results,
                                  EK_RELU, scratch.as<char>(), scratch_size, nullptr) == EK_OK);

@@ -105,7 +105,7 @@ void depthwise(const DepthwiseArgs& a, int64_t oy, int64_t ox, int64_t pixels, i
                  scale,
                  a.rhs_scale + c0,
                  a.bias + c0,
-                 {a.output.y, p * a.output.ld_y + c0, a.output.ld_y, rows, channels, a.output.inverse, a.output.zero_point}});
+                 {a.output.y, p * a.output.ld_y + c0, a.output.ld_y, rows, channels, a.output.u8}});
   }
 }
 

@@ -214,7 +214,7 @@ EK_API ek_status ek_int8_embedding(const ek_isa* isa, const void* packed, size_t
 //
 // Instead of being found from each image at run time, x's range may be given: numbers beyond it are moved to its ends, and NaN
 // to the lower. x may be of u8 with such a range already, and y be stored so, for the next layer:
-//   u8 = clamp(round(y / scale) + zero_point, 0, 255)            round: half to even, of y * (1 / scale)
+//   u8 = clamp(round(y / scale) + zero_point, 0, 255)            right to a half and a few float roundings of the quotient
 
 typedef struct ek_conv2d_shape {
   int64_t out_channels, in_channels, groups;  // of all groups together
@@ -266,7 +266,7 @@ EK_API ek_status ek_int8_conv2d_unpack(const void* packed, size_t packed_size, i
 // Scratch that ek_int8_conv2d needs; no alignment asked; 0 for arguments that it refuses. It grows with the number of threads.
 EK_API size_t ek_int8_conv2d_workspace_size(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
                                             int64_t images, int64_t height, int64_t width, const ek_images* x,
-                                            const ek_images* y, const ek_parallel* parallel);
+                                            const ek_images* y, ek_activation activation, const ek_parallel* parallel);
 // The whole layer in one parallel region. height and width are x's. y has the order of x, and its dtype unless one is EK_U8.
 EK_API ek_status ek_int8_conv2d(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
                                 int64_t images, int64_t height, int64_t width, const ek_images* x, const ek_images* y,
