@@ -15,7 +15,8 @@ from edgekern.config import MEASURED, Float16, Float32
 from edgekern.kernels import F32_CHANNELS, default_isa
 from edgekern.nn.forms import DENSE, LEAST_ZEROS, Call, Choice, choose
 from edgekern.nn.memory import copies_of
-from edgekern.nn.native_linear import NativeLinear, empty_bytes
+from edgekern.nn.native_layer import empty_bytes
+from edgekern.nn.native_linear import NativeLinear
 from edgekern.summary import size_text
 
 _CHANNELS = {f"blocks_{channels}": channels for channels in F32_CHANNELS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,11 @@ from torch.nn.utils import parametrize
 
 from edgekern.config import Int8, Scheme
 from edgekern.nn import NATIVE_EMBEDDINGS
+from edgekern.nn.convolution import edges_of, misfit, options_of, weight_shape_of
 from edgekern.nn.embedding import NativeEmbedding
+from edgekern.nn.fused import FusedConv2d, FusedLinear
+from edgekern.nn.int8_conv2d import Int8Conv2d
+from edgekern.nn.native_layer import NativeLayer
 from edgekern.nn.native_linear import NativeLinear
 from edgekern.nn.qat_linear import QATLinear
 
@@ -51,9 +56,9 @@ class Layer:
         return self.names[0]
 
     @property
-    def native(self) -> NativeLinear | NativeEmbedding | None:
+    def native(self) -> NativeLayer | NativeEmbedding | None:
         """The module when it is one of ours."""
-        return self.module if isinstance(self.module, NativeLinear | NativeEmbedding) else None
+        return self.module if isinstance(self.module, NativeLayer | NativeEmbedding) else None
 
     @property
     def native_linear(self) -> NativeLinear | None:
@@ -67,14 +72,19 @@ class Layer:
 
     @property
     def linear(self) -> nn.Linear:
-        """The module, of a layer without obstacles. Of a table it has the weight, and no bias."""
+        """The module, of a layer without obstacles. Of a convolution or a table it has the weight, and a bias or none."""
         return cast(nn.Linear, self.module)
+
+    @property
+    def conv(self) -> nn.Conv2d:
+        """The module, of a convolution that is not native."""
+        return cast(nn.Conv2d, self.module)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the weight; empty when it is not known yet."""
         if self.native:
-            return (self.native.out_features, self.native.in_features)
+            return self.native.weight_shape
         parameter = self.module._parameters.get("weight")
         weight = _computed_weight(self.module) if parameter is None else parameter
         return () if nn.parameter.is_lazy(weight) else tuple(weight.shape)
@@ -83,8 +93,8 @@ class Layer:
     def dense_bytes(self) -> int:
         """Bytes of the layer as PyTorch holds it; of a native layer, what weight and bias would take dense."""
         if self.native:
-            bias = 0 if self.native.bias_dtype is None else self.native.out_features * self.native.bias_dtype.itemsize
-            return self.native.out_features * self.native.in_features * self.native.dtype.itemsize + bias
+            bias = 0 if self.native.bias_dtype is None else self.shape[0] * self.native.bias_dtype.itemsize
+            return math.prod(self.shape) * self.native.dtype.itemsize + bias
         tensors: list[Tensor] = [tensor for tensor in self.module.parameters() if not nn.parameter.is_lazy(tensor)]
         if not tensors and not self.module._parameters:
             tensors = [_computed_weight(self.module)]
@@ -121,16 +131,14 @@ def obstacle(layer: Layer, *, awaited: bool = False) -> str:
     if layer.native:
         return f"{layer.native.format} already"
     structural = structural_obstacle(layer)
-    return structural or obstacle_in_tensors(layer.linear, awaited=awaited) or _obstacle_in_shape(layer.linear)
+    return structural or obstacle_in_tensors(layer.linear, awaited=awaited) or _obstacle_in_shape(layer)
 
 
 def structural_obstacle(layer: Layer) -> str:
-    """Why a native linear layer could not stand in for ``layer``, whatever tensors it holds; empty when it could."""
+    """Why no native layer could stand in for ``layer``, whatever tensors it holds; empty when one could."""
     module = layer.module
     if layer.native:
         return ""
-    if isinstance(module, nn.Conv2d):
-        return "this version has no native convolution"
     if isinstance(module, nn.EmbeddingBag):
         return "nn.EmbeddingBag adds up the rows that it reads, which no native layer does"
     return _obstacle_in_options(module) or obstacle_in_code(layer)
@@ -149,7 +157,7 @@ def objection(layer: Layer, ties: dict[nn.Module, str], scheme: Scheme = DEFAULT
     way_out = f"a rule for it converts it: PerLayer({{{layer.name!r}: {scheme!r}, '_default': {scheme!r}}})"
     if layer.module in ties:
         also = f"its weight is also {ties[layer.module]!r}"
-        if scheme.format not in NATIVE_EMBEDDINGS:
+        if layer.kind == CONV or scheme.format not in NATIVE_EMBEDDINGS:
             return f"{also}, so a packed copy would come on top; {way_out}"
         return f"{also}; {way_out.replace('converts it', 'converts it, and a table that it shares it with, as one')}"
     if layer.is_table:
@@ -185,9 +193,9 @@ def tensor_identity(tensor: Tensor) -> object:
 
 def _kind(module: nn.Module) -> str:
     if isinstance(module, (NativeLinear, nn.Linear)):
-        return "Linear"
-    if isinstance(module, nn.Conv2d):
-        return "Conv2d"
+        return LINEAR
+    if isinstance(module, (Int8Conv2d, nn.Conv2d)):
+        return CONV
     if isinstance(module, (NativeEmbedding, nn.Embedding)):
         return TABLE
     if isinstance(module, nn.EmbeddingBag):
@@ -195,7 +203,7 @@ def _kind(module: nn.Module) -> str:
     # PyTorch's own quantised layers derive from neither, and are recognised without importing their packages.
     foreign = type(module).__module__.startswith(("torch.ao.nn.", "torch.nn.quantized"))
     if foreign and callable(getattr(module, "weight", None)):
-        return next((kind for kind in ("Linear", "Conv2d") if kind in type(module).__name__), "")
+        return next((kind for kind in (LINEAR, CONV) if kind in type(module).__name__), "")
     return ""
 
 
@@ -276,10 +284,27 @@ def obstacle_in_tensors(module: nn.Linear | nn.Conv2d, *, awaited: bool = False)
     return ""
 
 
-def _obstacle_in_shape(module: nn.Linear) -> str:
-    weight, bias = module.weight, cast("Tensor | None", getattr(module, "bias", None))
-    if weight.ndim != 2 or not NativeLinear.fits(weight.shape[1], weight.shape[0]):
-        return f"its weight of shape {list(weight.shape)} is empty, too large, or no matrix"
-    if bias is not None and bias.shape != weight.shape[:1]:
-        return f"its bias of shape {list(bias.shape)} does not fit its weight of shape {list(weight.shape)}"
+def _obstacle_in_shape(layer: Layer) -> str:
+    module, shape = layer.linear, layer.shape
+    bias = cast("Tensor | None", getattr(module, "bias", None))
+    if layer.kind == CONV:
+        if reason := _obstacle_in_convolution(layer.conv):
+            return reason
+    elif len(shape) != 2 or not NativeLinear.fits(shape[1], shape[0]):
+        return f"its weight of shape {list(shape)} is empty, too large, or no matrix"
+    if bias is not None and bias.shape != shape[:1]:
+        return f"its bias of shape {list(bias.shape)} does not fit its weight of shape {list(shape)}"
+    return ""
+
+
+def _obstacle_in_convolution(conv: nn.Conv2d) -> str:
+    options = options_of(conv)
+    if reason := misfit(options):
+        return reason
+    expected = weight_shape_of(options)
+    if conv.weight.shape != expected:
+        return f"its weight of shape {list(conv.weight.shape)} is not the {list(expected)} of its channels and kernel"
+    top, bottom, left, right = edges_of(options)
+    if conv.padding_mode != "zeros" and list(conv._reversed_padding_repeated_twice) != [left, right, top, bottom]:
+        return f"its padding was changed after it was made, which padding_mode={conv.padding_mode!r} never notices"
     return ""
