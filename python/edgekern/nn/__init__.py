@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgekern.nn.embedding import Int4Embedding, Int8Embedding, NativeEmbedding
 from edgekern.nn.float_linear import F16Linear, F32Linear
+from edgekern.nn.fused import FusedConv2d, FusedLinear
 from edgekern.nn.int4_linear import Int4Linear
 from edgekern.nn.int8_conv2d import Int8Conv2d
 from edgekern.nn.int8_linear import Int8Linear
@@ -29,6 +30,8 @@ __all__ = [
     "NATIVE_LINEARS",
     "F16Linear",
     "F32Linear",
+    "FusedConv2d",
+    "FusedLinear",
     "Int4Embedding",
     "Int4Linear",
     "Int8Conv2d",

@@ -149,7 +149,7 @@ def obstacle_in_code(layer: Layer) -> str:
     module = layer.module
     if not isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
         return f"quantised already, as {type(module).__module__}.{type(module).__name__}"
-    return _obstacle_inside(module) or _obstacle_around(layer)
+    return _obstacle_inside(module) or obstacle_around(layer)
 
 
 def objection(layer: Layer, ties: dict[nn.Module, str], scheme: Scheme = DEFAULT_SCHEME) -> str:
@@ -227,20 +227,27 @@ def _obstacle_in_options(module: nn.Module) -> str:
 
 def _obstacle_inside(module: nn.Linear | nn.Conv2d | nn.Embedding) -> str:
     """What the module computes is more than its input times its weight, plus bias; or more than rows of its weight."""
+    if reason := obstacle_in_instance(module):
+        return reason
+    base = next(base for base in (nn.Linear, nn.Conv2d, nn.Embedding) if isinstance(module, base))
+    if not _runs_as(base, module):
+        return f"{type(module).__name__} has a forward of its own, which a native layer would not run"
+    extra = [*(module._parameters.keys() - {"weight", "bias"}), *module._buffers, *module._modules]
+    if extra:
+        return f"holds more than weight and bias: {', '.join(sorted(extra))}"
+    return ""
+
+
+def obstacle_in_instance(module: nn.Linear | nn.Conv2d | nn.Embedding) -> str:
+    """What was done to this one module, so that it is not what its class says."""
     if parametrize.is_parametrized(module):
         return "parametrised; parametrize.remove_parametrizations(layer, 'weight') makes its weight plain"
     if module._parameters.get("weight") is None:
         return "its weight is recomputed at every call; prune.remove or remove_weight_norm makes it plain"
     if "forward" in vars(module):
         return "its forward was replaced by another, which a native layer would not run"
-    base = next(base for base in (nn.Linear, nn.Conv2d, nn.Embedding) if isinstance(module, base))
-    if not _runs_as(base, module):
-        return f"{type(module).__name__} has a forward of its own, which a native layer would not run"
     if "_compiled_call_impl" in vars(module):
         return "compiled by itself; convert first, then compile"
-    extra = [*(module._parameters.keys() - {"weight", "bias"}), *module._buffers, *module._modules]
-    if extra:
-        return f"holds more than weight and bias: {', '.join(sorted(extra))}"
     return ""
 
 
@@ -251,7 +258,7 @@ def _runs_as(base: type[nn.Linear | nn.Conv2d | nn.Embedding], module: nn.Module
     return all(getattr(type(module), method) is getattr(base, method) for method in methods)
 
 
-def _obstacle_around(layer: Layer) -> str:
+def obstacle_around(layer: Layer) -> str:
     """Other code looks into the layer, past its forward."""
     module = layer.module
     if any(isinstance(place.parent, nn.MultiheadAttention) for place in layer.places):
