@@ -38,14 +38,14 @@ def rounded_images(x):
 
 
 def edges(conv, size):
-    """Left, right, top, bottom, as F.pad takes them."""
+    """How far it pads: left, right, top, bottom, as F.pad takes them."""
     if getattr(conv, "same_padding", False):
         total = [
             max((math.ceil(n / s) - 1) * s + d * (k - 1) + 1 - n, 0)
             for n, k, s, d in zip(size, conv.kernel_size, conv.stride, conv.dilation, strict=True)
         ]
         return (total[1] // 2, total[1] - total[1] // 2, total[0] // 2, total[0] - total[0] // 2)
-    return tuple(conv._reversed_padding_repeated_twice)
+    return getattr(conv, "pads", None) or tuple(conv._reversed_padding_repeated_twice)
 
 
 def convolve(x, conv, activation="none"):
@@ -79,7 +79,7 @@ def assert_as_computed(found, x, conv, activation="none"):
 def make_conv(options, seed=0):
     """A convolution with weights of every size, and a bias."""
     torch.manual_seed(seed)
-    conv = (FusedConv2d if {"activation", "same_padding"} & options.keys() else nn.Conv2d)(**options)
+    conv = (FusedConv2d if {"activation", "same_padding", "pads"} & options.keys() else nn.Conv2d)(**options)
     with torch.no_grad():
         conv.weight.mul_(torch.rand(conv.weight.shape[:1] + (1, 1, 1)) + 0.1)
     return conv.requires_grad_(False)
@@ -123,7 +123,12 @@ def convolutions(draw):
     mode = draw(st.sampled_from(["zeros", "zeros", "zeros", "reflect", "replicate", "circular"]))
     reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
     size = [draw(_SIZES), draw(_SIZES)]
-    if stride == (1, 1) and draw(st.booleans()):
+    extra = {}
+    if mode == "zeros" and draw(st.integers(0, 3)) == 0:
+        padding, pads = 0, draw(st.tuples(*[st.integers(0, 6)] * 4))
+        size = [max(n, r - p - q) for n, r, p, q in zip(size, reach, pads[2::-2], pads[3::-2], strict=True)]
+        extra = {"pads": pads}
+    elif stride == (1, 1) and draw(st.booleans()):
         padding, size = "same", size if mode == "zeros" else [max(n, r) for n, r in zip(size, reach, strict=True)]
     elif draw(st.booleans()):
         padding, size = "valid", [max(n, r) for n, r in zip(size, reach, strict=True)]
@@ -142,5 +147,6 @@ def convolutions(draw):
         "groups": groups,
         "padding_mode": mode,
         "bias": draw(st.booleans()),
+        **extra,
     }
     return options, (draw(st.integers(0, 3)), groups * ins, *size)

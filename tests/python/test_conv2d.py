@@ -206,7 +206,7 @@ def test_dynamo_and_export_see_one_operator():
 
 def test_forward_makes_no_python_detours():
     layer = native(make_conv(PLAIN))
-    hot = {"packed", "_edges", "_before_edges", "_after_edges", "same_padding", "padding_mode"}
+    hot = {"packed", "_pads", "_before_pads", "_after_pads", "same_padding", "padding_mode"}
     assert hot <= vars(layer).keys()
     assert not list(layer.parameters())
     assert not list(layer.buffers())
@@ -240,7 +240,7 @@ def test_dense_gives_a_convolution_that_converts_to_the_same_layer(options):
     torch.testing.assert_close(run(native(dense), x), run(layer, x), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("extra", [{"activation": "hardswish"}, {"same_padding": True, "padding": 0, "stride": 2}])
+@pytest.mark.parametrize("extra", [{"activation": "hardswish"}, {"same_padding": True, "padding": 0, "stride": 2}, {"pads": (0, 1, 0, 2), "padding": 0}])
 def test_dense_of_what_nn_conv2d_cannot_do_is_a_fused_convolution(extra):
     conv = make_conv({**PLAIN, **extra})
     dense = native(conv).dense()
@@ -291,7 +291,9 @@ def test_options_that_were_changed_after_it_was_made_count():
         ({"padding": "SAME"}, "padding must be 'same'"),
         ({"padding": "same", "stride": 2}, r"padding='same' has no meaning with stride=\(2, 2\)"),
         ({"padding_mode": "mirror"}, "padding_mode must be one of zeros, reflect, replicate, circular; got 'mirror'"),
-        ({"same_padding": True, "padding_mode": "reflect"}, "same_padding pads with zeros"),
+        ({"same_padding": True}, r"expected one of padding, same_padding and pads.*padding=\(1, 1\), same_padding=True"),
+        ({"padding": 0, "pads": (1, 1, 0, 0), "padding_mode": "reflect"}, "the last two with padding_mode='zeros'"),
+        ({"padding": 0, "pads": (1, 1)}, "pads must be None or four whole numbers from 0"),
         ({"in_channels": 1 << 40}, "too large to be packed"),
         ({"out_channels": 10**30}, "too large to be packed"),
         ({"activation": "tanh"}, "activation: expected one of none, relu"),

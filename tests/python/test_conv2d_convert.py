@@ -154,7 +154,7 @@ def test_hooks_attributes_and_the_training_flag_move_along():
     run(model, torch.randn(IMAGES))
     assert calls == [Int8Conv2d, nn.Conv2d]
     assert model[0].note == "mine"
-    assert not {"scheme", "packed", "_edges", "same_padding"} & vars(model[0]).keys()
+    assert not {"scheme", "packed", "_pads", "same_padding"} & vars(model[0]).keys()
 
 
 # ----------------------------------------------------------------------------------------------------- left alone

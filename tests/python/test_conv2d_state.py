@@ -221,12 +221,13 @@ def test_a_fused_checkpoint_does_not_go_into_a_model_that_is_not_fused(tmp_path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d["convs"][0].update(stride=[1]), r"stride must be two whole numbers, got \[1\]"),
+        (lambda d: d["convs"][0].update(stride=[1]), r"stride must be 2 whole numbers, got \[1\]"),
         (lambda d: d["convs"][0].update(stride=[0, 1]), r"layer '0': .*stride must be one or two whole numbers"),
         (lambda d: d["convs"][0].update(groups=0), "groups must be a whole number from 1"),
         (lambda d: d["convs"][0].update(groups=True), "groups must be int, got bool"),
         (lambda d: d["convs"][0].update(out_channels=10**30), "too large to be packed"),
         (lambda d: d["convs"][0].update(padding="__import__"), "padding must be 'same', 'valid'"),
+        (lambda d: d["convs"][0].update(pads=[0, 1, 2]), "pads must be 4 whole numbers"),
         (lambda d: d["convs"][0].update(same_padding=1), "same_padding must be bool, got int"),
         (lambda d: d["convs"][0].update(dtype="float64"), "dtype must be one of"),
         (lambda d: d["convs"][0].update(activation="tanh"), "activation: expected one of"),

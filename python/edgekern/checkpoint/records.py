@@ -36,7 +36,7 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class ConvRecord:
-    """One native convolution: its options are those of ``nn.Conv2d``, sizes as pairs. Stored as a layer is."""
+    """One native convolution: its options are those of ``nn.FusedConv2d``, sizes as pairs. Stored as a layer is."""
 
     names: tuple[str, ...]
     scheme: Scheme
@@ -49,7 +49,7 @@ class ConvRecord:
     groups: int
     padding_mode: str
     same_padding: bool
-    """Whether it pads by the size of each image, as TensorFlow's SAME does."""
+    pads: tuple[int, int, int, int] | None
     activation: str
     dtype: str
     bias_dtype: str | None
@@ -100,13 +100,14 @@ def conv_record(data: Any) -> ConvRecord:
         scheme=scheme,
         in_channels=check(data, "in_channels", int, where),
         out_channels=check(data, "out_channels", int, where),
-        kernel_size=_pair(data, "kernel_size", where),
-        stride=_pair(data, "stride", where),
-        padding=data["padding"] if isinstance(data["padding"], str) else _pair(data, "padding", where),
-        dilation=_pair(data, "dilation", where),
+        kernel_size=_sizes(data, "kernel_size", 2, where),
+        stride=_sizes(data, "stride", 2, where),
+        padding=data["padding"] if isinstance(data["padding"], str) else _sizes(data, "padding", 2, where),
+        dilation=_sizes(data, "dilation", 2, where),
         groups=check(data, "groups", int, where),
         padding_mode=check(data, "padding_mode", str, where),
         same_padding=check(data, "same_padding", bool, where),
+        pads=None if data["pads"] is None else _sizes(data, "pads", 4, where),
         activation=check(data, "activation", str, where),
         dtype=check(data, "dtype", str, where),
         bias_dtype=None if data["bias_dtype"] is None else check(data, "bias_dtype", str, where),
@@ -142,11 +143,11 @@ def _named(data: Any, record: type) -> tuple[tuple[str, ...], Scheme, str]:
     return names, scheme, where
 
 
-def _pair(data: Mapping[str, Any], key: str, where: str) -> tuple[int, int]:
+def _sizes(data: Mapping[str, Any], key: str, count: int, where: str) -> Any:
     value = check(data, key, list, where)
-    if len(value) != 2 or not all(type(size) is int for size in value):
-        raise CheckpointFormatError(f"{MANIFEST_FILE}: {where}: {key} must be two whole numbers, got {value!r}")
-    return value[0], value[1]
+    if len(value) != count or not all(type(size) is int for size in value):
+        raise CheckpointFormatError(f"{MANIFEST_FILE}: {where}: {key} must be {count} whole numbers, got {value!r}")
+    return tuple(value)
 
 
 def tensor_record(name: str, data: Any) -> TensorRecord:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from edgekern import ops
 from edgekern.config import MEASURED, Int8, Scheme
 from edgekern.kernels import default_isa
-from edgekern.nn.convolution import NO_EDGES, as_pairs, edges_of, misfit, options_of, same_edges, weight_shape_of
+from edgekern.nn.convolution import NO_PADS, as_pairs, float_conv, misfit, options_of, pads_of, weight_shape_of
 from edgekern.nn.forms import DENSE, Choice
-from edgekern.nn.fused import FusedConv2d
+from edgekern.nn.fused import Pads, same_pads
 from edgekern.nn.native_layer import NativeLayer, empty_bytes
 
 if TYPE_CHECKING:
@@ -31,14 +31,11 @@ class Int8Conv2d(NativeLayer):
     what lies beyond its edges is zero, exactly. Sums are exact int32. Under autograd the call raises, since there is no
     backward.
 
-    Arguments up to ``padding_mode`` are those of ``nn.Conv2d``; see :class:`NativeLayer` for the rest, and for how
-    weights are held. ``from_conv2d`` makes a layer that is not empty. A state dict holds ``weight`` int8
+    Arguments up to ``padding_mode`` are those of ``nn.Conv2d``, ``same_padding`` and ``pads`` those of
+    :class:`FusedConv2d`; see :class:`NativeLayer` for the rest, and for how weights are held. ``from_conv2d`` makes a
+    layer that is not empty. A state dict holds ``weight`` int8
     ``[out_channels, in_channels / groups, kernel height, kernel width]``, ``weight_scale`` float32
     ``[out_channels, 1, 1, 1]`` and ``bias``.
-
-    Args:
-        same_padding: pads with zeros by the size of each image, as TensorFlow's SAME does, such that there are
-            ``ceil(size / stride)`` rows and columns of output; ``padding`` is not used then.
 
     Raises:
         TypeError: a scheme for another kind of layer.
@@ -63,6 +60,7 @@ class Int8Conv2d(NativeLayer):
     groups: int
     padding_mode: str
     same_padding: bool
+    pads: Pads | None
 
     def __init__(
         self,
@@ -78,6 +76,7 @@ class Int8Conv2d(NativeLayer):
         activation: str = "none",
         *,
         same_padding: bool = False,
+        pads: Pads | None = None,
         dtype: torch.dtype = torch.float32,
         bias_dtype: torch.dtype | None = None,
         scheme: Scheme | None = None,
@@ -92,6 +91,7 @@ class Int8Conv2d(NativeLayer):
             "groups": groups,
             "padding_mode": padding_mode,
             "same_padding": same_padding,
+            "pads": pads,
         })
         reason = misfit(options)
         if not reason and isinstance(scheme, Int8):
@@ -100,9 +100,9 @@ class Int8Conv2d(NativeLayer):
             raise ValueError(f"{type(self).__name__}: {reason}")
         super().__init__(bias, activation, dtype, bias_dtype, scheme)
         vars(self).update(options)
-        self._edges = edges_of(options)
-        self._before_edges = (self.out_channels, *self.kernel_size, *self.stride)
-        self._after_edges = (*self.dilation, self._activation_code)
+        self._pads = pads_of(options)
+        self._before_pads = (self.out_channels, *self.kernel_size, *self.stride)
+        self._after_pads = (*self.dilation, self._activation_code)
 
     def forward(self, input: Tensor) -> Tensor:
         """``[batch, in_channels, ...]`` to ``[batch, out_channels, ...]``, or both without ``batch``."""
@@ -111,13 +111,17 @@ class Int8Conv2d(NativeLayer):
         return self._convolve(input)
 
     def _convolve(self, images: Tensor) -> Tensor:
-        edges = self._edges
+        pads = self._pads
         if self.same_padding:
-            edges = same_edges(images.shape[-2:], vars(self))
+            pads = self._pads_for(images.shape[-2], images.shape[-1])
         elif self.padding_mode != "zeros":
-            top, bottom, left, right = edges
-            images, edges = nn.functional.pad(images, (left, right, top, bottom), self.padding_mode), NO_EDGES
-        return _int8_conv2d(images, self.packed, *self._before_edges, *edges, *self._after_edges)
+            images, pads = nn.functional.pad(images, pads, self.padding_mode), NO_PADS
+        left, right, top, bottom = pads
+        return _int8_conv2d(images, self.packed, *self._before_pads, top, bottom, left, right, *self._after_pads)
+
+    def _pads_for(self, height: int, width: int) -> Pads:
+        (kh, kw), (sh, sw), (dh, dw) = self.kernel_size, self.stride, self.dilation
+        return (*same_pads(width, kw, sw, dw), *same_pads(height, kh, sh, dh))
 
     @property
     def kernels(self) -> tuple[str, ...]:
@@ -160,12 +164,7 @@ class Int8Conv2d(NativeLayer):
 
     def dense(self) -> nn.Conv2d:
         """A dense ``nn.Conv2d`` with the same weights, in the original dtype; a ``FusedConv2d`` where it does more."""
-        options = {**options_of(self), "bias": self.bias_dtype is not None}
-        if self.activation == "none" and not self.same_padding:
-            del options["activation"], options["same_padding"]
-            conv = nn.Conv2d(**options, device="meta")
-        else:
-            conv = FusedConv2d(**options, device="meta")
+        conv = float_conv(options_of(self), self.bias_dtype is not None)
         self._fill(conv)
         return conv
 
@@ -227,6 +226,7 @@ class Int8Conv2d(NativeLayer):
             "groups": 1,
             "padding_mode": "zeros",
             "same_padding": False,
+            "pads": None,
             "activation": "none",
         }
         shown = [f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name) != value]

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from edgekern.config import Int8, Scheme
 from edgekern.nn import NATIVE_EMBEDDINGS
-from edgekern.nn.convolution import edges_of, misfit, options_of, weight_shape_of
+from edgekern.nn.convolution import misfit, options_of, pads_of, weight_shape_of
 from edgekern.nn.embedding import NativeEmbedding
 from edgekern.nn.fused import FusedConv2d, FusedLinear
 from edgekern.nn.int8_conv2d import Int8Conv2d
@@ -252,8 +252,8 @@ def obstacle_in_instance(module: nn.Linear | nn.Conv2d | nn.Embedding) -> str:
 
 
 def _runs_as(base: type[nn.Linear | nn.Conv2d | nn.Embedding], module: nn.Module) -> bool:
-    if type(module) is QATLinear:
-        return base is nn.Linear  # its forward is what a native layer will do
+    if type(module) in (QATLinear, FusedLinear, FusedConv2d):
+        return True  # its forward is what a native layer will do
     methods = ("forward", "_conv_forward") if base is nn.Conv2d else ("forward",)
     return all(getattr(type(module), method) is getattr(base, method) for method in methods)
 
@@ -311,7 +311,6 @@ def _obstacle_in_convolution(conv: nn.Conv2d) -> str:
     expected = weight_shape_of(options)
     if conv.weight.shape != expected:
         return f"its weight of shape {list(conv.weight.shape)} is not the {list(expected)} of its channels and kernel"
-    top, bottom, left, right = edges_of(options)
-    if conv.padding_mode != "zeros" and list(conv._reversed_padding_repeated_twice) != [left, right, top, bottom]:
+    if conv.padding_mode != "zeros" and tuple(conv._reversed_padding_repeated_twice) != pads_of(options):
         return f"its padding was changed after it was made, which padding_mode={conv.padding_mode!r} never notices"
     return ""
