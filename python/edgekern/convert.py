@@ -43,7 +43,8 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
     ``nn.EmbeddingBag``, and, unless a rule names or matches them, embedding tables, layers whose weight another module
     shares and, where weights would be rounded, the output head ``lm_head``. ``Int4()``, ``Float32()`` and ``Float16()``
     leave convolutions alone. The latter two are for linear layers alone, and leave every one that they would not make
-    faster and smaller, with the measured times in the report, and like ``Int4()`` one whose bias holds NaN or infinity.
+    faster and smaller, with the measured times in the report. All but ``Int8()`` of a linear layer leave alone what has a
+    bias that holds NaN or infinity.
 
     Args:
         model: any module that holds layers; a single nn.Linear has no place to be replaced in.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from edgekern import ops
+from edgekern import Int8, ops
 from edgekern.nn import Int8Conv2d
 from edgekern.nn.fused import FusedConv2d
 
@@ -87,6 +87,11 @@ def make_conv(options, seed=0):
 
 def native(conv, scheme=None):
     return Int8Conv2d.from_conv2d(conv, scheme)
+
+
+def scheme_of(form, options):
+    """Int8 in a form that such a convolution has."""
+    return Int8(form=form if options["groups"] == 1 else "dense")
 
 
 def make_images(shape, dtype=torch.float32, seed=0, layout="contiguous"):

@@ -14,6 +14,7 @@ from conv_oracle import (
     make_conv,
     make_images,
     native,
+    scheme_of,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,7 +49,7 @@ def test_any_convolution(drawn, dtype, layout, form, seed):
     options, shape = drawn
     conv = make_conv(options, seed)
     x = make_images(shape, dtype, seed, layout)
-    y = run(native(conv, Int8(form=form)), x)
+    y = run(native(conv, scheme_of(form, options)), x)
     assert_as_computed(y, x, conv)
     assert y.shape == run(conv, x.float()).shape
 
@@ -298,7 +299,8 @@ def test_options_that_were_changed_after_it_was_made_count():
         ({"out_channels": 10**30}, "too large to be packed"),
         ({"activation": "tanh"}, "activation: expected one of none, relu"),
         ({"dtype": torch.float64}, "dtype: expected torch.float32"),
-        ({"scheme": Int8(form="blocks_4")}, "the form 'blocks_4' is for linear layers, not for convolutions yet"),
+        ({"scheme": Int8(form="blocks_4")}, "the form 'blocks_4' is not for convolutions yet; they have measured, dense"),
+        ({"scheme": Int8(form="bitmap"), "groups": 4}, "the form 'bitmap' is for convolutions of one group, and it has 4"),
     ],
 )
 def test_wrong_arguments(arguments, message):

@@ -9,7 +9,7 @@ import pickle
 import pytest
 import safetensors.torch
 import torch
-from conv_oracle import DTYPES, convolutions, make_conv, make_images, native
+from conv_oracle import DTYPES, convolutions, make_conv, make_images, native, scheme_of
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import quick
@@ -56,9 +56,10 @@ def test_the_state_dict_is_canonical():
 )
 def test_state_dicts_pickles_and_copies_are_exact(drawn, dtype, form, seed, assign):
     options, shape = drawn
-    layer = native(make_conv(options, seed).to(dtype), Int8(form=form))
+    scheme = scheme_of(form, options)
+    layer = native(make_conv(options, seed).to(dtype), scheme)
     state = canonical(layer)
-    loaded = Int8Conv2d(**options, dtype=dtype, scheme=Int8(form=form))
+    loaded = Int8Conv2d(**options, dtype=dtype, scheme=scheme)
     loaded.load_state_dict(state, assign=assign)
     buffer = io.BytesIO()
     torch.save(layer, buffer)
@@ -71,12 +72,15 @@ def test_state_dicts_pickles_and_copies_are_exact(drawn, dtype, form, seed, assi
         assert repr(other) == repr(layer)
 
 
-@pytest.mark.parametrize("groups", [1, 2, 16])
-@pytest.mark.parametrize("form", Int8Conv2d.FORMS)
-def test_any_int8_value_survives_also_minus_128(groups, form):
-    values = torch.arange(-128, 128, dtype=torch.int8).repeat(9 * groups).reshape(16 * groups, 16, 3, 3)
-    layer = Int8Conv2d(16 * groups, 16 * groups, 3, groups=groups, bias=False, scheme=Int8(form=form))
-    layer.load_state_dict({"weight": values, "weight_scale": torch.ones(16 * groups, 1, 1, 1)})
+@pytest.mark.parametrize(
+    ("channels", "groups", "form"),
+    [(16, 1, "dense"), (16, 1, "bitmap"), (16, 1, "bitmap_4"), (32, 2, "dense"), (256, 256, "dense")],
+)
+def test_any_int8_value_survives_also_minus_128(channels, groups, form):
+    values = torch.arange(-128, 128, dtype=torch.int8).repeat(channels * (channels // groups) * 9 // 256)
+    values = values.reshape(channels, channels // groups, 3, 3)
+    layer = Int8Conv2d(channels, channels, 3, groups=groups, bias=False, scheme=Int8(form=form))
+    layer.load_state_dict({"weight": values, "weight_scale": torch.ones(channels, 1, 1, 1)})
     assert torch.equal(layer.state_dict()["weight"], values)
     assert torch.equal(layer.weight, values.float())
 

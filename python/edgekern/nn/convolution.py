@@ -46,6 +46,11 @@ def weight_shape_of(options: Mapping[str, Any]) -> tuple[int, ...]:
     return (options["out_channels"], options["in_channels"] // options["groups"], *options["kernel_size"])
 
 
+def is_depthwise(options: Mapping[str, Any]) -> bool:
+    """Whether each channel of the input has one of the output to itself: such layers have a kernel of their own."""
+    return 1 < options["groups"] == options["in_channels"] == options["out_channels"]
+
+
 def pads_of(options: Mapping[str, Any]) -> Pads:
     """How far a convolution pads; one with ``same_padding`` does that by the size of each image instead."""
     padding = options["padding"]
@@ -73,7 +78,7 @@ def misfit(options: Mapping[str, Any]) -> str:
     for name in _SIZES:
         if not _are_sizes(options[name], 2, 1):
             return f"{name} must be one or two whole numbers from 1, got {options[name]!r}"
-    return _misfit_in_padding(options) or _beyond_limits(weight_shape_of(options))
+    return _misfit_in_padding(options) or _beyond_limits(options)
 
 
 def _misfit_in_padding(options: Mapping[str, Any]) -> str:
@@ -103,10 +108,10 @@ def _are_sizes(value: object, count: int, least: int) -> bool:
     return plain and all(type(size) is int and size >= least for size in value)
 
 
-def _beyond_limits(shape: tuple[int, ...]) -> str:
-    out_channels, channels, height, width = shape
+def _beyond_limits(options: Mapping[str, Any]) -> str:
+    channels = (options[name] for name in ("out_channels", "in_channels", "groups"))
     try:
-        core.int8_dense_packed_size(out_channels, channels * height * width)
+        core.int8_conv2d_dense_packed_size(*channels, *options["kernel_size"])
     except (TypeError, ValueError):  # TypeError: no 64-bit integers
-        return f"its weight of shape {list(shape)} is too large to be packed"
+        return f"its weight of shape {list(weight_shape_of(options))} is too large to be packed"
     return ""

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from edgekern import ops
+from edgekern._lib import core
 from edgekern.config import MEASURED, Int8, Scheme
 from edgekern.kernels import default_isa
-from edgekern.nn.convolution import NO_PADS, as_pairs, float_conv, misfit, options_of, pads_of, weight_shape_of
+from edgekern.nn.convolution import (
+    NO_PADS,
+    as_pairs,
+    float_conv,
+    is_depthwise,
+    misfit,
+    options_of,
+    pads_of,
+    weight_shape_of,
+)
 from edgekern.nn.forms import DENSE, Choice
 from edgekern.nn.fused import Pads, same_pads
 from edgekern.nn.native_layer import NativeLayer, empty_bytes
@@ -47,8 +58,8 @@ class Int8Conv2d(NativeLayer):
     scheme_class: ClassVar[type[Int8]] = Int8
     float_name: ClassVar[str] = "nn.Conv2d"
     exact: ClassVar[tuple[str, ...]] = ("weight", "weight_scale")
-    FORMS: ClassVar[tuple[str, ...]] = (DENSE, "bitmap")
-    """What weights can be packed as. Where the scheme says "measured" it is the dense form."""
+    FORMS: ClassVar[tuple[str, ...]] = (DENSE, "bitmap", "bitmap_4")
+    """What weights can be packed as; those of several groups only as the first. That is also what "measured" gives."""
 
     scheme: Int8
     in_channels: int
@@ -95,7 +106,7 @@ class Int8Conv2d(NativeLayer):
         })
         reason = misfit(options)
         if not reason and isinstance(scheme, Int8):
-            reason = self.obstacle_in_form(scheme)
+            reason = self.obstacle_in_form(scheme, options)
         if reason:
             raise ValueError(f"{type(self).__name__}: {reason}")
         super().__init__(bias, activation, dtype, bias_dtype, scheme)
@@ -126,7 +137,7 @@ class Int8Conv2d(NativeLayer):
     @property
     def kernels(self) -> tuple[str, ...]:
         """The kernel that runs it."""
-        name = "depthwise" if self.in_channels == self.groups > 1 else "gemm"
+        name = "depthwise" if is_depthwise(vars(self)) else "gemm"
         return (f"{self.format}_{name}_{default_isa()}",)
 
     @property
@@ -134,18 +145,26 @@ class Int8Conv2d(NativeLayer):
         """``[out_channels, in_channels / groups, kernel height, kernel width]``."""
         return weight_shape_of(vars(self))
 
+    @property
+    def dense_packed_size(self) -> int:
+        """Bytes of the packed buffer when all weights are kept."""
+        channels = (self.out_channels, self.in_channels, self.groups)
+        return core.int8_conv2d_dense_packed_size(*channels, *self.kernel_size)
+
     @classmethod
     def weight_bytes(cls, in_features: int, out_features: int, dtype: torch.dtype) -> int:
         """One byte each."""
         return in_features * out_features
 
     @classmethod
-    def obstacle_in_form(cls, scheme: Int8) -> str:
-        """Why a convolution cannot be packed as ``scheme`` says; empty when it can."""
-        if scheme.form in (MEASURED, *cls.FORMS):
-            return ""
-        known = ", ".join((MEASURED, *cls.FORMS))
-        return f"the form {scheme.form!r} is for linear layers, not for convolutions yet; for these there are {known}"
+    def obstacle_in_form(cls, scheme: Int8, options: Mapping[str, Any]) -> str:
+        """Why a convolution with these options cannot be packed as ``scheme`` says; empty when it can."""
+        known = (MEASURED, *cls.FORMS)
+        if scheme.form not in known:
+            return f"the form {scheme.form!r} is not for convolutions yet; they have {', '.join(known)}"
+        if scheme.form not in (MEASURED, DENSE) and options.get("groups", 1) > 1:
+            return f"the form {scheme.form!r} is for convolutions of one group, and it has {options['groups']}"
+        return ""
 
     # ------------------------------------------------------------------------------------- from and to floats
 
@@ -169,20 +188,18 @@ class Int8Conv2d(NativeLayer):
         return conv
 
     def reserve(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, str]:
-        """Memory for the form asked for.
-
-        Raises:
-            ValueError: the scheme names a form that cannot hold these weights.
-        """
-        # The size of the dense form takes the shape alone: what is in this memory is never read.
-        q = torch.empty(weight.shape, dtype=torch.int8, device="cpu") if self._form == DENSE else self._round(weight)[0]
-        return empty_bytes(ops.int8_conv2d_packed_size(q, self.groups, self._form)), ""
+        """Memory for the form asked for."""
+        if bias is not None and not bias.isfinite().all():
+            return empty_bytes(0), "its bias holds NaN or infinity"
+        if self._form == DENSE:
+            return empty_bytes(self.dense_packed_size), ""
+        return empty_bytes(ops.int8_conv2d_packed_size(self._round(weight)[0], self.groups, self._form)), ""
 
     def take_(self, weight: Tensor, bias: Tensor | None, packed: Tensor | None = None) -> None:
         """Quantises finite dense weights of ``weight_shape`` and packs them, into what ``reserve`` gave.
 
         Raises:
-            ValueError: the scheme names a form that cannot hold these weights.
+            ValueError: a bias that is not finite.
         """
         q, scale = self._round(weight)
         self._pack_into(q, scale, bias, packed)

@@ -17,7 +17,7 @@ from edgekern.nn.layers import CONV, Layer
 def obstacle_in_scheme(layer: Layer, scheme: Scheme) -> str:
     """Why a convolution or a table cannot be what ``scheme`` says; empty when it can, and for linear layers."""
     if layer.kind == CONV:
-        return "" if layer.native else _obstacle_to_convolution(scheme)
+        return "" if layer.native else _obstacle_to_convolution(layer, scheme)
     if not layer.is_table:
         return ""
     if scheme.format not in NATIVE_EMBEDDINGS:
@@ -29,10 +29,10 @@ def obstacle_in_scheme(layer: Layer, scheme: Scheme) -> str:
     return ""
 
 
-def _obstacle_to_convolution(scheme: Scheme) -> str:
+def _obstacle_to_convolution(layer: Layer, scheme: Scheme) -> str:
     if scheme.format not in NATIVE_CONVS:
         return f"{type(scheme).__name__}() is for linear layers; convolutions can be Int8()"
-    return NATIVE_CONVS[scheme.format].obstacle_in_form(cast(Int8, scheme))
+    return NATIVE_CONVS[scheme.format].obstacle_in_form(cast(Int8, scheme), vars(layer.module))
 
 
 def weight_bytes_as(layer: Layer, scheme: Scheme) -> int:
