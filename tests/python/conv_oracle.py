@@ -81,7 +81,7 @@ def make_conv(options, seed=0):
     torch.manual_seed(seed)
     conv = (FusedConv2d if {"activation", "same_padding", "pads"} & options.keys() else nn.Conv2d)(**options)
     with torch.no_grad():
-        conv.weight.mul_(torch.rand(conv.weight.shape[:1] + (1, 1, 1)) + 0.1)
+        conv.weight.mul_(torch.rand((*conv.weight.shape[:1], 1, 1, 1)) + 0.1)
     return conv.requires_grad_(False)
 
 

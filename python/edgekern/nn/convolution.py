@@ -1,4 +1,4 @@
-"""What makes a convolution the one it is, beside its weights: its options as ``nn.Conv2d`` has them, and what they mean.
+"""What makes a convolution the one it is, beside its weights: its options as ``nn.Conv2d`` has them, and their meaning.
 
 Options are arguments of :class:`FusedConv2d` and of :class:`Int8Conv2d` by name; sizes among them are pairs.
 """

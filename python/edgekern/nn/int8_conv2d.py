@@ -92,18 +92,20 @@ class Int8Conv2d(NativeLayer):
         bias_dtype: torch.dtype | None = None,
         scheme: Scheme | None = None,
     ) -> None:
-        options = as_pairs({
-            "in_channels": in_channels,
-            "out_channels": out_channels,
-            "kernel_size": kernel_size,
-            "stride": stride,
-            "padding": padding,
-            "dilation": dilation,
-            "groups": groups,
-            "padding_mode": padding_mode,
-            "same_padding": same_padding,
-            "pads": pads,
-        })
+        options = as_pairs(
+            {
+                "in_channels": in_channels,
+                "out_channels": out_channels,
+                "kernel_size": kernel_size,
+                "stride": stride,
+                "padding": padding,
+                "dilation": dilation,
+                "groups": groups,
+                "padding_mode": padding_mode,
+                "same_padding": same_padding,
+                "pads": pads,
+            }
+        )
         reason = misfit(options)
         if not reason and isinstance(scheme, Int8):
             reason = self.obstacle_in_form(scheme, options)

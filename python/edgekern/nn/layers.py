@@ -72,7 +72,7 @@ class Layer:
 
     @property
     def linear(self) -> nn.Linear:
-        """The module, of a layer without obstacles. Of a convolution or a table it has the weight, and a bias or none."""
+        """The module, of a layer without obstacles. Convolutions and tables have a weight too, and a bias or none."""
         return cast(nn.Linear, self.module)
 
     @property

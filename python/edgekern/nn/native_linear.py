@@ -95,11 +95,9 @@ class NativeLinear(NativeLayer):
     def dense(self) -> nn.Linear:
         """A dense ``nn.Linear`` with the same weights, in the original dtype; a ``FusedLinear`` with an activation."""
         has_bias = self.bias_dtype is not None
-        linear: nn.Linear
-        if self.activation == "none":
-            linear = nn.Linear(self.in_features, self.out_features, has_bias, device="meta")
-        else:
-            linear = FusedLinear(self.in_features, self.out_features, has_bias, activation=self.activation, device="meta")
+        linear = nn.Linear(self.in_features, self.out_features, has_bias, device="meta")
+        if self.activation != "none":
+            linear = FusedLinear.of(linear, self.activation)
         self._fill(linear)
         return linear
 

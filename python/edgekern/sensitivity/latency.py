@@ -39,7 +39,8 @@ class Stopwatch:
         linear = layer.linear
         like = tuple((each.scheme, each.choice.form, round(math.log(each.packed_bytes) / 0.02)) for each in natives)
         options = tuple(options_of(layer.conv).items()) if layer.kind == CONV else ()
-        key = (tuple(linear.weight.shape), linear.weight.dtype, linear.bias is None, options, tuple(example.shape), like)
+        own = (tuple(linear.weight.shape), linear.weight.dtype, linear.bias is None, options)
+        key = (own, tuple(example.shape), like)
         if key not in self._known:
             share = self.model_bytes / layer.dense_bytes
             # Each by a name of its own: two schemes may have come to the same.

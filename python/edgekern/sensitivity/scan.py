@@ -57,8 +57,8 @@ def sensitivity(
     Latency is that of the layer called alone, with an input of the shape that the first batch gives it: as it is, and
     converted. Pruned weights are converted to ``Int8`` (to ``joint``, if the scheme has that), after pruning and as
     they were. Layers are timed in turns, for some three seconds; those that are alike share a measurement. Weights come
-    from memory where those of a whole model would not fit the cache. Convolutions are timed with images of the shapes in
-    ``data``; without data, or as what they cannot be converted to, they have no latency.
+    from memory where those of a whole model would not fit the cache. Convolutions are timed with images of the shapes
+    in ``data``; without data, or as what they cannot be converted to, they have no latency.
 
     Args:
         model: as for ``convert_`` and ``prune_``.

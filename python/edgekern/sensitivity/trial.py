@@ -88,7 +88,7 @@ def native(layer: Layer, scheme: Scheme) -> NativeLayer | str:
 
 
 def runs_as(scheme: Scheme, rows: int | None) -> Scheme:
-    """What a layer is timed as: pruned ones as what they were rounded to, or int8, for calls of ``rows`` if it has any."""
+    """What a layer is timed as: pruned ones as what they were rounded to, or int8, for calls of ``rows`` if given."""
     if isinstance(scheme, GPTQ):
         return scheme.to
     if not isinstance(scheme, Prune):
