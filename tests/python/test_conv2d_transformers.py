@@ -31,13 +31,13 @@ SIZES = {
 def folder(tmp_path_factory):
     torch.manual_seed(0)
     made = tmp_path_factory.mktemp("vit")
-    ViTModel(ViTConfig(**SIZES), add_pooling_layer=False).save_pretrained(made)
+    ViTModel(ViTConfig(**SIZES)).save_pretrained(made)
     return made
 
 
 def load(folder, config=None):
     given = {} if config is None else {"quantization_config": EdgekernConfig(config)}
-    return ViTModel.from_pretrained(folder, add_pooling_layer=False, **given)
+    return ViTModel.from_pretrained(folder, **given)
 
 
 def states(model):
