@@ -313,16 +313,17 @@ def test_pruning_needs_floats():
 
 def test_sensitivity_and_a_budget_of_bytes():
     torch.manual_seed(0)
-    model, data = ResNet().eval(), [make_images((4, 3, 8, 8))]
+    model = nn.Sequential(nn.Conv2d(16, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.Conv2d(64, 64, 1))
+    data = [make_images((4, 16, 8, 8))]
     before = snapshot(model)
     scan = ek.sensitivity(model, "mse", data, Int8(), progress=False)
     assert_untouched(model, before)
     assert [row.name for row in scan] == [row.name for row in explain(model)]
     assert all(row.loss > 0 and row.ms > 0 and row.float_ms > 0 and row.nbytes for row in scan)
     rules = ek.allocate(scan, f"{scan.other_bytes + sum(row.nbytes for row in scan)} B").rules
-    assert set(rules.values()) == {Int8()}
+    assert rules == {"0": Int8(), "2": Int8(), "3": Int8()}
     convert_(model, PerLayer(rules))
-    assert len(kinds(model)) == 7
+    assert len(kinds(model)) == 3
 
 
 def test_bench_takes_networks():

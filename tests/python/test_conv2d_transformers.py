@@ -8,7 +8,7 @@ import torch
 transformers = pytest.importorskip("transformers", minversion="5")
 
 from safetensors.torch import load_file  # noqa: E402
-from transformers import ViTConfig, ViTModel  # noqa: E402
+from transformers import SiglipVisionConfig, SiglipVisionModel  # noqa: E402
 
 import edgekern as ek  # noqa: E402
 from edgekern.checkpoint import CheckpointMismatchError, CheckpointUnsupportedError  # noqa: E402
@@ -16,7 +16,7 @@ from edgekern.integrations.compressed_tensors import load_compressed, save_compr
 from edgekern.integrations.transformers import EdgekernConfig, adopt_  # noqa: E402
 from edgekern.nn import FusedConv2d, Int8Conv2d, Int8Linear  # noqa: E402
 
-CONV = "embeddings.patch_embeddings.projection"
+CONV = "embeddings.patch_embedding"
 SIZES = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -30,14 +30,14 @@ SIZES = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     torch.manual_seed(0)
-    made = tmp_path_factory.mktemp("vit")
-    ViTModel(ViTConfig(**SIZES)).save_pretrained(made)
+    made = tmp_path_factory.mktemp("siglip")
+    SiglipVisionModel(SiglipVisionConfig(**SIZES)).save_pretrained(made)
     return made
 
 
 def load(folder, config=None):
     given = {} if config is None else {"quantization_config": EdgekernConfig(config)}
-    return ViTModel.from_pretrained(folder, **given)
+    return SiglipVisionModel.from_pretrained(folder, **given)
 
 
 def states(model):
@@ -84,14 +84,14 @@ def test_compressed_tensors_get_it_as_floats(folder, tmp_path):
     assert torch.equal(stored[f"{CONV}.weight"], conv.weight)
     assert torch.equal(stored[f"{CONV}.bias"], conv.bias)
     assert f"{CONV}.weight_scale" not in stored
-    again = load_compressed(tmp_path, model_class=ViTModel)
+    again = load_compressed(tmp_path, model_class=SiglipVisionModel)
     assert type(again.get_submodule(CONV)) is torch.nn.Conv2d
     assert sum(isinstance(module, Int8Linear) for module in again.modules()) > 0
 
 
 def test_compressed_tensors_have_no_word_for_a_fused_activation(folder, tmp_path):
     model = load(folder)
-    model.embeddings.patch_embeddings.projection = FusedConv2d.of(model.get_submodule(CONV), "relu")
+    model.embeddings.patch_embedding = FusedConv2d.of(model.get_submodule(CONV), "relu")
     ek.convert_(model, ek.Int8())
     adopt_(model, ek.Int8())
     with pytest.raises(CheckpointUnsupportedError, match=f"layer '{CONV}' applies relu itself"):
