@@ -1,4 +1,4 @@
-// The float types of matrices.
+// The types of matrices and images.
 #pragma once
 
 #include "base/half.h"
@@ -7,7 +7,7 @@
 namespace edgekern {
 
 inline bool valid_dtype(ek_dtype dtype) { return dtype == EK_F32 || dtype == EK_F16 || dtype == EK_BF16; }
-inline int64_t bytes_of(ek_dtype dtype) { return dtype == EK_F32 ? 4 : 2; }
+inline int64_t bytes_of(ek_dtype dtype) { return dtype == EK_F32 ? 4 : dtype == EK_U8 ? 1 : 2; }
 
 inline float float_at(const void* data, ek_dtype dtype, int64_t i) {
   if (dtype == EK_F32) return static_cast<const float*>(data)[i];

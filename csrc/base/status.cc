@@ -13,7 +13,7 @@ extern "C" const char* ek_status_message(ek_status status) {
     case EK_ERROR_DTYPE:
       return "unknown dtype; expected f32, f16 or bf16";
     case EK_ERROR_ACTIVATION:
-      return "unknown activation; expected none, relu, gelu, gelu_tanh or silu";
+      return "unknown activation; expected none, relu, gelu, gelu_tanh, silu, relu6 or hardswish";
     case EK_ERROR_PACKED:
       return "not a packed matrix of this format (wrong magic, truncated, or not 64-byte aligned); pack it again";
     case EK_ERROR_ISA:
@@ -38,6 +38,13 @@ extern "C" const char* ek_status_message(ek_status status) {
       return "a call takes 1 to 8 layers, all of the same k and group size";
     case EK_ERROR_INDEX:
       return "an index is negative or not below the number of rows, or of an unknown type; expected i32 or i64";
+    case EK_ERROR_WINDOW:
+      return "a stride or dilation below 1, negative padding, or a kernel larger than the padded image";
+    case EK_ERROR_GROUPS:
+      return "the number of groups does not divide the channels in and out";
+    case EK_ERROR_IMAGES:
+      return "unknown order of images (expected NCHW or NHWC), x and y that differ in order or float dtype, or a scale or "
+             "zero point (0 to 255) that cannot be; u8 needs both, and NHWC";
   }
   return "unknown status";
 }

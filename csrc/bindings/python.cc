@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "arrays.h"
+#include "conv2d.h"
 #include "edgekern/edgekern.h"
 #include "embedding.h"
 #include "floats.h"
@@ -97,4 +98,5 @@ PYBIND11_MODULE(_core, core) {
   edgekern::bind_int4(core);
   edgekern::bind_floats(core);
   edgekern::bind_embedding(core);
+  edgekern::bind_conv2d(core);
 }

@@ -1,8 +1,9 @@
 // The torch ops edgekern::int8_linear, int4_linear, f32_linear and f16_linear, and int8_linear_2, _3, int4_linear_2, _3 of several
 // layers that read the same x: check their tensors, lend the library torch's memory and threads, make y. Those of embeddings are
-// in torch_embedding.cc.
+// in torch_embedding.cc, that of convolutions in torch_conv2d.cc.
 #include "torch_ops.h"
 
+#include "base/activation.h"
 #include "edgekern/edgekern.h"
 #include "status.h"
 #include "threads.h"
@@ -27,7 +28,7 @@ ek_status describe_int4(const void* packed, size_t size, Shape* shape) {
   return status;
 }
 
-Shape describe(const Packing& packing, const View& packed, const std::byte* data) {
+void expect_packed_bytes(const Packing& packing, const View& packed, const std::byte* data) {
   if (packed.dtype != torch_codes.uint8 || packed.dim != 1 || (packed.sizes[0] > 1 && packed.strides[0] != 1)) {
     fail(packing, text("packed must be a contiguous 1-D uint8 tensor from edgekern.ops.", packing.pack,
                        ", got c10::ScalarType ", packed.dtype, " of shape ", packed.shape()));
@@ -36,12 +37,57 @@ Shape describe(const Packing& packing, const View& packed, const std::byte* data
   if (reinterpret_cast<uintptr_t>(data) % kPackedAlignment != 0) {
     fail(packing, "packed must start at a multiple of 64 bytes; packed.clone() does");
   }
+}
+
+Shape describe(const Packing& packing, const View& packed, const std::byte* data) {
+  expect_packed_bytes(packing, packed, data);
   Shape shape;
   if (packing.describe(data, static_cast<size_t>(packed.sizes[0]), &shape) != EK_OK) {
     fail(packing, text("packed (", packed.sizes[0], " bytes) holds no packed ", packing.name,
                        " matrix of this version, or a truncated one; make it with edgekern.ops.", packing.pack));
   }
   return shape;
+}
+
+namespace {
+
+// The stable C ABI cannot ask requires_grad. But an alias made in grad mode is a leaf exactly when its base needs no
+// gradient, and both aten ops can be called by name. About 1.5 us, paid in grad mode alone.
+bool records_gradient(const TensorHandle& x) {
+  if (!torch_shim.grad_enabled()) return false;
+  TorchTensor* handle = nullptr;
+  check_torch(torch_shim.new_handle(x.get(), &handle), "copy a tensor handle");
+  StableIValue stack[1] = {reinterpret_cast<StableIValue>(handle)};
+  check_torch(torch_shim.call("aten::alias", "", stack), "call aten::alias");
+  check_torch(torch_shim.call("aten::is_leaf", "", stack), "call aten::is_leaf");
+  return static_cast<uint8_t>(stack[0]) == 0;  // a bool fills the lowest byte
+}
+
+}  // namespace
+
+ek_dtype library_dtype(const Packing& packing, int32_t dtype) {
+  if (dtype == torch_codes.float32) return EK_F32;
+  if (dtype == torch_codes.bfloat16) return EK_BF16;
+  if (dtype == torch_codes.float16) return EK_F16;
+  fail(packing, text("x must be float32, bfloat16 or float16, got c10::ScalarType ", dtype, "; convert it with x.float()"));
+}
+
+void expect_activation(const Packing& packing, int64_t activation) {
+  if (valid_activation(static_cast<ek_activation>(activation))) return;
+  fail(packing, text("activation must be a code of edgekern.ops.ACTIVATIONS (0 to ", int{EK_HARDSWISH}, "), got ", activation));
+}
+
+void expect_no_gradient(const Packing& packing, const TensorHandle& x) {
+  if (!records_gradient(x)) return;
+  throw std::invalid_argument(text("edgekern.", packing.op,
+                                   " has no backward, and x requires grad: wrap the call in torch.inference_mode() or "
+                                   "torch.no_grad() for inference, or call edgekern.dense_(model) to train"));
+}
+
+void fail_elsewhere(const Packing& packing) {
+  fail(packing,
+       "x and packed must be dense CPU tensors; move the model with model.cpu() and the input with x.cpu(), or call "
+       "edgekern.dense_(model) to run elsewhere");
 }
 
 namespace {
@@ -125,25 +171,6 @@ bool fold_rows(const View& x, Rows* rows) {
   return rows->ld >= k;
 }
 
-ek_dtype library_dtype(const Format& format, int32_t dtype) {
-  if (dtype == torch_codes.float32) return EK_F32;
-  if (dtype == torch_codes.bfloat16) return EK_BF16;
-  if (dtype == torch_codes.float16) return EK_F16;
-  fail(format, text("x must be float32, bfloat16 or float16, got c10::ScalarType ", dtype, "; convert it with x.float()"));
-}
-
-// The stable C ABI cannot ask requires_grad. But an alias made in grad mode is a leaf exactly when its base needs no
-// gradient, and both aten ops can be called by name. About 1.5 us, paid in grad mode alone.
-bool records_gradient(const TensorHandle& x) {
-  if (!torch_shim.grad_enabled()) return false;
-  TorchTensor* handle = nullptr;
-  check_torch(torch_shim.new_handle(x.get(), &handle), "copy a tensor handle");
-  StableIValue stack[1] = {reinterpret_cast<StableIValue>(handle)};
-  check_torch(torch_shim.call("aten::alias", "", stack), "call aten::alias");
-  check_torch(torch_shim.call("aten::is_leaf", "", stack), "call aten::is_leaf");
-  return static_cast<uint8_t>(stack[0]) == 0;  // a bool fills the lowest byte
-}
-
 // One layer of a call: its matrix, and then its result.
 struct Layer {
   TensorHandle packed;
@@ -175,14 +202,8 @@ void linear(const Format& format, TensorHandle x, Layer* layers, int64_t count, 
   ek_part parts[EK_MAX_PARTS];
   size_t workspace_size = 0;
   for (int64_t i = 0; i < count; ++i) parts[i] = open_layer(format, view, m, layers[i], &workspace_size);
-  if (activation < EK_NONE || activation > EK_SILU) {
-    fail(format, text("activation must be a code of edgekern.ops.ACTIVATIONS (0 to 4), got ", activation));
-  }
-  if (records_gradient(x)) {
-    throw std::invalid_argument(text("edgekern.", format.op,
-                                     " has no backward, and x requires grad: wrap the call in torch.inference_mode() or "
-                                     "torch.no_grad() for inference, or call edgekern.dense_(model) to train"));
-  }
+  expect_activation(format, activation);
+  expect_no_gradient(format, x);
 
   for (int64_t i = 0; i < count; ++i) {
     layers[i].y = empty_like_rows(view, layers[i].out_features);
@@ -220,9 +241,7 @@ template <const Format& kFormat, int kCount>
 void linear_elsewhere(StableIValue* stack, uint64_t, uint64_t) {
   TensorHandle tensors[1 + kCount];
   for (int i = 0; i <= kCount; ++i) tensors[i] = TensorHandle(stack[i]);
-  fail(kFormat,
-       "x and packed must be dense CPU tensors; move the model with model.cpu() and the input with x.cpu(), or call "
-       "edgekern.dense_(model) to run elsewhere");
+  fail_elsewhere(kFormat);
 }
 
 template <const Format& kFormat, int kCount = 1>
@@ -283,6 +302,7 @@ void register_torch_ops(const std::unordered_map<std::string, uintptr_t>& symbol
   define_linear<kF32>(fragment);
   define_linear<kF16>(fragment);
   define_embeddings(fragment);
+  define_conv2d(fragment);
 }
 
 }  // namespace edgekern

@@ -81,10 +81,20 @@ inline TensorHandle empty_tensor(int64_t dim, const int64_t* sizes, int32_t dtyp
 // packed is one contiguous run of bytes that the library recognises; returns its shape.
 Shape describe(const Packing& packing, const View& packed, const std::byte* data);
 
+// The part of it that does not depend on what is packed.
+void expect_packed_bytes(const Packing& packing, const View& packed, const std::byte* data);
+
+// What ops of layers make of x's dtype, and what they refuse.
+ek_dtype library_dtype(const Packing& packing, int32_t dtype);
+void expect_activation(const Packing& packing, int64_t activation);
+void expect_no_gradient(const Packing& packing, const TensorHandle& x);
+[[noreturn]] void fail_elsewhere(const Packing& packing);
+
 // Adds an op to torch's dispatcher: `cpu` runs it, `elsewhere` is for every device and layout without a kernel of its own.
 void define_op(TorchLibrary* fragment, const char* op, const std::string& schema, BoxedKernel cpu, BoxedKernel elsewhere);
 
-// torch_embedding.cc's ops.
+// The ops of torch_embedding.cc and torch_conv2d.cc.
 void define_embeddings(TorchLibrary* fragment);
+void define_conv2d(TorchLibrary* fragment);
 
 }  // namespace edgekern

@@ -64,6 +64,11 @@ EK_INLINE typename Isa::F32 activate(typename Isa::F32 x) {
     return times_sigmoid<Isa>(x, Isa::mul(x, cubic));
   } else if constexpr (A == EK_SILU) {
     return times_sigmoid<Isa>(x, x);
+  } else if constexpr (A == EK_RELU6) {
+    return Isa::min(Isa::set(6.0f), Isa::max(Isa::set(0.0f), x));
+  } else if constexpr (A == EK_HARDSWISH) {
+    typename Isa::F32 gate = Isa::min(Isa::set(6.0f), Isa::max(Isa::set(0.0f), Isa::add(x, Isa::set(3.0f))));
+    return Isa::mul(x, Isa::mul(gate, Isa::set(1.0f / 6)));
   } else {
     return x;
   }
@@ -76,7 +81,7 @@ __attribute__((noinline)) typename Isa::F32 activate_call(typename Isa::F32 x) {
 }
 template <class Isa, ek_activation A>
 EK_INLINE typename Isa::F32 activate_apart(typename Isa::F32 x) {
-  if constexpr (A == EK_NONE || A == EK_RELU)
+  if constexpr (A == EK_NONE || A == EK_RELU || A == EK_RELU6)
     return activate<Isa, A>(x);
   else
     return activate_call<Isa, A>(x);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <stdint.h>
+#include <string.h>
 
 #include "formats/activation.h"
 #include "isa/tile.h"
@@ -17,17 +18,44 @@ struct TileOut {
   void* y;
   int64_t start, ld_y;  // of the tile in y, in elements
   int64_t rows, columns;
+  float inverse = 0;  // of u8, as is the next: Output's
+  int32_t zero_point = 0;
 };
+
+// A row of a tile as u8, kParts vectors at a time. value(n) is not asked for columns beyond the last vector.
+template <class Isa, ek_activation A, class Value>
+EK_INLINE void store_u8(uint8_t* y, const TileOut& to, Value&& value) {
+  constexpr int64_t kStep = Isa::kParts * Isa::kLanes;
+  const typename Isa::F32 inverse = Isa::set(to.inverse);
+  const typename Isa::I32 zero_point = Isa::set_i32(to.zero_point);
+  for (int64_t n = 0; n < to.columns; n += kStep) {
+    typename Isa::F32 v[Isa::kParts];
+    unroll<Isa::kParts>([&](auto part) EK_LAMBDA_INLINE {
+      int64_t at = n + part * Isa::kLanes;
+      v[part] = at < to.columns ? activate<Isa, A>(value(at)) : Isa::set(0.0f);
+    });
+    alignas(64) uint8_t step[kStep];
+    Isa::store_bytes(step, Isa::to_bytes(v, inverse, zero_point));
+    if (n + kStep <= to.columns)
+      memcpy(y + n, step, kStep);
+    else
+      memcpy(y + n, step, static_cast<size_t>(to.columns - n));
+  }
+}
 
 // y = activation of row(m)(n) for every row of the tile and each kLanes columns from n on.
 template <class Isa, ek_dtype D, ek_activation A, class Row>
 EK_INLINE void store_tile(const TileOut to, Row&& row) {
-  const int64_t whole = to.columns / Isa::kLanes * Isa::kLanes, left = to.columns - whole;
+  [[maybe_unused]] const int64_t whole = to.columns / Isa::kLanes * Isa::kLanes, left = to.columns - whole;
   for (int64_t m = 0; m < to.rows; ++m) {
     auto value = row(m);
     int64_t out = to.start + m * to.ld_y;
-    for (int64_t n = 0; n < whole; n += Isa::kLanes) Isa::template store_as<D>(to.y, out + n, activate<Isa, A>(value(n)));
-    if (left > 0) Isa::template store_as<D>(to.y, out + whole, activate<Isa, A>(value(whole)), left);
+    if constexpr (D == EK_U8) {
+      store_u8<Isa, A>(static_cast<uint8_t*>(to.y) + out, to, value);
+    } else {
+      for (int64_t n = 0; n < whole; n += Isa::kLanes) Isa::template store_as<D>(to.y, out + n, activate<Isa, A>(value(n)));
+      if (left > 0) Isa::template store_as<D>(to.y, out + whole, activate<Isa, A>(value(whole)), left);
+    }
   }
 }
 
@@ -49,6 +77,10 @@ auto choose_activation(ek_activation activation, Of&& of) {
       return of(dtype, Constant<EK_GELU_TANH>{});
     case EK_SILU:
       return of(dtype, Constant<EK_SILU>{});
+    case EK_RELU6:
+      return of(dtype, Constant<EK_RELU6>{});
+    case EK_HARDSWISH:
+      return of(dtype, Constant<EK_HARDSWISH>{});
     default:
       return of(dtype, Constant<EK_NONE>{});
   }

@@ -66,6 +66,7 @@ struct Avx2 : Dot4<Avx2Vectors>, Avx2Expand {
 
   static constexpr int8::Order kBlockOrder{.line_depth = 2, .odd_sums = 0};
   static constexpr const char* kInt8SpmmName = "int8_spmm_avx2";
+  static constexpr const char* kInt8DepthwiseName = "int8_depthwise_avx2";
   static constexpr int block_vectors(int channels) { return 8 / channels; }
   static constexpr int f32_vectors(int channels) { return 8 / channels; }
   static constexpr int block_phases(int, int) { return 1; }
@@ -75,9 +76,12 @@ struct Avx2 : Dot4<Avx2Vectors>, Avx2Expand {
     __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(q)));
     return _mm256_sub_epi16(wide, _mm256_set1_epi16(static_cast<int16_t>(zero_point)));
   }
+  static EK_INLINE I32 multiply_lanes(I32 acc, I32 a, I32 weights) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(a, weights));
+  }
   template <int kWeight>
   static EK_INLINE I32 multiply_block(I32 acc, I32 a, const int32_t* weights) {
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(a, _mm256_set1_epi32(weights[kWeight])));
+    return multiply_lanes(acc, a, _mm256_set1_epi32(weights[kWeight]));
   }
 };
 

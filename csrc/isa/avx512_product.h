@@ -71,6 +71,7 @@ struct Avx512Product : Dot4<Avx512Vectors> {
 
   static constexpr int8::Order kBlockOrder{.line_depth = 4, .odd_sums = 0};
   static constexpr const char* kInt8SpmmName = "int8_spmm_avx512_vnni";
+  static constexpr const char* kInt8DepthwiseName = "int8_depthwise_avx512_vnni";
   static constexpr int32_t kBlockZeroOffset = 0;
   static constexpr int block_vectors(int) { return 2; }
   static constexpr int f32_vectors(int) { return 2; }
@@ -103,13 +104,14 @@ struct Avx512Product : Dot4<Avx512Vectors> {
   static EK_INLINE I32 spread(const FourWeights& weights) {
     return _mm512_shuffle_epi32(weights.four, static_cast<_MM_PERM_ENUM>(kWeight * 0x55));
   }
+  static EK_INLINE I32 multiply_lanes(I32 acc, I32 a, I32 weights) { return multiply(acc, a, weights); }
   template <int kWeight>
   static EK_INLINE I32 multiply_block(I32 acc, I32 a, const int32_t* weights) {
-    return multiply(acc, a, set_i32(weights[kWeight]));
+    return multiply_lanes(acc, a, set_i32(weights[kWeight]));
   }
   template <int kWeight>
   static EK_INLINE I32 multiply_block(I32 acc, I32 a, const FourWeights& weights) {
-    return multiply(acc, a, spread<kWeight>(weights));
+    return multiply_lanes(acc, a, spread<kWeight>(weights));
   }
   using Dot4<Avx512Vectors>::multiply_f32;
   template <int kWeight>

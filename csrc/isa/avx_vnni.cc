@@ -46,6 +46,7 @@ struct AvxVnni : Dot4<Avx2Vectors>, Avx2Expand {
 
   static constexpr int8::Order kBlockOrder{.line_depth = 4, .odd_sums = 0};
   static constexpr const char* kInt8SpmmName = "int8_spmm_avx_vnni";
+  static constexpr const char* kInt8DepthwiseName = "int8_depthwise_avx_vnni";
   static constexpr int32_t kBlockZeroOffset = 0;
   static constexpr int block_vectors(int channels) { return 8 / channels; }
   static constexpr int f32_vectors(int channels) { return 8 / channels; }
@@ -53,9 +54,10 @@ struct AvxVnni : Dot4<Avx2Vectors>, Avx2Expand {
   static constexpr int kCsrUnroll = 2;
   static constexpr bool kJoinsParts = false;
   static EK_INLINE I32 spread_blocks(const uint8_t* q, int32_t) { return load_i32(reinterpret_cast<const int32_t*>(q)); }
+  static EK_INLINE I32 multiply_lanes(I32 acc, I32 a, I32 weights) { return multiply(acc, a, weights); }
   template <int kWeight>
   static EK_INLINE I32 multiply_block(I32 acc, I32 a, const int32_t* weights) {
-    return multiply(acc, a, set_i32(weights[kWeight]));
+    return multiply_lanes(acc, a, set_i32(weights[kWeight]));
   }
 };
 

@@ -6,6 +6,7 @@
 
 #include "edgekern/edgekern.h"
 #include "formats/int8/layout.h"
+#include "formats/int8/row_scale.h"
 
 namespace edgekern {
 
@@ -15,6 +16,8 @@ struct Output {
   ek_dtype dtype;
   ek_activation activation;
   bool integers;  // int8: store the int32 sums instead of finishing them
+  float inverse = 0;       // u8: 1 / scale
+  int32_t zero_point = 0;  // u8
 };
 
 namespace blocks {
@@ -86,6 +89,7 @@ struct RowLayout {
   int64_t rows;        // tile rows: M is best split at multiples of this
   int64_t group_rows;  // rows interleaved in LhsRows
   int64_t lhs_bytes;   // bytes an activation takes in LhsRows
+  bool plain;          // LhsRows holds rows of u8 as they are, and nothing is owed
 };
 
 struct DenseKernels {
@@ -138,6 +142,41 @@ struct BlockKernels {
                   const LhsTiles& out);
   // y of the tile of w rows that starts at m0 x panels [p0, p1) of 16 output channels; by log2(R).
   void (*spmm[4])(const SpmmArgs& args, int64_t m0, int64_t w, int64_t p0, int64_t p1);
+};
+
+// A depthwise convolution of one image; formats/int8/depthwise.h has the picture.
+struct DepthwiseArgs {
+  const uint8_t* image;  // u8, with the zeros around it
+  int64_t row_bytes, pixel_bytes;
+  int64_t channels, padded_channels;
+  int64_t kernel_h, kernel_w, row_groups;
+  int64_t stride_h, stride_w, dilation_h, dilation_w;
+  const int32_t* words;       // [row_groups][kernel_w][padded_channels]
+  const int32_t* column_sum;  // [padded_channels], as are the next
+  const float* rhs_scale;
+  const float* bias;
+  float scale;         // the image's
+  int32_t zero_point;  // the same, of u8
+  uint8_t* columns;    // scratch, [row_groups][span][64][depth]
+  int64_t span;        // columns of the image that a run of pixels meets
+  Output output;       // y at the run's first pixel and channel 0
+};
+
+// What convolutions need beside a gemm.
+struct ImageKernels {
+  const char* depthwise_name;
+  int64_t depth;  // of the depthwise kernel's words
+  // What elements [start, start + count) of x hold.
+  RowRange (*range)(const void* x, ek_dtype dtype, int64_t start, int64_t count);
+  // Pixels from element `start` on to q [pixels][channels]: side by side with all their channels where plane is 0, else each
+  // channel by itself, `plane` elements from the next.
+  void (*quantize)(const void* x, ek_dtype dtype, int64_t start, int64_t plane, int64_t pixels, int64_t channels,
+                   const RowScale& scale, uint8_t* q);
+  // A tile [rows][ld_tile] of results to y, from element `start` on, channel by channel.
+  void (*store_planes)(const void* tile, int64_t ld_tile, int64_t rows, int64_t columns, ek_dtype dtype, void* y, int64_t start,
+                       int64_t plane);
+  // Pixels [ox, ox + pixels) of row oy of y, in up to 64 channels from c0 on.
+  void (*depthwise)(const DepthwiseArgs& args, int64_t oy, int64_t ox, int64_t pixels, int64_t c0);
 };
 
 }  // namespace int8
@@ -216,6 +255,7 @@ struct Kernels {
 
 struct Kernels {
   int8::DenseKernels int8;
+  int8::ImageKernels int8_images;
   int8::BlockKernels int8_blocks;
   int8::BlockKernels int8_csr;  // groups of one channel alone
   int4::Kernels int4;

@@ -7,8 +7,10 @@
 #include "formats/int4/gemm.h"
 #include "formats/int4/row.h"
 #include "formats/int8/csr.h"
+#include "formats/int8/depthwise.h"
 #include "formats/int8/expand.h"
 #include "formats/int8/gemm.h"
+#include "formats/int8/image.h"
 #include "formats/int8/quantize.h"
 #include "formats/int8/row.h"
 #include "formats/int8/spmm.h"
@@ -18,7 +20,10 @@ namespace edgekern {
 namespace {
 
 template <class Isa>
-constexpr int8::RowLayout kRowLayout{.rows = Isa::kRows, .group_rows = Isa::kGroupRows, .lhs_bytes = Isa::kLhsBytes};
+constexpr int8::RowLayout kRowLayout{.rows = Isa::kRows,
+                                     .group_rows = Isa::kGroupRows,
+                                     .lhs_bytes = Isa::kLhsBytes,
+                                     .plain = Isa::kGroupRows == 1 && Isa::kLhsBytes == 1 && Isa::kZeroOffset == 0};
 
 template <class Tile>
 constexpr int64_t tile_rows(int channels) {
@@ -42,6 +47,12 @@ constexpr Kernels kernels_of() {
                .gemm_bitmap = int8::gemm_bitmap<Isa, 1>,
                .gemm_bitmap_4 = int8::gemm_bitmap<Isa, 4>,
                .read_row = int8::read_row<Isa>},
+      .int8_images = {.depthwise_name = Isa::kInt8DepthwiseName,
+                      .depth = Isa::kBlockOrder.line_depth,
+                      .range = int8::image_range<Isa>,
+                      .quantize = int8::quantize_pixels<Isa>,
+                      .store_planes = int8::store_planes<Isa>,
+                      .depthwise = int8::depthwise<Isa>},
       .int8_blocks = {.name = Isa::kInt8SpmmName,
                       .order = Isa::kBlockOrder,
                       .narrowest = Isa::kLanes,

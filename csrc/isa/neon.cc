@@ -83,6 +83,7 @@ struct Neon : NeonPairs {
   // Blocks of 2 k in s16: smlal and smlal2 take 4 rows, and need no help from a zero point.
   static constexpr int8::Order kBlockOrder{.line_depth = 2, .odd_sums = 0};
   static constexpr const char* kInt8SpmmName = "int8_spmm_neon";
+  static constexpr const char* kInt8DepthwiseName = "int8_depthwise_neon";
   static constexpr int block_vectors(int channels) { return channels <= 2 ? 4 : 8 / channels; }
   static constexpr int block_phases(int, int) { return 1; }
   static constexpr int kCsrUnroll = 2;
@@ -118,12 +119,15 @@ struct Neon : NeonPairs {
   static EK_INLINE const int32_t* load_weights(const int32_t* p) {
     return p;
   }
-  template <int kWeight>
-  static EK_INLINE BlockAcc multiply_block(BlockAcc acc, I32 a, const int32_t* weights) {
-    int16x8_t lhs = vreinterpretq_s16_s32(a), w = vreinterpretq_s16_s32(vld1q_dup_s32(weights + kWeight));
+  static EK_INLINE BlockAcc multiply_lanes(BlockAcc acc, I32 a, I32 weights) {
+    int16x8_t lhs = vreinterpretq_s16_s32(a), w = vreinterpretq_s16_s32(weights);
     acc.v[0] = vmlal_s16(acc.v[0], vget_low_s16(lhs), vget_low_s16(w));
     acc.v[1] = vmlal_high_s16(acc.v[1], lhs, w);
     return acc;
+  }
+  template <int kWeight>
+  static EK_INLINE BlockAcc multiply_block(BlockAcc acc, I32 a, const int32_t* weights) {
+    return multiply_lanes(acc, a, vld1q_dup_s32(weights + kWeight));
   }
 };
 

@@ -24,6 +24,10 @@ struct NeonDotBlocks : NeonPairs {
     return vreinterpretq_s32_u8(veorq_u8(vld1q_u8(q), vdupq_n_u8(0x80)));
   }
 
+  static EK_INLINE I32 multiply_lanes(I32 acc, I32 a, I32 weights) {
+    return vdotq_s32(acc, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(weights));
+  }
+
   // Four channels' weights a vector; one or two fill a part of it.
   template <int kWeights>
   struct Weights {

@@ -18,6 +18,7 @@ struct NeonI8mm : NeonDotBlocks {
   static constexpr const char* kF32SpmmName = "f32_spmm_neon";
   static constexpr const char* kF16SpmmName = "f16_spmm_neon_fp16";
   static constexpr const char* kInt8SpmmName = "int8_spmm_neon_i8mm";
+  static constexpr const char* kInt8DepthwiseName = "int8_depthwise_neon_i8mm";
 
   static constexpr int8::Order kOrder{.line_depth = 8, .odd_sums = 0};
   static constexpr int kRows = 6;

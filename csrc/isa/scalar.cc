@@ -258,6 +258,7 @@ struct Scalar : Dot4<ScalarVectors> {
 
   static constexpr int8::Order kBlockOrder{.line_depth = 4, .odd_sums = 0};
   static constexpr const char* kInt8SpmmName = "int8_spmm_scalar";
+  static constexpr const char* kInt8DepthwiseName = "int8_depthwise_scalar";
   static constexpr int32_t kBlockZeroOffset = 0;
   static constexpr int block_vectors(int) { return 1; }
   static constexpr int f32_vectors(int) { return 1; }
@@ -265,16 +266,19 @@ struct Scalar : Dot4<ScalarVectors> {
   static constexpr int kCsrUnroll = 1;
   static constexpr bool kJoinsParts = false;
   static EK_INLINE I32 spread_blocks(const uint8_t* q, int32_t) { return load_i32(reinterpret_cast<const int32_t*>(q)); }
-  template <int kWeight>
-  static EK_INLINE I32 multiply_block(I32 acc, const I32& a, const int32_t* weights) {
-    int8_t w[4];
-    memcpy(w, weights + kWeight, 4);
+  static EK_INLINE I32 multiply_lanes(I32 acc, const I32& a, const I32& weights) {
     for (int i = 0; i < kLanes; ++i) {
       uint8_t q[4];
+      int8_t w[4];
       memcpy(q, a.lane + i, 4);
+      memcpy(w, weights.lane + i, 4);
       acc.lane[i] += q[0] * w[0] + q[1] * w[1] + q[2] * w[2] + q[3] * w[3];
     }
     return acc;
+  }
+  template <int kWeight>
+  static EK_INLINE I32 multiply_block(I32 acc, const I32& a, const int32_t* weights) {
+    return multiply_lanes(acc, a, set_i32(weights[kWeight]));
   }
 };
 

@@ -26,6 +26,7 @@
 //   block_vectors(R), block_phases(R, V)    width of a tile in vectors; how many blocks are summed separately
 //   BlockAcc            the sums of one output channel for kLanes rows; block_zero(), merge_blocks(a, b), block_sum(acc)
 //   spread_blocks(p, zero_point)            kLanes blocks of one row, from u8
+//   multiply_lanes(acc, lhs, weights)       each lane by a weight of its own, which is an I32 of blocks (formats/int8/depthwise.h)
 //   load_weights<R, B>(p)                   the weights of B neighbouring blocks of R channels
 //   multiply_block<i>(acc, lhs, weights)    their weight i, of one channel, against kLanes rows
 //   kCsrUnroll          vectors of a plane in a tile of formats/int8/csr.h

@@ -1,4 +1,5 @@
 // The layers of pruned weights that stay floats, f32 and f16: validate, cut into tiles of rows, multiply by kept blocks.
+#include "base/activation.h"
 #include "base/dtype.h"
 #include "formats/f16/layout.h"
 #include "formats/f32/layout.h"
@@ -48,7 +49,7 @@ ek_status linear(Kernels<typename Format::Weight> edgekern::Kernels::*format, co
   const Output& output = call.output;
   const int64_t m = call.m;
   if (!valid_dtype(output.dtype)) return EK_ERROR_DTYPE;
-  if (output.activation < EK_NONE || output.activation > EK_SILU) return EK_ERROR_ACTIVATION;
+  if (!valid_activation(output.activation)) return EK_ERROR_ACTIVATION;
   blocks::Layout layout{};
   ek_status status = Format::open(packed, packed_size, &layout);
   if (status != EK_OK) return status;

@@ -1,4 +1,5 @@
 // The int4 operations: validate, quantise, multiply.
+#include "base/activation.h"
 #include "base/dtype.h"
 #include "formats/int4/layout.h"
 #include "isa/kernels.h"
@@ -44,7 +45,7 @@ extern "C" ek_status ek_int4_linears(const ek_isa* isa, const ek_part* parts, in
                                      ek_dtype dtype, int64_t ld_lhs, ek_activation activation, void* workspace,
                                      size_t workspace_size, const ek_parallel* parallel) {
   if (!valid_dtype(dtype)) return EK_ERROR_DTYPE;
-  if (activation < EK_NONE || activation > EK_SILU) return EK_ERROR_ACTIVATION;
+  if (!valid_activation(activation)) return EK_ERROR_ACTIVATION;
   if (count < 1 || count > EK_MAX_PARTS) return EK_ERROR_PARTS;
   if (parts == nullptr) return EK_ERROR_NULL_POINTER;
   int4::Layout layouts[EK_MAX_PARTS];

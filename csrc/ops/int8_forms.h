@@ -36,6 +36,13 @@ struct Part {
   Output output;
 };
 
+// A matrix in panels, and what multiplies by it.
+struct PanelGemm {
+  RhsPanels rhs;
+  decltype(DenseKernels::gemm) gemm;
+};
+PanelGemm panel_gemm(const edgekern::Kernels& kernels, const void* packed, const Layout& layout);
+
 size_t panels_workspace(const edgekern::Kernels& kernels, ek_int8_form form, int64_t m, int64_t k);
 // 1 to EK_MAX_PARTS of them, of one k.
 void run_panels(const edgekern::Kernels& kernels, const Part* parts, int64_t count, int64_t m, const Input& input,

@@ -1,6 +1,7 @@
 // The int8 operations: validate, choose what the packed matrix's form asks for, and run it.
 #include <stdint.h>
 
+#include "base/activation.h"
 #include "base/dtype.h"
 #include "base/parallel.h"
 #include "formats/int8/layout.h"
@@ -66,7 +67,7 @@ extern "C" ek_status ek_int8_linears(const ek_isa* isa, const ek_part* parts, in
                                      ek_dtype dtype, int64_t ld_lhs, ek_activation activation, void* workspace,
                                      size_t workspace_size, const ek_parallel* parallel) {
   if (!valid_dtype(dtype)) return EK_ERROR_DTYPE;
-  if (activation < EK_NONE || activation > EK_SILU) return EK_ERROR_ACTIVATION;
+  if (!valid_activation(activation)) return EK_ERROR_ACTIVATION;
   if (count < 1 || count > EK_MAX_PARTS) return EK_ERROR_PARTS;
   if (parts == nullptr) return EK_ERROR_NULL_POINTER;
   const edgekern::Kernels* kernels = nullptr;

@@ -1,6 +1,7 @@
 // Work is handed out by tickets, not by thread number. First every thread takes rows to quantise until none is left; then it
 // waits for the rows that others still hold, and takes output tiles. A thread waits only for tickets that some running
-// thread has taken, so the region is right for any number of threads, one included, whatever the pool does.
+// thread has taken, so the region is right for any number of threads, one included, whatever the pool does. Work that takes
+// more steps than two does the same again.
 #pragma once
 
 #include <stdint.h>
@@ -32,19 +33,29 @@ void wait_until(const Ready& ready) {
   for (int spins = 0; !ready(); ++spins) spins < kSpins ? pause() : std::this_thread::yield();
 }
 
-// One parallel region: prepare(0 .. preparations), then, when all of that is done, multiply(0 .. tiles).
+// One parallel region: work(0, 0 .. counts[0], thread), then, when all of that is done, work(1, 0 .. counts[1], thread), and so
+// on. `thread` is below the number of threads, and no two that run at once have the same.
+template <int kPhases, class Work>
+void run_phases(const ek_parallel* parallel, const int64_t (&counts)[kPhases], const Work& work) {
+  struct Phase {
+    std::atomic<int64_t> next{0}, done{0};
+  } phases[kPhases];
+  parallel_for(parallel, thread_count(parallel), [&](int64_t thread, int64_t) {
+    for (int p = 0; p < kPhases; ++p) {
+      if (p > 0) wait_until([&] { return phases[p - 1].done.load(std::memory_order_acquire) >= counts[p - 1]; });
+      for (int64_t t; (t = phases[p].next.fetch_add(1, std::memory_order_relaxed)) < counts[p];) {
+        work(p, t, thread);
+        phases[p].done.fetch_add(1, std::memory_order_release);
+      }
+    }
+  });
+}
+
+// The same of two: prepare(0 .. preparations), then multiply(0 .. tiles).
 template <class Prepare, class Multiply>
 void run_tickets(const ek_parallel* parallel, int64_t preparations, int64_t tiles, const Prepare& prepare,
                  const Multiply& multiply) {
-  std::atomic<int64_t> next{0}, done{0}, next_tile{0};
-  parallel_for(parallel, thread_count(parallel), [&](int64_t, int64_t) {
-    for (int64_t t; (t = next.fetch_add(1, std::memory_order_relaxed)) < preparations;) {
-      prepare(t);
-      done.fetch_add(1, std::memory_order_release);
-    }
-    wait_until([&] { return done.load(std::memory_order_acquire) >= preparations; });
-    for (int64_t t; (t = next_tile.fetch_add(1, std::memory_order_relaxed)) < tiles;) multiply(t);
-  });
+  run_phases<2>(parallel, {preparations, tiles}, [&](int phase, int64_t t, int64_t) { phase == 0 ? prepare(t) : multiply(t); });
 }
 
 // Below this many multiply-adds a second thread costs more than it brings (fork and join: about 3 us under torch).

@@ -25,6 +25,20 @@ Those of an embedding read rows of what ``int8_pack`` or ``int4_pack`` made in t
 - ``dtype``: a code of :data:`FLOATS`
 - result: [..., K] of that dtype, contiguous
 
+That of a convolution, whose weights :func:`int8_conv2d_pack` packs:
+
+``int8_conv2d(Tensor x, Tensor packed, SymInt out_channels, int kernel_h, int kernel_w, int stride_h, int stride_w,
+SymInt top, SymInt bottom, SymInt left, SymInt right, int dilation_h, int dilation_w, int activation) -> Tensor``
+
+- ``x``: [B, C, H, W] float32, bfloat16 or float16 on CPU; contiguous and channels_last tensors are not copied
+- ``top``, ``bottom``, ``left``, ``right``: zeros around each image
+- result: [B, out_channels, H', W'] of x's dtype and memory format
+
+``int8_conv2d_static`` takes five more: ``float x_scale, int x_zero_point, float y_scale, int y_zero_point, int dtype``.
+``x_scale`` and ``x_zero_point`` are the range of x, which is then not looked for; x may be uint8 with that range. With
+``y_scale`` > 0 the result is uint8 with the range of y, in channels_last; else it is of x's dtype, or where x is uint8 of
+``dtype``, a code of :data:`FLOATS`. A scale of 0 leaves x's range to be found.
+
 Inference only: raises ``ValueError`` when x requires grad and grad mode is on. The kernels are native and registered
 through torch's stable C ABI, so one build of edgekern serves every torch from 2.9 on.
 """
@@ -59,6 +73,9 @@ __all__ = [
     "int4_unpack",
     "int4_unpair",
     "int4_values",
+    "int8_conv2d_pack",
+    "int8_conv2d_packed_size",
+    "int8_conv2d_unpack",
     "int8_pack",
     "int8_packed_size",
     "int8_quantize",
@@ -89,25 +106,29 @@ core.register_torch_ops(_torch_symbols())
 _library = torch.library.Library("edgekern", "FRAGMENT")
 
 
+def _check_fake(op: str, x: torch.Tensor, *packed: torch.Tensor) -> None:
+    devices = [x.device, *(tensor.device for tensor in packed)]
+    if any(device.type != "cpu" for device in devices):
+        raise ValueError(
+            f"edgekern.{op}: x and packed must be on the CPU, got {' and '.join(map(str, devices))}; "
+            "move the model with model.cpu() and the input with x.cpu(), or call edgekern.dense_(model) to run "
+            "elsewhere"
+        )
+    if torch.is_grad_enabled() and x.requires_grad:
+        raise ValueError(
+            f"edgekern.{op} has no backward, and x requires grad: wrap the call in torch.inference_mode() or "
+            "torch.no_grad() for inference, or call edgekern.dense_(model) to train"
+        )
+
+
 def _fake_linear(op: str, count: int) -> Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]:
     """What a linear op of ``count`` layers does with fake tensors: its checks, and empty results."""
 
     def linear(x: torch.Tensor, *rest: Any) -> torch.Tensor | tuple[torch.Tensor, ...]:
         packed, out_features = rest[:count], rest[count:-1]
-        devices = [x.device, *(tensor.device for tensor in packed)]
-        if any(device.type != "cpu" for device in devices):
-            raise ValueError(
-                f"edgekern.{op}: x and packed must be on the CPU, got {' and '.join(map(str, devices))}; "
-                "move the model with model.cpu() and the input with x.cpu(), or call edgekern.dense_(model) to run "
-                "elsewhere"
-            )
         if x.dim() == 0:
             raise ValueError(f"edgekern.{op}: x must have at least one dimension, got a scalar")
-        if torch.is_grad_enabled() and x.requires_grad:
-            raise ValueError(
-                f"edgekern.{op} has no backward, and x requires grad: wrap the call in torch.inference_mode() or "
-                "torch.no_grad() for inference, or call edgekern.dense_(model) to train"
-            )
+        _check_fake(op, x, *packed)
         results = tuple(x.new_empty((*x.shape[:-1], n)) for n in out_features)
         return results[0] if count == 1 else results
 
@@ -137,6 +158,53 @@ def _fake_embedding(op: str) -> Callable[[torch.Tensor, torch.Tensor, int, int],
 for _op in ("int8_embedding", "int4_embedding"):
     _library.impl(_op, torch.library.fallthrough_kernel, "Autograd")
     torch.library.register_fake(f"edgekern::{_op}", _fake_embedding(_op))
+
+def _fake_conv2d(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    out_channels: int,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    top: int,
+    bottom: int,
+    left: int,
+    right: int,
+    dilation_h: int,
+    dilation_w: int,
+    activation: int,
+) -> torch.Tensor:
+    _check_fake("int8_conv2d", x, packed)
+    if x.dim() != 4:
+        raise ValueError(
+            "edgekern.int8_conv2d: x must be images [batch, channels, height, width], "
+            f"got shape {list(x.shape)}"
+        )
+    height = (x.shape[2] + top + bottom - dilation_h * (kernel_h - 1) - 1) // stride_h + 1
+    width = (x.shape[3] + left + right - dilation_w * (kernel_w - 1) - 1) // stride_w + 1
+    by_pixels = not x.is_contiguous() and x.stride(1) == 1
+    memory_format = torch.channels_last if by_pixels else torch.contiguous_format
+    return torch.empty(
+        (x.shape[0], out_channels, height, width), dtype=x.dtype, device=x.device, memory_format=memory_format
+    )
+
+
+def _fake_conv2d_static(x: torch.Tensor, packed: torch.Tensor, *rest: Any) -> torch.Tensor:
+    """As :func:`_fake_conv2d`, and what is u8 is in channels_last."""
+    *layer, _, _, y_scale, _, dtype = rest
+    y = _fake_conv2d(x, packed, *layer)
+    name = next(name for name, code in FLOATS.items() if code == dtype)
+    if y_scale > 0:
+        return y.to(torch.uint8).contiguous(memory_format=torch.channels_last)
+    if x.dtype == torch.uint8:
+        return y.to(getattr(torch, name)).contiguous(memory_format=torch.channels_last)
+    return y
+
+
+for _op, _fake in (("int8_conv2d", _fake_conv2d), ("int8_conv2d_static", _fake_conv2d_static)):
+    _library.impl(_op, torch.library.fallthrough_kernel, "Autograd")
+    torch.library.register_fake(f"edgekern::{_op}", _fake)
 
 _OPS = {"int8_linear": (1, 2, 3), "int4_linear": (1, 2, 3), "f32_linear": (1,), "f16_linear": (1,)}
 for _op, _count in ((op, count) for op, counts in _OPS.items() for count in counts):
@@ -224,6 +292,43 @@ def int8_pack(
 def int8_unpack(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """The exact inverse of :func:`int8_pack`."""
     q, scale, bias = core.int8_unpack(_array("packed", packed))
+    return torch.from_numpy(q), torch.from_numpy(scale), None if bias is None else torch.from_numpy(bias)
+
+
+def int8_conv2d_packed_size(q: torch.Tensor, groups: int = 1, form: str = "dense") -> int:
+    """Bytes that :func:`int8_conv2d_pack` makes of ``q`` int8 [O, I / groups, KH, KW] in a form.
+
+    Raises:
+        ValueError: groups that do not divide O, an unknown form, or one that convolutions do not take.
+    """
+    return core.int8_conv2d_packed_size(_array("q", q), groups, form_code(form))
+
+
+def int8_conv2d_pack(
+    q: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    groups: int = 1,
+    form: str = "dense",
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Packs a convolution's ``q`` int8 [O, I / groups, KH, KW], ``scale`` float32 [O] and ``bias`` float32 [O] or None
+    for ``int8_conv2d``: uint8, 1-D.
+
+    ``form`` is "dense", or without groups "bitmap" or "bitmap_4". With as many groups as channels in and out, a
+    depthwise layer, weights are packed for a kernel of their own. ``out`` may bring the
+    :func:`int8_conv2d_packed_size` bytes for it.
+    """
+    array, code = _array("q", q), form_code(form)
+    packed = _empty_bytes(core.int8_conv2d_packed_size(array, groups, code)) if out is None else out
+    core.int8_conv2d_pack(array, _array("scale", scale), _optional("bias", bias), packed.numpy(), groups, code)
+    return packed
+
+
+def int8_conv2d_unpack(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """The exact inverse of :func:`int8_conv2d_pack`."""
+    q, scale, bias = core.int8_conv2d_unpack(_array("packed", packed))
     return torch.from_numpy(q), torch.from_numpy(scale), None if bias is None else torch.from_numpy(bias)
 
 

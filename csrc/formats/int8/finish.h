@@ -46,8 +46,9 @@ using Finish = void (*)(const FinishArgs&);
 template <class Isa>
 Finish choose_finish(const Output& output) {
   if (output.integers) return finish_integers;
-  return choose_output(output.dtype, output.activation,
-                       [](auto dtype, auto activation) -> Finish { return finish<Isa, dtype, activation>; });
+  auto of = [](auto dtype, auto activation) -> Finish { return finish<Isa, dtype, activation>; };
+  if (output.dtype == EK_U8) return choose_activation<EK_U8>(output.activation, of);
+  return choose_output(output.dtype, output.activation, of);
 }
 
 }  // namespace

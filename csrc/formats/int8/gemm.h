@@ -181,7 +181,8 @@ void finish_at(const GemmArgs& g, Finish finish_tile, int64_t m, int64_t rows, i
                g.lhs.scale + m,
                g.rhs.scale + n0,
                g.rhs.bias + n0,
-               {g.output.y, m * g.output.ld_y + n0, g.output.ld_y, rows, min_of(g.rhs.n - n0, panels * kPanelColumns)}});
+               {g.output.y, m * g.output.ld_y + n0, g.output.ld_y, rows, min_of(g.rhs.n - n0, panels * kPanelColumns),
+                g.output.inverse, g.output.zero_point}});
 }
 
 template <class Isa>

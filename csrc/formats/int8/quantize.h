@@ -10,40 +10,12 @@
 #include <string.h>
 
 #include "formats/int8/layout.h"
+#include "formats/int8/row_scale.h"
 #include "isa/kernels.h"
 #include "isa/tile.h"
 
 namespace edgekern::int8 {
 namespace {
-
-// Below this a row counts as zero: 1 / scale must stay finite.
-constexpr float kSmallestScale = 7.8886090522101181e-31f;  // 2^-100
-
-struct RowScale {
-  float scale, inverse;
-  int32_t zero_point;
-  bool zero;  // nothing to round: a zero row, or one with NaN or Inf (scale NaN turns its outputs into NaN)
-};
-
-// What a row holds: low <= 0 <= high, of no meaning when it is not finite.
-struct RowRange {
-  float low, high;
-  bool finite;
-};
-
-EK_INLINE RowScale scale_of(RowRange range) {
-  auto [low, high, finite] = range;
-  float scale = high / 255.0f - low / 255.0f;  // divided first: high - low may overflow
-  if (!finite) return {__builtin_nanf(""), 0.0f, 0, true};
-  if (!(scale >= kSmallestScale)) return {1.0f, 0.0f, 0, true};
-  float inverse = 1.0f / scale;
-  // Adding 1.5 * 2^23 leaves round-half-even(v) in the low mantissa bits, for |v| < 2^22.
-  float magic = -low * inverse + 12582912.0f;
-  int32_t bits;
-  memcpy(&bits, &magic, 4);
-  int32_t zero_point = bits - 0x4b400000;
-  return {scale, inverse, zero_point < 0 ? 0 : zero_point > 255 ? 255 : zero_point, false};
-}
 
 // kParts vectors from x[i...]; past k the lanes are zero and memory is not read.
 template <class V, ek_dtype D>

@@ -47,7 +47,10 @@ typedef enum ek_status EK_ENUM_TYPE {
   EK_ERROR_GROUP = 13,  // int4's group_size is not 32, 64 or 128
   EK_ERROR_CLIP = 14,   // not one of ek_int4_clip
   EK_ERROR_PARTS = 15,  // less than 1 or more than EK_MAX_PARTS layers in a call, or layers of different k or group_size
-  EK_ERROR_INDEX = 16   // an index of a table that is negative or beyond its rows, or not one of ek_index
+  EK_ERROR_INDEX = 16,  // an index of a table that is negative or beyond its rows, or not one of ek_index
+  EK_ERROR_WINDOW = 17, // strides or dilations below 1, negative padding, or a kernel larger than the padded image
+  EK_ERROR_GROUPS = 18, // groups that do not divide both the channels in and out
+  EK_ERROR_IMAGES = 19  // not one of ek_image_order, x and y that differ in order or in float dtype, or a range that cannot be
 } ek_status;
 
 // English, static storage, never NULL.
@@ -96,14 +99,21 @@ EK_API ek_parallel ek_pool_parallel(ek_pool* pool);
 
 // --------------------------------------------------------------------------------------------------- types
 
-typedef enum ek_dtype EK_ENUM_TYPE { EK_F32 = 0, EK_F16 = 1, EK_BF16 = 2 } ek_dtype;
+typedef enum ek_dtype EK_ENUM_TYPE {
+  EK_F32 = 0,
+  EK_F16 = 1,
+  EK_BF16 = 2,
+  EK_U8 = 3  // of images alone
+} ek_dtype;
 
 typedef enum ek_activation EK_ENUM_TYPE {
   EK_NONE = 0,
   EK_RELU = 1,
   EK_GELU = 2,       // x/2 (1 + erf(x / sqrt 2))
   EK_GELU_TANH = 3,  // the tanh approximation
-  EK_SILU = 4        // x / (1 + exp(-x))
+  EK_SILU = 4,       // x / (1 + exp(-x))
+  EK_RELU6 = 5,      // min(max(x, 0), 6)
+  EK_HARDSWISH = 6   // x * min(max(x + 3, 0), 6) / 6
 } ek_activation;
 
 typedef enum ek_index EK_ENUM_TYPE { EK_INDEX_I32 = 0, EK_INDEX_I64 = 1 } ek_index;  // what indices are stored as
@@ -192,6 +202,76 @@ EK_API ek_status ek_int8_matmul_s32(const ek_isa* isa, const void* packed, size_
 EK_API ek_status ek_int8_embedding(const ek_isa* isa, const void* packed, size_t packed_size, int64_t count,
                                    const void* indices, ek_index index, void* y, ek_dtype dtype, int64_t ld_y,
                                    const ek_parallel* parallel);
+
+// ------------------------------------------------------------------------------------ int8, convolutions
+//
+// y[b][o][i][j] = act( x_scale[b] * scale[o] * sum_{c,r,s} (q[b][c][i * stride_h + r * dilation_h - top][...] - zero_point[b])
+//                      * w[o][c][r][s]  + bias[o] )
+//
+// with c over the channels of o's group. Weights and activations are as above, but a scale and zero point serve a whole image;
+// outside the image q is the zero point, which is 0.0. The integer sum is exact and the same bit for bit on every ISA. An image
+// that holds NaN or Inf gives NaN everywhere.
+//
+// Instead of being found from each image at run time, x's range may be given: numbers beyond it are moved to its ends, and NaN
+// to the lower. x may be of u8 with such a range already, and y be stored so, for the next layer:
+//   u8 = clamp(round(y / scale) + zero_point, 0, 255)            round: half to even, of y * (1 / scale)
+
+typedef struct ek_conv2d_shape {
+  int64_t out_channels, in_channels, groups;  // of all groups together
+  int64_t kernel_h, kernel_w;
+} ek_conv2d_shape;
+
+typedef struct ek_window {
+  int64_t stride_h, stride_w, dilation_h, dilation_w;
+  int64_t top, bottom, left, right;  // zeros around the image
+} ek_window;
+
+typedef enum ek_image_order EK_ENUM_TYPE {
+  EK_NCHW = 0,
+  EK_NHWC = 1  // torch's channels_last
+} ek_image_order;
+
+// Images one after the other, without gaps.
+typedef struct ek_images {
+  void* data;      // of x it is only read
+  ek_dtype dtype;  // EK_U8 too, in EK_NHWC and with a range
+  ek_image_order order;
+  float scale;         // of the range; 0: x's is found, or y is not u8. Else normal, and so must be 1 / scale
+  int32_t zero_point;  // from 0 to 255
+} ek_images;
+
+// Height and width of y; EK_ERROR_WINDOW where there are none.
+EK_API ek_status ek_conv2d_output(const ek_conv2d_shape* shape, const ek_window* window, int64_t height, int64_t width,
+                                  int64_t* out_height, int64_t* out_width);
+
+// q is [out_channels][kernel_h][kernel_w][in_channels / groups] without gaps, torch's channels_last; scale and bias are by
+// output channel, and bias may be NULL. Forms: EK_INT8_DENSE and the bitmap ones, these without groups; else EK_ERROR_FORM. A
+// layer with as many groups as channels in and out, a depthwise one, is packed for a kernel of its own, whatever the form.
+// Bytes as ek_int8_packed_size tells them: 0 for what ek_int8_conv2d_pack refuses. For EK_INT8_DENSE q may be NULL.
+EK_API size_t ek_int8_conv2d_packed_size(const ek_isa* isa, ek_int8_form form, const ek_conv2d_shape* shape, const int8_t* q,
+                                         const ek_parallel* parallel);
+EK_API ek_status ek_int8_conv2d_pack(const ek_isa* isa, ek_int8_form form, const ek_conv2d_shape* shape, const int8_t* q,
+                                     const float* scale, const float* bias, void* packed, size_t packed_size,
+                                     const ek_parallel* parallel);
+typedef struct ek_int8_conv2d_packed {
+  ek_conv2d_shape shape;
+  int has_bias, depthwise;
+  ek_int8_form form;
+} ek_int8_conv2d_packed;
+EK_API ek_status ek_int8_conv2d_describe(const void* packed, size_t packed_size, ek_int8_conv2d_packed* out);
+// The exact inverse of ek_int8_conv2d_pack. bias may be NULL when not wanted.
+EK_API ek_status ek_int8_conv2d_unpack(const void* packed, size_t packed_size, int8_t* q, float* scale, float* bias,
+                                       const ek_parallel* parallel);
+
+// Scratch that ek_int8_conv2d needs; no alignment asked; 0 for arguments that it refuses. It grows with the number of threads.
+EK_API size_t ek_int8_conv2d_workspace_size(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
+                                            int64_t images, int64_t height, int64_t width, const ek_images* x,
+                                            const ek_images* y, const ek_parallel* parallel);
+// The whole layer in one parallel region. height and width are x's. y has the order of x, and its dtype unless one is EK_U8.
+EK_API ek_status ek_int8_conv2d(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
+                                int64_t images, int64_t height, int64_t width, const ek_images* x, const ek_images* y,
+                                ek_activation activation, void* workspace, size_t workspace_size,
+                                const ek_parallel* parallel);
 
 // ---------------------------------------------------------------------------------------------- int4 (W4A8)
 //

@@ -9,7 +9,15 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-ACTIVATIONS: dict[str, int] = {"none": 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4}
+ACTIVATIONS: dict[str, int] = {
+    "none": 0,
+    "relu": 1,
+    "gelu": 2,
+    "gelu_tanh": 3,
+    "silu": 4,
+    "relu6": 5,
+    "hardswish": 6,
+}
 """Activation name to the code the native side uses."""
 
 _ALIGNMENT = 64  # bytes: one packed line
