@@ -3,7 +3,6 @@
 // in torch_embedding.cc, that of convolutions in torch_conv2d.cc.
 #include "torch_ops.h"
 
-#include "base/activation.h"
 #include "edgekern/edgekern.h"
 #include "status.h"
 #include "threads.h"
@@ -73,7 +72,7 @@ ek_dtype library_dtype(const Packing& packing, int32_t dtype) {
 }
 
 void expect_activation(const Packing& packing, int64_t activation) {
-  if (valid_activation(static_cast<ek_activation>(activation))) return;
+  if (activation >= EK_NONE && activation <= EK_HARDSWISH) return;
   fail(packing, text("activation must be a code of edgekern.ops.ACTIVATIONS (0 to ", int{EK_HARDSWISH}, "), got ", activation));
 }
 
