@@ -137,10 +137,9 @@ def input_rows(module: nn.Module, x: Tensor) -> Iterator[Tensor]:
 
 def _patches(module: nn.Conv2d, image: Tensor) -> Tensor:
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    pads = tuple(module._reversed_padding_repeated_twice)  # what "same" means, settled
     if isinstance(module, FusedConv2d):
         pads = module.pads_for(image.shape[-2], image.shape[-1])
-    else:
-        pads = module._reversed_padding_repeated_twice  # what "same" means, settled
     padded = F.pad(image, pads, mode)
     columns = F.unfold(padded, module.kernel_size, module.dilation, stride=module.stride)  # [1, in * kh * kw, L]
     grouped = columns.view(module.groups, module.in_channels // module.groups, -1, columns.shape[-1])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgekern.checkpoint.errors import CheckpointMismatchError
 from edgekern.checkpoint.manifest import Manifest, dtype_name
-from edgekern.checkpoint.records import ConvRecord, LayerRecord, TableRecord
+from edgekern.checkpoint.records import ConvRecord, Record, TableRecord
 from edgekern.nn.convolution import options_of, weight_shape_of
 from edgekern.nn.fused import FusedLinear
 from edgekern.nn.layers import CONV, LINEAR, TABLE, Layer, find_layers, structural_obstacle
@@ -61,7 +61,7 @@ def find_places(model: nn.Module, manifest: Manifest) -> list[Layer]:
     return places
 
 
-def _kind_and_shape(record: LayerRecord | ConvRecord | TableRecord) -> tuple[str, tuple[int, ...]]:
+def _kind_and_shape(record: Record) -> tuple[str, tuple[int, ...]]:
     if isinstance(record, TableRecord):
         return TABLE, (record.num_embeddings, record.embedding_dim)
     if isinstance(record, ConvRecord):
@@ -69,7 +69,7 @@ def _kind_and_shape(record: LayerRecord | ConvRecord | TableRecord) -> tuple[str
     return LINEAR, (record.out_features, record.in_features)
 
 
-def _difference(record: LayerRecord | ConvRecord | TableRecord, layer: Layer) -> str:
+def _difference(record: Record, layer: Layer) -> str:
     """What else than its weights would make the stored layer compute something other than the model's."""
     if isinstance(record, TableRecord):
         return ""

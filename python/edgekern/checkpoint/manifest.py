@@ -19,6 +19,7 @@ from edgekern.checkpoint.records import (
     MANIFEST_FILE,
     ConvRecord,
     LayerRecord,
+    Record,
     TableRecord,
     TensorRecord,
     check,
@@ -70,13 +71,13 @@ class Manifest:
     """Checksum of the tensor file."""
 
     @property
-    def records(self) -> tuple[LayerRecord | ConvRecord | TableRecord, ...]:
+    def records(self) -> tuple[Record, ...]:
         """Those of linear layers, of convolutions, and of tables."""
         return (*self.layers, *self.convs, *self.tables)
 
     def to_json(self) -> str:
         """The text of ``edgekern.json``."""
-        kinds = {"layers": self.layers, "tables": self.tables, "convs": self.convs}
+        kinds: dict[str, tuple[Record, ...]] = {"layers": self.layers, "tables": self.tables, "convs": self.convs}
         version = self._version()
         entries = {kind: [_entry(record) for record in records] for kind, records in kinds.items()}
         data = {"format": FORMAT, "format_version": version, **dataclasses.asdict(self), **entries}
@@ -135,7 +136,7 @@ class Manifest:
         )
 
 
-def _entry(record: LayerRecord | ConvRecord | TableRecord) -> dict[str, Any]:
+def _entry(record: Record) -> dict[str, Any]:
     return {**dataclasses.asdict(record), "scheme": record.scheme.to_dict()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from edgekern.checkpoint.errors import CheckpointFormatError
 from edgekern.config import Scheme, scheme_from_dict
@@ -72,6 +72,10 @@ class TableRecord:
     dtype: str
     tied_to: str | None
     """Name of the layer whose weights it reads; None where it has its own."""
+
+
+Record: TypeAlias = LayerRecord | ConvRecord | TableRecord
+"""What is said of a native layer of any kind."""
 
 
 def layer_record(data: Any) -> LayerRecord:

@@ -58,8 +58,8 @@ def conv_case(shape: Convolution, dtype: str) -> Case:
     """One convolution; `dtype` names the activations of the int8 variant. ValueError for groups that do not divide."""
     torch.manual_seed(0)
     x = torch.randn(shape.batch, shape.in_channels, shape.size, shape.size)
-    sizes = {"stride": shape.stride, "padding": shape.kernel // 2, "groups": shape.groups}
-    conv = nn.Conv2d(shape.in_channels, shape.out_channels, shape.kernel, **sizes)
+    channels, kernel = (shape.in_channels, shape.out_channels), (shape.kernel, shape.stride, shape.kernel // 2)
+    conv = nn.Conv2d(*channels, *kernel, groups=shape.groups)
     variants = _variants(nn.Sequential(conv), dtype)
     calls = {name: partial(model, x.to(outside)) for name, (model, outside) in variants.items()}
     with torch.inference_mode():

@@ -184,8 +184,8 @@ def _native(layer: Layer | None, name: str, record: Record) -> tuple[Layer, Nati
     layer = _replaceable(layer, name)
     dtype, bias_dtype = record.dtype, record.bias_dtype
     if layer.is_table:
-        table, sizes = _table(record, name), layer.shape
-        return layer, table(*sizes, _padding(layer), dtype=dtype, scheme=record.scheme)
+        rows, columns = layer.shape
+        return layer, _table(record, name)(rows, columns, _padding(layer), dtype=dtype, scheme=record.scheme)
     dtypes: dict[str, Any] = {"bias": bias_dtype is not None, "dtype": dtype, "bias_dtype": bias_dtype}
     if layer.kind == CONV:
         try:
