@@ -15,7 +15,7 @@ LEVELS = [
     ["cli"],
     ["report"],
     ["sensitivity", "integrations"],
-    ["prune", "quantize", "qat", "evaluate", "bench", "loading"],
+    ["prune", "quantize", "qat", "fuse", "evaluate", "bench", "loading"],
     ["convert", "checkpoint"],
     ["calibration"],
     ["plan", "table"],
