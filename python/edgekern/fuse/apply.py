@@ -18,8 +18,7 @@ from edgekern.fuse.parts import Parts, activation_of, parts_of
 from edgekern.fuse.plan import Fusion, Plan
 from edgekern.fuse.report import ACTIVATION, LAYER, NORM, FuseReport, FuseRow
 from edgekern.nn.fused import FusedConv2d, FusedLinear
-from edgekern.nn.layers import Layer
-from edgekern.nn.swap import replace, uninterrupted
+from edgekern.nn.swap import uninterrupted
 from edgekern.plan import check_model
 
 TOLERANCE = 1e-3
@@ -36,8 +35,8 @@ def fuse_(model: nn.Module, example_inputs: Any = None) -> FuseReport:
     A normalisation in eval mode that alone reads what a convolution or linear layer gives is folded into its weight and
     bias: exact but for their rounding, since the new ones are computed in float64. An activation that alone reads
     what such a layer gives then, ReLU, ReLU6, Hardswish, SiLU or GELU, becomes part of it: the layer is an
-    ``edgekern.nn.FusedConv2d`` or ``FusedLinear`` with the same parameters by the same names. ``nn.Identity`` stands
-    where a module was taken out. A module that stands behind several layers is taken out of all these places, or stays.
+    ``edgekern.nn.FusedConv2d`` or ``FusedLinear`` with the same parameters by the same names. What was taken out is an
+    ``nn.Identity`` then. A module that stands behind several layers is taken out of all these places, or stays.
 
     Convolutions that pad in a forward of their own, as TensorFlow's "SAME" does or by fixed zeros, become
     ``FusedConv2d`` that pad likewise, if on images of many sizes that gives the very bits of what they gave.
@@ -49,8 +48,9 @@ def fuse_(model: nn.Module, example_inputs: Any = None) -> FuseReport:
     a mask or recomputed, shared weights under a normalisation, hooks that would see other numbers or none, subclasses
     with a forward of their own.
 
-    Weights that are zero stay zero. Parameters keep their identity; a layer without a bias gets one when a
-    normalisation is folded into it.
+    Weights that are zero stay zero. Modules and parameters stay the objects they are; a layer without a bias gets one
+    when a normalisation is folded into it. ``nn.BatchNorm1d`` behind a linear layer is taken to normalise its
+    features, as it does where results are [batch, features].
 
     Args:
         model: any module that holds layers.
@@ -72,20 +72,21 @@ def fuse_(model: nn.Module, example_inputs: Any = None) -> FuseReport:
     before = None if example_inputs is None else _results(model, example_inputs, "does not run on them")
     calls = find_calls(model, parts, example_inputs)
     plan = Plan(model, parts, calls)
+    rows = tuple(_rows(parts, plan, calls))  # with the names of what is something else soon
     difference = None
     with _undone_on_failure() as undo:
         with uninterrupted():
-            _carry_out(parts, plan, undo)
+            _carry_out(plan, undo)
         if before is not None:
             after = _results(model, example_inputs, "does not run on them once it is fused, so it was left as it was")
             difference = _checked_difference(before, after)
-    return FuseReport(tuple(_rows(parts, plan, calls)), difference)
+    return FuseReport(rows, difference)
 
 
 def _check_norms(parts: Parts) -> None:
     training = [
-        each.name
-        for module, each in parts.norms.items()
+        parts.name(module)
+        for module in parts.norms
         if module.training and cast(_BatchNorm, module).running_mean is not None
     ]
     if training:
@@ -114,22 +115,31 @@ def _undone_on_failure() -> Iterator[Undo]:
         raise
 
 
-def _carry_out(parts: Parts, plan: Plan, undo: Undo) -> None:
+def _carry_out(plan: Plan, undo: Undo) -> None:
     for fusion in plan.fusions.values():
         if fusion.values is not None:
             _give_values(fusion.layer.module, *fusion.values, undo)
         if fusion.padding is not None or fusion.activation is not None:
-            new = _new_layer(fusion)
-            undo.append(partial(_put, fusion.layer, fusion.layer.module))
-            replace(fusion.layer, new)
+            _become(fusion.layer.module, _new_layer(fusion), undo)
     for module in plan.into:
-        undo.append(partial(_put, parts[module], module))
-        _put(parts[module], nn.Identity().train(module.training))
+        _become(module, nn.Identity(), undo)
 
 
-def _put(part: Layer, module: nn.Module) -> None:
-    for place in part.places:
-        place.parent._modules[place.attribute] = module
+def _become(module: nn.Module, new: nn.Module, undo: Undo) -> None:
+    """Makes a module what ``new`` is, but for its mode, its hooks and attributes of others.
+
+    It stays the same object, so it does not matter who else holds it: a list in the model's code may.
+    """
+    old_class, old = type(module), dict(vars(module))
+    undo.append(partial(_restore, module, old_class, old))
+    kept = {name: value for name, value in old.items() if "hook" in name or name == "training"}
+    _restore(module, type(new), {**old, **vars(new), **kept})
+
+
+def _restore(module: nn.Module, of: type[nn.Module], attributes: dict[str, Any]) -> None:
+    module.__class__ = of  # type: ignore[assignment]
+    vars(module).clear()
+    vars(module).update(attributes)
 
 
 def _give_values(layer: nn.Module, weight: Tensor, bias: Tensor, undo: Undo) -> None:
@@ -206,18 +216,18 @@ def _difference(before: Tensor, after: Tensor) -> float:
 
 
 def _rows(parts: Parts, plan: Plan, calls: Calls) -> Iterator[FuseRow]:
-    for module in parts.in_order:
+    for module in parts.names:
+        fusion = plan.fusions.get(module)
+        norm, activation, padding = (fusion.norm, fusion.activation, fusion.padding) if fusion else (None, None, None)
         made = calls.of.get(module, [])
-        role = LAYER if module in parts.layers else NORM if module in parts.norms else ACTIVATION
-        fusion = plan.fusions.get(module, Fusion(parts[module]))
         yield FuseRow(
-            name=parts[module].name,
-            role=role,
+            name=parts.name(module),
+            role=LAYER if fusion else NORM if module in parts.norms else ACTIVATION,
             kind=type(module).__name__,
             found=made[0].found if made else "",
-            norm="" if fusion.norm is None else parts[fusion.norm].name,
-            activation="" if fusion.activation is None else activation_of(fusion.activation),
-            padding="" if fusion.padding is None else str(fusion.padding),
+            norm="" if norm is None else parts.name(norm),
+            activation="" if activation is None else activation_of(activation),
+            padding="" if padding is None else str(padding),
             into=tuple(layer.name for layer in plan.into.get(module, ())),
             reason=plan.reasons.get(module, ""),
         )

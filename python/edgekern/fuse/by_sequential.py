@@ -24,8 +24,8 @@ def calls_by_sequential(model: nn.Module, parts: Parts, within: set[nn.Module], 
             call.readers.append(reader)
             calls.add(call)
             followed.setdefault(call.module, set()).add(call.name)
-    for module in parts.in_order:
-        elsewhere = set(parts[module].names) - followed.get(module, set())
+    for module, names in parts.names.items():
+        elsewhere = set(names) - followed.get(module, set())
         if module in within and elsewhere:
             calls.obstacles[module] = f"{min(elsewhere)!r} stands in no nn.Sequential, and {why}"
     return calls

@@ -45,7 +45,9 @@ def folded(layer: nn.Linear | nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tenso
     Raises:
         ValueError: one would not be finite.
     """
-    assert isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None
+    assert isinstance(norm, _BatchNorm)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     with torch.no_grad():
         weight = layer.weight.double()
         scale = (norm.running_var.double() + norm.eps).rsqrt()

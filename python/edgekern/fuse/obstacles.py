@@ -78,7 +78,7 @@ def _obstacle_in_kind(layer: Layer) -> str:
     weight = layer.module._parameters.get("weight")
     if weight is not None and nn.parameter.is_lazy(weight):
         return "lazy: its shape is not known before the first call"
-    return "" if layer.places else "it is the model itself, with nothing around it"
+    return ""
 
 
 def _has_own_forward(conv: nn.Conv2d) -> bool:

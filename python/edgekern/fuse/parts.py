@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from edgekern.nn.layers import CONV, LINEAR, Layer, Place, find_layers
+from edgekern.nn.layers import CONV, LINEAR, Layer, find_layers
 
 NORMS = {CONV: nn.BatchNorm2d, LINEAR: nn.BatchNorm1d}
 """The normalisation that can be folded into each kind of layer."""
 
 _PLAIN = {nn.ReLU: "relu", nn.Hardswish: "hardswish", nn.SiLU: "silu"}
 _GELUS = {"none": "gelu", "tanh": "gelu_tanh"}
-_WITHOUT_FORM = (
+_ACTIVATIONS = (
+    nn.GELU,
+    *_PLAIN,
+    # No fused layer applies the rest, except ReLU6, which is an nn.Hardtanh.
     nn.CELU,
     nn.ELU,
     nn.Hardsigmoid,
@@ -30,44 +33,36 @@ _WITHOUT_FORM = (
     nn.Softsign,
     nn.Tanh,
 )
-"""Activations that no fused layer applies; ReLU6 is an ``nn.Hardtanh``."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The modules of a model that fusing is about, each once."""
+    """The modules of a model that fusing is about, each once, in the model's order."""
 
-    in_order: tuple[nn.Module, ...]
-    """All of them, as they come in the model."""
+    names: dict[nn.Module, tuple[str, ...]]
+    """Of all of them: every fully qualified name; the first one is used in tables."""
     layers: dict[nn.Module, Layer]
-    norms: dict[nn.Module, Layer]
-    activations: dict[nn.Module, Layer]
+    norms: tuple[nn.Module, ...]
+    activations: tuple[nn.Module, ...]
 
     def __contains__(self, module: nn.Module) -> bool:
-        return module in self.layers or module in self.norms or module in self.activations
+        return module in self.names
 
-    def __getitem__(self, module: nn.Module) -> Layer:
-        """Where one of them stands, under which names."""
-        return self.layers.get(module) or self.norms.get(module) or self.activations[module]
+    def name(self, module: nn.Module) -> str:
+        """The first name of one of them."""
+        return self.names[module][0]
 
 
 def parts_of(model: nn.Module) -> Parts:
     """Every linear and 2-d convolution layer, batch normalisation and activation module of ``model``."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-    names: dict[nn.Module, list[str]] = {}
-    for name, module in modules.items():
-        names.setdefault(module, []).append(name)
-
-    def standing(module: nn.Module) -> Layer:
-        places = [(name, *name.rpartition(".")) for name in names[module] if name]
-        held = tuple(Place(name, modules[parent], attribute) for name, parent, _, attribute in places)
-        return Layer(module, type(module).__name__, tuple(names[module]), held)
-
     layers = {layer.module: layer for layer in find_layers(model)}
-    norms = {module: standing(module) for module in names if isinstance(module, _BatchNorm)}
-    activations = {module: standing(module) for module in names if _is_activation(module)}
-    every = layers.keys() | norms.keys() | activations.keys()
-    return Parts(tuple(module for module in names if module in every), layers, norms, activations)
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if module in layers or isinstance(module, (_BatchNorm, *_ACTIVATIONS)):
+            names.setdefault(module, []).append(name)
+    norms = tuple(module for module in names if isinstance(module, _BatchNorm))
+    activations = tuple(module for module in names if isinstance(module, _ACTIVATIONS))
+    return Parts({module: tuple(found) for module, found in names.items()}, layers, norms, activations)
 
 
 def activation_of(module: nn.Module) -> str:
@@ -84,7 +79,3 @@ def activation_of(module: nn.Module) -> str:
         (name for cls, name in _PLAIN.items() if isinstance(module, cls) and forward is cls.forward),  # type: ignore[attr-defined]
         "",
     )
-
-
-def _is_activation(module: nn.Module) -> bool:
-    return isinstance(module, (nn.GELU, *_PLAIN, *_WITHOUT_FORM))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -75,7 +75,7 @@ class Plan:
             if module not in self.reasons and fusion.activation is None:
                 self.reasons[module] = self._why_no_activation(module)
 
-    def _each(self, parts: dict[nn.Module, Layer], take: Callable[[nn.Module, list[Layer]], None]) -> None:
+    def _each(self, parts: Iterable[nn.Module], take: Callable[[nn.Module, list[Layer]], None]) -> None:
         sources = self._sources()
         for module in parts:
             try:

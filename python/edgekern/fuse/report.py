@@ -29,7 +29,7 @@ class FuseRow:
     activation: str
     """Of a layer: what it applies now, as in ``edgekern.nn.FusedConv2d``; empty for none."""
     padding: str
-    """Of a convolution that padded in a forward of its own: what was found out, "same" or (left, right, top, bottom)."""
+    """Of a convolution that padded in a forward of its own: "same", or zeros (left, right, top, bottom)."""
     into: tuple[str, ...]
     """Of a norm or an activation: the layers that it is part of now."""
     reason: str

@@ -11,7 +11,7 @@ from typing import cast
 
 from torch import nn
 
-from edgekern.nn import NATIVE_EMBEDDINGS, NATIVE_LINEARS, FusedConv2d, FusedLinear, NativeLinear, QATLinear
+from edgekern.nn import NATIVE_EMBEDDINGS, NATIVE_LINEARS, NativeLinear, QATLinear
 from edgekern.nn.layers import Layer
 
 # Handles that users hold point at these very dictionaries, so they move as they are and handle.remove() keeps working.
@@ -30,8 +30,6 @@ _OWN_ATTRIBUTES = {
     name
     for layer in (
         QATLinear(1, 1, device="meta"),
-        FusedLinear(1, 1, device="meta"),
-        FusedConv2d(1, 1, 1, device="meta"),
         nn.Embedding(1, 1, device="meta"),
         *(native(1, 1) for native in (*NATIVE_LINEARS.values(), *NATIVE_EMBEDDINGS.values())),
     )
