@@ -39,11 +39,6 @@ class Fusion:
     """Weight and bias with the norm in them."""
     activation: nn.Module | None = None
 
-    @property
-    def changes(self) -> bool:
-        """Whether there is anything to do."""
-        return self.padding is not None or self.norm is not None or self.activation is not None
-
 
 class Plan:
     """What each layer becomes, and where each norm and activation goes.
