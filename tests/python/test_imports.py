@@ -38,6 +38,8 @@ HOMES = {
     "rich": {"cli", "report", "calibration", "prune", "table"},
     "matplotlib": {"report", "sensitivity"},
     "scipy": {"evaluate"},
+    "PIL": {"evaluate"},
+    "efficientnet_lite_pytorch": {"evaluate"},
     "safetensors": {"checkpoint"},
     "lm_eval": {"integrations"},
     "tomli_w": {"config"},
