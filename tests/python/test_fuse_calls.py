@@ -224,6 +224,30 @@ def test_a_layer_that_is_never_called():
     assert reasons(ek.fuse_(other))["spare"] == "the model never calls it"
 
 
+class Slices(nn.Module):
+    """Calls a sequence in two pieces, and may add something between them."""
+
+    def __init__(self, at, more=0):
+        super().__init__()
+        self.body, self.at, self.more = unit(), at, more
+
+    def forward(self, x):
+        y = self.body[: self.at](x)
+        return self.body[self.at :](y + self.more if self.more else y)
+
+
+@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize("more", [0, 1])
+def test_slices_of_sequences(at, more):
+    model = Slices(at, more).eval()
+    x = image()
+    expected = run(model, x)
+    report = ek.fuse_(model)
+    assert found(report) <= {"torch.fx"}
+    assert len(report.removed) == (2 if not more else at - 1)
+    assert differ(run(model, x), expected) < 1e-6
+
+
 def test_a_relu_of_a_function_around_a_sequence():
     class Around(nn.Module):
         def __init__(self):

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from edgekern.calibration.observe import inference
 from edgekern.calibration.program import cause_of
-from edgekern.fuse.calls import BY_FX, Call, Calls, undisturbed
+from edgekern.fuse.calls import BY_FX, OWN_ATTRIBUTES, Call, Calls, undisturbed
 from edgekern.fuse.parts import Parts
 
 _OWN_CODE = "code of its own works with what it holds"
@@ -86,6 +86,8 @@ class _Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if m not in self.submodule_paths:  # made on the way, as a slice of a sequence is; what it calls may be known
+            return m.forward(*args, **kwargs)
         if self.is_leaf_module(m, ""):
             return super().call_module(m, forward, args, kwargs)
         try:
@@ -107,7 +109,7 @@ def _kept(model: nn.Module) -> Iterator[fx.Node]:
     """Results that the model's code has put into attributes while it was traced."""
     for module in model.modules():
         for name, value in vars(module).items():
-            if not name.startswith("_"):
+            if name not in OWN_ATTRIBUTES:
                 yield from (leaf.node for leaf in tree_leaves(value) if isinstance(leaf, fx.Proxy))
 
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+OWN_ATTRIBUTES = vars(nn.Module()).keys()
+"""Those that every module has, for PyTorch's use."""
+
 BY_FX, BY_EXPORT, BY_SEQUENTIAL = "torch.fx", "torch.export", "nn.Sequential"
 
 
@@ -75,5 +78,5 @@ def _contents(module: nn.Module) -> dict[str, list[object] | dict[object, object
     return {
         name: copy(value)
         for name, value in vars(module).items()
-        if type(value) in (list, dict) and not name.startswith("_")
+        if type(value) in (list, dict) and name not in OWN_ATTRIBUTES
     }

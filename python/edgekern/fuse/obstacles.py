@@ -40,16 +40,16 @@ def obstacle_in_calls(module: nn.Module, calls: Calls) -> str:
 
 def obstacle_in_removal(module: nn.Module, calls: Calls) -> str:
     """Why ``nn.Identity`` cannot stand in for a norm or an activation, whatever is before it; empty when it can."""
-    if has_hooks(module):
+    if _has_hooks(module):
         return "has hooks, which would be gone with it"
     if "forward" in vars(module) or "_compiled_call_impl" in vars(module):
         return "its forward was replaced by another, or compiled"
     return obstacle_in_calls(module, calls)
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether other code is run when the module is called, or gradients pass it."""
-    return any(vars(module).get(name) for name in _HOOKS)
+def hands_on(module: nn.Module) -> bool:
+    """Whether a module gives what it is given, and nobody else sees it."""
+    return type(module) is nn.Identity and "forward" not in vars(module) and not _has_hooks(module)
 
 
 def hooked(model: nn.Module, parts: Parts) -> list[str]:
@@ -64,6 +64,11 @@ def hooked(model: nn.Module, parts: Parts) -> list[str]:
 def watched(source: Call, reader: Call, hooked: list[str]) -> str:
     """Which of the ``hooked`` modules has one of two calls inside of it, so that its hooks see what is between them."""
     return next((name for name in hooked if _inside(source.name, name) != _inside(reader.name, name)), "")
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether other code is run when the module is called, or gradients pass it."""
+    return any(vars(module).get(name) for name in _HOOKS)
 
 
 def _inside(name: str, outer: str) -> bool:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from edgekern.fuse.calls import Call, Calls
 from edgekern.fuse.fold import folded, obstacle_in_norm, obstacle_in_pair
-from edgekern.fuse.obstacles import has_hooks, hooked, obstacle_in_layer, obstacle_in_removal, watched
+from edgekern.fuse.obstacles import hands_on, hooked, obstacle_in_layer, obstacle_in_removal, watched
 from edgekern.fuse.parts import Parts, activation_of
 from edgekern.fuse.same_padding import Padding
-from edgekern.nn.fused import ACTIVATION_FUNCTIONS
+from edgekern.nn.fused import ACTIVATION_FUNCTIONS, FusedConv2d, FusedLinear
 from edgekern.nn.layers import Layer, tied_weights
 
 _MODULES = {
@@ -53,9 +53,7 @@ class Plan:
         self._parts, self._calls = parts, calls
         self._hooked = hooked(model, parts)
         self._ties = tied_weights(model)
-        self._transparent = {
-            module for module in model.modules() if type(module) is nn.Identity and not has_hooks(module)
-        }
+        self._transparent = {module for module in model.modules() if hands_on(module)}
         self.fusions = {module: Fusion(layer) for module, layer in parts.layers.items()}
         self.into: dict[nn.Module, list[Layer]] = {}
         self.reasons: dict[nn.Module, str] = {}
@@ -115,8 +113,8 @@ class Plan:
             layer = layers[source.module] = self._parts.layers[source.module]
             if reason := self.reasons.get(source.module):
                 raise _Stays(f"follows {layer.name!r}, which is left alone: {reason}")
-            if (already := getattr(source.module, "activation", "none")) != "none":
-                raise _Stays(f"follows {layer.name!r}, which applies {already!r} already")
+            if isinstance(fused := source.module, FusedConv2d | FusedLinear) and fused.activation != "none":
+                raise _Stays(f"follows {layer.name!r}, which applies {fused.activation!r} already")
         for layer in layers.values():
             for call in self._calls.of[layer.module]:
                 self._check_alone(call, module)
