@@ -98,13 +98,16 @@ class Added(Option):
 
 
 def test_options():
-    """A model is traced without optional arguments, and if possible with them; what is done is right for both."""
-    model = Option().eval()
+    """What is done is right for all values that tracing knows of, or for those of the example."""
     x = image()
-    report = ek.fuse_(model)
-    assert found(report) == {"torch.fx"}
-    asked = Option().eval()
-    assert not ek.fuse_(asked, {"x": x, "early": True}).fused or differ(run(asked, x), run(Option().eval(), x)) < 1e-5
+    said = "what 'conv' gives is read by the model's result as well"
+    for inputs, fused in [(None, False), ({"x": x, "early": True}, False), ({"x": x, "early": False}, True), (x, True)]:
+        model = Option().eval()
+        expected = run(model, x)
+        report = ek.fuse_(model, inputs)
+        assert len(report.removed) == (2 if fused else 0)
+        assert reasons(report).get("bn") == (None if fused else said)
+        assert differ(run(model, x), expected) < 1e-6
     model = Added().eval()
     with_bias = run(model, x, torch.ones(4, 1, 1))
     report = ek.fuse_(model)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
-from edgekern.calibration.observe import inference
+from edgekern.calibration.observe import arguments, inference
 from edgekern.calibration.program import cause_of
 from edgekern.fuse.calls import BY_FX, OWN_ATTRIBUTES, Call, Calls, undisturbed
 from edgekern.fuse.parts import Parts
 
+_PLAIN = (type(None), bool, int, float, str)
 _OWN_CODE = "code of its own works with what it holds"
 
 
@@ -21,10 +23,12 @@ class NotTraceable(Exception):
     """Why ``torch.fx`` cannot follow a model's own forward."""
 
 
-def calls_by_fx(model: nn.Module, parts: Parts) -> tuple[Calls, dict[nn.Module, str]]:
+def calls_by_fx(model: nn.Module, parts: Parts, batch: object | None) -> tuple[Calls, dict[nn.Module, str]]:
     """The calls, and the modules around parts that were called but not looked into, each with the cause.
 
-    Where the model takes optional arguments it is followed both without them and, if that works, with them.
+    Optional arguments of the model are as in ``batch``. Without one they are left out, and the model is traced again
+    with each that is true or false by default turned round. It is also traced with any values of them, where that
+    works. What is done then has to be right for all of these.
 
     Raises:
         NotTraceable: the model itself decides by the values or sizes of what it is given, or is called in a way that
@@ -32,15 +36,13 @@ def calls_by_fx(model: nn.Module, parts: Parts) -> tuple[Calls, dict[nn.Module, 
     """
     if "forward" in vars(model):
         raise NotTraceable("its forward was replaced by another")
-    defaults = _defaults(model)
-    calls, closed = _trace(model, parts, defaults)
-    if defaults:
-        try:
-            with_options, more = _trace(model, parts, None)
-        except NotTraceable:
-            return calls, closed
-        calls.update(with_options)
-        closed = more | closed
+    first, *others = _ways(model, batch)
+    calls, closed = _trace(model, parts, first)
+    for way in others:
+        with suppress(NotTraceable):
+            more_calls, more_closed = _trace(model, parts, way)
+            calls.update(more_calls)
+            closed = more_closed | closed
     return calls, closed
 
 
@@ -98,11 +100,19 @@ class _Tracer(fx.Tracer):
             raise _Inside(m, cause_of(error)) from error
 
 
-def _defaults(model: nn.Module) -> dict[str, Any]:
-    """Optional arguments of the model's forward, by name, where their defaults are no containers."""
-    parameters = inspect.signature(model.forward).parameters.values()
-    plain = (type(None), bool, int, float, str)
-    return {each.name: each.default for each in parameters if isinstance(each.default, plain)}
+def _ways(model: nn.Module, batch: object | None) -> list[dict[str, Any] | None]:
+    """Values of optional arguments to trace with; None for any values of all of them."""
+    signature = inspect.signature(model.forward)
+    values = {each.name: each.default for each in signature.parameters.values() if each.default is not each.empty}
+    if not values:
+        return [None]
+    flags = [name for name, value in values.items() if isinstance(value, bool)]
+    if batch is not None:
+        args, kwargs = arguments(batch)
+        given = signature.bind_partial(*args, **kwargs).arguments
+        values, flags = {name: given.get(name, value) for name, value in values.items()}, []
+    plain = {name: value for name, value in values.items() if isinstance(value, _PLAIN)}
+    return [plain, *({**plain, flag: not plain[flag]} for flag in flags), None]
 
 
 def _kept(model: nn.Module) -> Iterator[fx.Node]:

@@ -20,7 +20,7 @@ def find_calls(model: nn.Module, parts: Parts, batch: object | None) -> Calls:
     ``batch``, ``torch.export`` is asked how the model runs on it. What neither can tell, a sequence still may.
     """
     try:
-        calls, closed = calls_by_fx(model, parts)
+        calls, closed = calls_by_fx(model, parts, batch)
     except NotTraceable as failure:
         calls, closed = Calls(), {model: f"torch.fx cannot trace it ({failure})"}
     if not closed:
