@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import edgekern as ek
 from edgekern.nn import FusedConv2d, FusedLinear
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
 ACTIVATIONS = {
     "relu": nn.ReLU,

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import edgekern as ek
 from edgekern.nn import FusedConv2d
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
 
 def found(report):

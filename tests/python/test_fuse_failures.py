@@ -11,7 +11,7 @@ import edgekern as ek
 from edgekern.fuse import apply
 from edgekern.nn import FusedConv2d
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
 
 def test_training_mode_is_refused():

