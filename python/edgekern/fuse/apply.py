@@ -137,7 +137,7 @@ def _become(module: nn.Module, new: nn.Module, undo: Undo) -> None:
 
 
 def _restore(module: nn.Module, of: type[nn.Module], attributes: dict[str, Any]) -> None:
-    module.__class__ = of  # type: ignore[assignment]
+    module.__class__ = of
     vars(module).clear()
     vars(module).update(attributes)
 
@@ -145,7 +145,7 @@ def _restore(module: nn.Module, of: type[nn.Module], attributes: dict[str, Any])
 def _give_values(layer: nn.Module, weight: Tensor, bias: Tensor, undo: Undo) -> None:
     """Another weight and bias; the parameters that there are stay the same objects."""
     for name, new in (("weight", weight), ("bias", bias)):
-        parameter = cast("nn.Parameter | None", layer._parameters[name])
+        parameter = layer._parameters[name]
         if parameter is None:
             trains = cast(nn.Parameter, layer._parameters["weight"]).requires_grad
             undo.append(partial(layer._parameters.__setitem__, name, None))

@@ -20,7 +20,8 @@ def calls_by_sequential(model: nn.Module, parts: Parts, within: set[nn.Module], 
     followed: dict[nn.Module, set[str]] = {}
     for name, chain in _chains(model, within):
         made = [Call(module, path, BY_SEQUENTIAL) for path, module in chain]
-        for call, reader in zip(made, [*made[1:], f"what follows {name or 'the model'!r}"], strict=True):
+        last: list[Call | str] = [f"what follows {name or 'the model'!r}"]
+        for call, reader in zip(made, made[1:] + last, strict=True):
             call.readers.append(reader)
             calls.add(call)
             followed.setdefault(call.module, set()).add(call.name)

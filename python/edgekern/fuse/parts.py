@@ -75,7 +75,4 @@ def activation_of(module: nn.Module) -> str:
     if isinstance(module, nn.Hardtanh):
         range_ = (module.min_val, module.max_val)
         return "relu6" if forward is nn.Hardtanh.forward and range_ == (0, 6) else ""
-    return next(
-        (name for cls, name in _PLAIN.items() if isinstance(module, cls) and forward is cls.forward),  # type: ignore[attr-defined]
-        "",
-    )
+    return next((name for cls, name in _PLAIN.items() if isinstance(module, cls) and forward is cls.forward), "")
