@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ class FusedConv2d(nn.Conv2d):
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
@@ -79,8 +79,8 @@ class FusedConv2d(nn.Conv2d):
     ) -> FusedConv2d:
         """``conv`` followed by ``activation``: a layer of the very same parameters.
 
-        With ``same_padding`` or ``pads``, these count and the padding of ``conv`` does not. Of a ``FusedConv2d``
-        without an activation, its own are kept.
+        With ``same_padding`` or ``pads``, these count and the padding of ``conv`` does not; pads that are the same on
+        both sides become ``padding``. Of a ``FusedConv2d`` without an activation, its own are kept.
 
         Raises:
             ValueError: an unknown activation, or a ``conv`` that has one already.
@@ -88,13 +88,15 @@ class FusedConv2d(nn.Conv2d):
         if isinstance(conv, FusedConv2d):
             _check_free(conv, activation)
             same_padding, pads = same_padding or conv.same_padding, pads or conv.pads
-        own = same_padding or pads is not None
+        padding: Any = conv.padding if pads is None and not same_padding else 0
+        if pads is not None and (even := _even(pads)) is not None:
+            padding, pads = even, None
         new = cls(
             conv.in_channels,
             conv.out_channels,
             conv.kernel_size,  # type: ignore[arg-type]
             conv.stride,  # type: ignore[arg-type]
-            0 if own else conv.padding,  # type: ignore[arg-type]
+            padding,
             conv.dilation,  # type: ignore[arg-type]
             conv.groups,
             conv.bias is not None,
@@ -129,10 +131,8 @@ class FusedConv2d(nn.Conv2d):
         Raises:
             ValueError: its padding differs between two sides, which ``nn.Conv2d`` cannot do.
         """
-        padding: Any = self.padding
-        if self.pads is not None and self.pads[0] == self.pads[1] and self.pads[2] == self.pads[3]:
-            padding = (self.pads[2], self.pads[0])
-        elif self.pads is not None or self.same_padding:
+        padding: Any = self.padding if self.pads is None else _even(self.pads)
+        if padding is None or self.same_padding:
             kind = "same_padding" if self.same_padding else f"pads={self.pads}"
             raise ValueError(f"FusedConv2d: nn.Conv2d cannot pad as {kind} does")
         new = nn.Conv2d(
@@ -218,6 +218,12 @@ def same_pads(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, 
     """
     total = max((-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
     return total // 2, total - total // 2
+
+
+def _even(pads: Pads) -> tuple[int, int] | None:
+    """The padding of ``nn.Conv2d`` that adds as many zeros; None where the two sides of an image differ."""
+    left, right, top, bottom = pads
+    return (top, left) if left == right and top == bottom else None
 
 
 def _checked_activation(activation: str) -> str:
