@@ -34,6 +34,8 @@ __all__ = [
     "ConvertError",
     "Float16",
     "Float32",
+    "FuseError",
+    "FuseReport",
     "GradualPruner",
     "Int4",
     "Int8",
@@ -57,6 +59,7 @@ __all__ = [
     "convert_",
     "dense_",
     "explain",
+    "fuse_",
     "kernels",
     "load",
     "nn",
@@ -96,6 +99,7 @@ if TYPE_CHECKING or not _no_torch:
     from edgekern.bench import BenchResult, bench
     from edgekern.checkpoint import CheckpointError, load, save
     from edgekern.convert import convert_, dense_, explain
+    from edgekern.fuse import FuseError, FuseReport, fuse_
     from edgekern.nn import share_inputs_
     from edgekern.plan import ConvertError
     from edgekern.prune import AGP, GradualPruner, MaskLock, PruneError, PruneReport, prune_, prune_iteratively_

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from edgekern import kernels
 from edgekern.config import Config, Scheme, check_config
-from edgekern.nn import NATIVE_EMBEDDINGS, NATIVE_LINEARS, NativeEmbedding, NativeLinear, QATLinear
+from edgekern.nn import NATIVE_EMBEDDINGS, NativeEmbedding, NativeLayer, NativeLinear, QATLinear
 from edgekern.nn.embedding import in_rows
 from edgekern.nn.forms import LEAST_ZEROS, Choice
 from edgekern.nn.layers import Layer, find_layers, objection, obstacle, tied_weights
 from edgekern.nn.memory import part_of_a_model
+from edgekern.nn.schemes import empty_native, weight_bytes_as
 from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths, uninterrupted
 from edgekern.nn.tables import holders_of, is_tied
 from edgekern.plan import Conversion, ConvertError, Decision, FilterFn, check_filter_fn, check_model, plan
@@ -28,9 +29,9 @@ _LEFT_ALONE = "_edgekern_left_alone"
 def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None) -> Report:
     """Replaces layers of ``model`` by native ones, in place: all that ``config`` asks for, or none.
 
-    These are its linear layers, and of its embedding tables those that a rule names or matches. Where a table and the
-    output head are one weight, a rule for either converts both, to one packed copy; the most direct rule counts, and
-    ``None`` for one leaves both alone.
+    These are its linear and 2-d convolution layers, and of its embedding tables those that a rule names or matches.
+    Where a table and the output head are one weight, a rule for either converts both, to one packed copy; the most
+    direct rule counts, and ``None`` for one leaves both alone.
 
     Everything is checked and all memory is set aside before the first layer changes, so an exception leaves the model
     as it was. While layers change, each original is freed in turn and Ctrl-C waits. Converted layers are for inference.
@@ -40,14 +41,14 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
     declines, subclasses with a forward of their own, parametrised, pruned, lazy, meta, sparse or quantised layers,
     other devices and dtypes, tables with ``max_norm``, ``sparse`` or ``scale_grad_by_freq`` and those of
     ``nn.EmbeddingBag``, and, unless a rule names or matches them, embedding tables, layers whose weight another module
-    shares and, where weights would be rounded, the output head ``lm_head``. ``Float32()`` and ``Float16()`` are for
-    linear layers, and leave alone every one that they would not make faster and smaller, with the measured times in the
-    report, and like ``Int4()`` one whose bias holds NaN or infinity.
+    shares and, where weights would be rounded, the output head ``lm_head``. ``Int4()``, ``Float32()`` and ``Float16()``
+    leave convolutions alone, and the latter two every layer that they would not make faster and smaller, with the
+    measured times in the report. A bias that holds NaN or infinity stands in the way of all but an int8 linear layer.
 
     Args:
         model: any module that holds layers; a single nn.Linear has no place to be replaced in.
         config: one scheme for every layer, or ``PerLayer``.
-        filter_fn: called as ``filter_fn(module, name)`` for each linear layer; false leaves it alone.
+        filter_fn: called as ``filter_fn(module, name)`` for each linear and convolution layer; false leaves it alone.
 
     Returns:
         What became of every linear and 2-d convolution layer and every embedding table.
@@ -91,16 +92,17 @@ def convert_layer_(model: nn.Module, layer: Layer, scheme: Scheme, tables: Seque
 
 
 def dense_(model: nn.Module) -> Report:
-    """Replaces every native layer of ``model`` by nn.Linear with its dequantised weights, in place: all or none.
+    """Replaces every native layer of ``model`` by what it was, with its dequantised weights, in place: all or none.
 
-    The weights have the dtype they had before conversion, and the values they were rounded to.
+    The weights have the dtype they had before conversion, and the values they were rounded to. A layer that applies an
+    activation becomes a ``FusedLinear`` or ``FusedConv2d``.
 
     Returns:
         One row for each native layer.
 
     Raises:
         TypeError: not a module.
-        ValueError: a layer has an activation fused into it, which nn.Linear cannot hold; the model is as it was.
+        ConvertError: a single layer.
     """
     check_convertible(model)
     layers = [layer for layer in find_layers(model, tables=True) if layer.native]
@@ -121,11 +123,11 @@ def dense_(model: nn.Module) -> Report:
 
 def _dense_layers(layers: Sequence[Layer]) -> list[tuple[Layer, nn.Module]]:
     """Each native layer, and the dense one for it; a table that is tied shares the weight of the other's again."""
-    weights: dict[NativeLinear, nn.Parameter] = {}
+    weights: dict[nn.Module, nn.Parameter] = {}
     made: dict[Layer, nn.Module] = {}
     for layer in sorted(layers, key=is_tied):  # stable, and False comes first
         if isinstance(native := layer.native, NativeEmbedding):
-            dense: nn.Linear | nn.Embedding = native.dense(weights.get(native.table) if native.tied else None)
+            dense: nn.Module = native.dense(weights.get(native.table) if native.tied else None)
             weights.setdefault(native.table, cast(nn.Parameter, dense.weight))
         else:
             assert native is not None
@@ -177,7 +179,7 @@ class _Step:
     """A layer, what replaces it, and the memory for that."""
 
     layer: Layer
-    native: NativeLinear | NativeEmbedding
+    native: NativeLayer | NativeEmbedding
     packed: Tensor
 
 
@@ -185,9 +187,7 @@ def bytes_of(decision: Decision) -> int:
     """What a layer's weights would take if none were left out; nothing where it is left alone."""
     if decision.scheme is None or decision.owner is not None:
         return 0
-    weight = decision.layer.linear.weight
-    out_features, in_features = weight.shape
-    return NATIVE_LINEARS[decision.scheme.format].weight_bytes(in_features, out_features, weight.dtype)
+    return weight_bytes_as(decision.layer, decision.scheme)
 
 
 def _prepare(decisions: list[Decision]) -> tuple[list[_Step], dict[str, LeftAlone]]:
@@ -215,24 +215,18 @@ def _reserve(layer: Layer, scheme: Scheme, tables: Sequence[Layer] = ()) -> list
     """What to do for a layer, and for the tables that are to read its weights."""
     # Fresh memory costs nothing until it is written, but running out of it shows here, while the model is whole.
     try:
-        native = _empty_native(layer, in_rows(scheme) if tables else scheme)
+        native = empty_native(layer, in_rows(scheme) if tables else scheme)
         packed, reason = native.reserve(layer.linear.weight, getattr(layer.linear, "bias", None))
     except ValueError as error:
         raise ConvertError(f"layer {layer.name!r} cannot be {scheme.format}: {error}") from None
     if reason:
         return LeftAlone(reason, native.choice)
-    weights = native.table if isinstance(native, NativeEmbedding) else native
     steps = [_Step(layer, native, packed)]
     for table in tables:
+        weights = cast(NativeLinear, native.table if isinstance(native, NativeEmbedding) else native)
         reader = NATIVE_EMBEDDINGS[scheme.format].like(cast(nn.Embedding, table.module), None, weights)
         steps.append(_Step(table, reader, packed))
     return steps
-
-
-def _empty_native(layer: Layer, scheme: Scheme) -> NativeLinear | NativeEmbedding:
-    if layer.is_table:
-        return NATIVE_EMBEDDINGS[scheme.format].like(cast(nn.Embedding, layer.module), scheme)
-    return NATIVE_LINEARS[scheme.format].like(layer.linear, scheme)
 
 
 def _commit(model: nn.Module, steps: list[_Step]) -> None:
@@ -258,7 +252,7 @@ def _commit(model: nn.Module, steps: list[_Step]) -> None:
 def check_convertible(model: object) -> None:
     """TypeError or ConvertError unless it is a module whose layers can be replaced."""
     check_model(model, Conversion.verb, ConvertError)
-    if isinstance(model, (nn.Linear, nn.Embedding, NativeEmbedding, *NATIVE_LINEARS.values())):
+    if isinstance(model, (nn.Linear, nn.Conv2d, nn.Embedding, NativeEmbedding, NativeLayer)):
         raise ConvertError(
             f"model: a single {type(model).__name__} has no parent to be replaced in; "
             "wrap it: model = torch.nn.Sequential(layer)"

@@ -14,7 +14,8 @@ from edgekern.config import Config, PerLayer, Scheme
 from edgekern.match import DEFAULT, Match, match
 from edgekern.nn.layers import Layer, find_layers, objection, obstacle, tied_weights
 from edgekern.nn.qat_linear import at_odds
-from edgekern.nn.tables import Shared, obstacle_in_scheme, shared_tables
+from edgekern.nn.schemes import obstacle_in_scheme
+from edgekern.nn.tables import Shared, shared_tables
 
 FilterFn = Callable[[nn.Module, str], bool]
 
@@ -52,12 +53,12 @@ class Conversion:
 
     verb = "convert"
     done = "converted"
-    layers = "linear layers"
+    layers = "linear or 2-d convolution layers"
     tables = True
     error: type[ValueError] = ConvertError
 
     def is_for(self, module: nn.Module) -> bool:
-        return isinstance(module, nn.Linear)
+        return isinstance(module, nn.Linear | nn.Conv2d)
 
     def obstacle(self, layer: Layer, scheme: Scheme) -> str:
         if reason := at_odds(layer.module, scheme):

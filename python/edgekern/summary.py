@@ -20,7 +20,7 @@ class LayerRow:
     kind: str
     """``"Linear"``, ``"Conv2d"``, ..."""
     shape: tuple[int, ...]
-    """Shape of the weight: (out_features, in_features) of a Linear."""
+    """Shape of the weight: (out_features, in_features) of a Linear, (out, in / groups, height, width) of a Conv2d."""
     format: str
     """``"int8"``, ``"int4"``, ``"f32"``, ``"f16"``, or ``"dense"`` for what PyTorch computes."""
     kernel: str

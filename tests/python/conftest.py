@@ -55,6 +55,14 @@ def _restore_num_threads():
         kernels.set_num_threads(before)
 
 
+@pytest.fixture
+def seeded():
+    """For tests that build models: with the same weights each time."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """For tests of many small steps, where threads only wait for each other; on a busy machine, for long."""

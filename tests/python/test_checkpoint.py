@@ -13,9 +13,9 @@ from small_models import BLOCK_LAYERS, Block, LanguageModel, native_names
 from torch import nn
 
 from edgekern import Int8, PerLayer, convert_, dense_, explain, kernels, load, save
-from edgekern.checkpoint import CheckpointError, CheckpointExistsError
+from edgekern.checkpoint import CheckpointError, CheckpointExistsError, CheckpointMismatchError
 from edgekern.checkpoint import write as writing
-from edgekern.nn import Int8Linear
+from edgekern.nn import FusedLinear, Int8Linear
 
 FILES = ["edgekern.json", "model.safetensors"]
 
@@ -169,12 +169,11 @@ def test_shared_modules_stay_shared(tmp_path, device):
 
 def test_activations_and_views(tmp_path):
     def make():
-        return nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8, bias=False), nn.Linear(8, 4), nn.Linear(8, 8))
+        fused = FusedLinear(4, 8, activation="gelu")
+        return nn.Sequential(fused, nn.Linear(8, 8, bias=False), nn.Linear(8, 4), nn.Linear(8, 8))
 
     model = make()
-    fused = Int8Linear(4, 8, activation="gelu")
-    fused.load_state_dict(Int8Linear.from_linear(model[0]).state_dict())
-    model[0] = fused
+    model[0] = Int8Linear.from_linear(model[0])
     base = torch.randn(8, 8)
     model[1].weight = nn.Parameter(base)
     model[2].weight = nn.Parameter(base[:4])  # in the other's memory, but another tensor
@@ -183,6 +182,10 @@ def test_activations_and_views(tmp_path):
     other = load(make(), tmp_path)
     assert other[0].activation == "gelu"
     assert_same_state(other, model)
+    unfused = make()
+    unfused[0] = nn.Linear(4, 8)  # with the activation behind it, it would be applied twice
+    with pytest.raises(CheckpointMismatchError, match=r"'0': .*activation='gelu', the model's 'none'; fuse the model"):
+        load(unfused, tmp_path)
 
 
 # -------------------------------------------------------------------------------------------------- what is written

@@ -97,11 +97,11 @@ def test_a_description_that_is_no_text(tmp_path, original):
     assert_refused(tmp_path, CheckpointFormatError, "is not UTF-8")
 
 
-@pytest.mark.parametrize("version", [0, 5, "1", None, True, 1.5])
+@pytest.mark.parametrize("version", [0, 6, "1", None, True, 1.5])
 def test_other_versions(tmp_path, original, version):
     data = {**json.loads(original[0]), "format_version": version}
     write(tmp_path, json.dumps(data), original[1])
-    assert_refused(tmp_path, CheckpointVersionError, "this edgekern reads up to 4; save the model again")
+    assert_refused(tmp_path, CheckpointVersionError, "this edgekern reads up to 5; save the model again")
 
 
 @pytest.mark.parametrize(

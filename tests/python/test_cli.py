@@ -84,6 +84,16 @@ def test_bench_compares_with_torch():
     assert result["rows"][0]["speedup"] == 1.0
 
 
+def test_bench_of_a_convolution():
+    pytest.importorskip("torch")
+    shape = ("-i", "8", "-o", "16", "-s", "10", "-k", "3", "--stride", "2", "-g", "2", "--batch", "3")
+    result = invoke_json("bench", "conv", *shape, "--rounds", "1", "--threads", "1", "--format", "json")
+    assert result["case"] == "Conv2d, 3 x 3, stride 2, 2 groups, 3 x 8 x 10 x 10 to 16 channels"
+    assert [row["variant"] for row in result["rows"]][::2] == ["torch float32", "edgekern int8, float32 outside"]
+    macs = 3 * 16 * 5 * 5 * 4 * 9
+    assert all(row["gmacs_per_second"] == pytest.approx(macs / row["p50"] / 1e6) for row in result["rows"])
+
+
 def test_bench_prints_markdown():
     pytest.importorskip("torch")
     shape = ("-m", "1", "-k", "32", "-n", "32")
@@ -100,6 +110,7 @@ def test_bench_prints_markdown():
         (["info", "--threads", "0"], "--threads"),
         (["bench", "-m", "0"], "-m"),
         (["bench", "--format", "yaml"], "yaml"),
+        (["bench", "conv", "-k", "0"], "-k"),
         (["nonsense"], "nonsense"),
     ],
     ids=" ".join,

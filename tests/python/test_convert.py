@@ -40,7 +40,7 @@ def test_every_linear_of_a_model(dtype):
 
 
 def test_report_rows():
-    model = nn.Sequential(nn.Linear(64, 32), nn.Conv2d(3, 4, 2))
+    model = nn.Sequential(nn.Linear(64, 32), nn.Conv2d(3, 4, 2).double())
     report = convert_(model, Int8())
     isa = ek.kernels.default_isa()
     linear, conv = report.rows
@@ -50,15 +50,15 @@ def test_report_rows():
     assert linear.bytes_after == model[0].packed.nbytes
     assert linear.reason == ""
     assert (conv.name, conv.kind, conv.shape, conv.format, conv.kernel) == ("1", "Conv2d", (4, 3, 2, 2), "dense", "")
-    assert "no native convolution" in conv.reason
-    assert conv.bytes_before == conv.bytes_after == (4 * 3 * 4 + 4) * 4
+    assert "its weight is torch.float64" in conv.reason
+    assert conv.bytes_before == conv.bytes_after == (4 * 3 * 4 + 4) * 8
     assert explain(model) == report
     assert len(report) == 2
     assert list(report) == [linear, conv]
 
 
 def test_report_prints_and_serialises():
-    report = convert_(nn.Sequential(nn.Linear(64, 32), nn.Conv2d(3, 4, 2)), Int8())
+    report = convert_(nn.Sequential(nn.Linear(64, 32), nn.Conv2d(3, 4, 2).double()), Int8())
     data = json.loads(json.dumps(report.to_dict()))
     assert data["converted"] == data["skipped"] == 1
     assert data["bytes_before"] == sum(row["bytes_before"] for row in data["layers"])
@@ -106,7 +106,7 @@ def test_no_default_leaves_the_rest_alone():
     assert {row.reason for row in report.skipped} == {"no rule speaks for it, and there is no '_default'"}
 
 
-def test_filter_fn_sees_each_linear_and_its_name():
+def test_filter_fn_sees_each_linear_and_convolution_and_its_name():
     model, seen = nn.Sequential(Block(), nn.Conv2d(1, 1, 1), OwnForward(4, 4)), []
 
     def only_up(module, name):
@@ -114,7 +114,7 @@ def test_filter_fn_sees_each_linear_and_its_name():
         return name.endswith("up")
 
     report = convert_(model, Int8(), only_up)
-    assert seen == [("0.up", nn.Linear), ("0.down", nn.Linear), ("2", OwnForward)]
+    assert seen == [("0.up", nn.Linear), ("0.down", nn.Linear), ("1", nn.Conv2d), ("2", OwnForward)]
     assert native_names(model) == ["0.up"]
     assert {row.name: row.reason for row in report.skipped}["0.down"] == "filter_fn declined it"
 

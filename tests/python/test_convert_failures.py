@@ -129,13 +129,13 @@ def test_a_script_module_is_refused():
 
 
 def test_nothing_to_convert_is_an_error_with_the_reasons():
-    with pytest.raises(ConvertError, match="nothing to convert: the model has no linear layers"):
+    with pytest.raises(ConvertError, match="nothing to convert: the model has no linear or 2-d convolution layers"):
         convert_(nn.Sequential(nn.ReLU()), Int8())
-    model = nn.Sequential(*(OwnForward(4, 4) for _ in range(3)), nn.Conv2d(1, 1, 1))
+    model = nn.Sequential(*(OwnForward(4, 4) for _ in range(3)), nn.Conv2d(1, 1, 1).double())
     with pytest.raises(ConvertError, match="all 4 layers are left alone") as error:
         convert_(model, Int8())
     assert "'0' (3 such): OwnForward has a forward of its own" in str(error.value)
-    assert "'3' (1 such): this version has no native convolution" in str(error.value)
+    assert "'3' (1 such): its weight is torch.float64" in str(error.value)
 
 
 @pytest.mark.parametrize("rules", [{"_default": None}, {"re:.*": None, "_default": Int8()}])

@@ -57,7 +57,6 @@ def changed(linear, change):
         (lambda: changed(nn.Linear(4, 4), lambda m: m.compile(backend="eager")), "compiled by itself"),
         (lambda: changed(nn.Linear(4, 4), lambda m: m.register_full_backward_hook(print)), "backward hooks"),
         (lambda: changed(nn.Linear(4, 4), lambda m: m.register_load_state_dict_pre_hook(print)), "hook bound to it"),
-        (lambda: nn.Conv2d(1, 1, 1), "no native convolution"),
     ],
 )
 def test_layers_that_cannot_be_converted(make, reason):

@@ -4,12 +4,12 @@ from collections import Counter
 
 import pytest
 import torch
-from small_models import Block, OwnForward, assert_untouched, native_names, snapshot
+from small_models import Block, OwnForward, native_names
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgekern import Int8, convert_, dense_, explain
-from edgekern.nn import Int8Linear
+from edgekern.nn import FusedLinear, Int8Linear
 
 
 def test_explain_before_conversion():
@@ -50,12 +50,13 @@ def test_dense_can_be_trained_again():
     assert model[0].up.weight.grad is not None
 
 
-def test_dense_of_a_fused_activation_changes_nothing():
-    model = nn.Sequential(Int8Linear.from_linear(nn.Linear(4, 4)), Int8Linear(4, 4, activation="relu"))
-    before = snapshot(model)
-    with pytest.raises(ValueError, match="activation='relu'"):
-        dense_(model)
-    assert_untouched(model, before)
+def test_dense_of_a_fused_activation_is_a_fused_layer():
+    model = nn.Sequential(Int8Linear.from_linear(FusedLinear(4, 4, activation="relu")), Int8Linear(4, 4))
+    weight = model[0].weight
+    dense_(model)
+    assert [type(layer) for layer in model] == [FusedLinear, nn.Linear]
+    assert model[0].activation == "relu"
+    assert torch.equal(model[0].weight, weight)
 
 
 def test_dense_of_a_dense_model_is_nothing():

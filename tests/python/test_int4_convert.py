@@ -237,7 +237,7 @@ def test_what_cannot_be_int4_is_left_alone_with_the_reason():
     assert reasons == {
         "0": "its bias holds NaN or infinity",
         "1": "its weight is torch.float64; float32, bfloat16 and float16 are supported",
-        "2": "this version has no native convolution",
+        "2": "Int4() is for linear layers; convolutions can be Int8()",
     }
 
 

@@ -443,7 +443,7 @@ def test_layers_left_alone_are_listed_with_the_reason():
     reasons = {row.name: row.reason for row in report.skipped}
     assert "the output head" in reasons["lm_head"]
     assert "forward of its own" in reasons["own"]
-    assert "no native convolution" in reasons["conv"]
+    assert "training with rounding is for linear layers" in reasons["conv"]
     assert "int8 already, and without a backward; dense_(model) makes it trainable" in reasons["native"]
     assert reasons["declined"] == "filter_fn declined it"
     assert report.config == PerLayer(dict.fromkeys(BLOCK_LAYERS, Int4(32)))

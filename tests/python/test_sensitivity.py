@@ -398,9 +398,23 @@ def test_pruned_layers_are_timed_as_int8_and_beside_unpruned_ones(timed):
     assert timed.threads == kernels.get_num_threads()
 
 
-def test_convolutions_have_no_latency(timed):
+def test_convolutions_are_timed_on_the_images_of_the_data(timed):
     assert timed.left_alone == {}
-    assert all(row.float_ms is row.ms is row.speedup is row.nbytes is None for row in timed if row.name == "0")
+    convs = [row for row in timed if row.name == "0"]
+    assert len(convs) == 2
+    assert {row.runs_as for row in convs} == {Int8()}
+    assert all(min(row.float_ms, row.ms, row.unpruned_ms, row.nbytes) > 0 for row in convs)
+
+
+@pytest.mark.parametrize("options", [{"config": Prune(0.5, method="sparsegpt", joint=Int4())}, {"rows": 4}])
+def test_convolutions_without_images_or_kernels_have_no_latency(options):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 8))
+    data = [torch.randn(64, 1, 4, 4)] if "config" in options else None
+    metric = "mse" if data else lambda model: float(model[2].weight.sum())
+    result = sensitivity(model, metric, data, **{"config": Int8(), **options}, progress=False)
+    conv, linear = (next(row for row in result if row.name == name) for name in "02")
+    assert conv.float_ms is conv.ms is conv.speedup is None
+    assert linear.ms > 0
 
 
 def test_layers_that_are_alike_share_a_measurement(monkeypatch):

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from edgekern.calibration.errors import DataError
+from edgekern.nn.fused import FusedConv2d
 
 Observe = Callable[[Tensor], None]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -136,7 +137,10 @@ def input_rows(module: nn.Module, x: Tensor) -> Iterator[Tensor]:
 
 def _patches(module: nn.Conv2d, image: Tensor) -> Tensor:
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    padded = F.pad(image, module._reversed_padding_repeated_twice, mode)  # what "same" means, settled
+    pads = tuple(module._reversed_padding_repeated_twice)  # what "same" means, settled
+    if isinstance(module, FusedConv2d):
+        pads = module.pads_for(image.shape[-2], image.shape[-1])
+    padded = F.pad(image, pads, mode)
     columns = F.unfold(padded, module.kernel_size, module.dilation, stride=module.stride)  # [1, in * kh * kw, L]
     grouped = columns.view(module.groups, module.in_channels // module.groups, -1, columns.shape[-1])
     return grouped.permute(0, 3, 2, 1).flatten(2)

@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from edgekern.checkpoint.errors import CheckpointMismatchError
-from edgekern.checkpoint.manifest import LayerRecord, Manifest, TableRecord, dtype_name
-from edgekern.nn.layers import LINEAR, TABLE, Layer, find_layers, structural_obstacle
+from edgekern.checkpoint.manifest import Manifest, dtype_name
+from edgekern.checkpoint.records import ConvRecord, Record, TableRecord
+from edgekern.nn.convolution import options_of, weight_shape_of
+from edgekern.nn.fused import FusedLinear
+from edgekern.nn.layers import CONV, LINEAR, TABLE, Layer, find_layers, structural_obstacle
+from edgekern.nn.native_linear import NativeLinear
 
 
 @dataclass
@@ -28,7 +32,7 @@ class Fit:
 
 
 def find_places(model: nn.Module, manifest: Manifest) -> list[Layer]:
-    """The model's layer for each record of a layer, then for each of a table."""
+    """The model's layer for each record."""
     layers = {name: layer for layer in find_layers(model, tables=True) for name in layer.names}
     places = []
     for record in manifest.records:
@@ -51,14 +55,36 @@ def find_places(model: nn.Module, manifest: Manifest) -> list[Layer]:
             )
         if reason := structural_obstacle(layer):
             raise CheckpointMismatchError(f"layer {name!r} of the model cannot be replaced: {reason}")
+        if difference := _difference(record, layer):
+            raise CheckpointMismatchError(f"layer {name!r}: {difference}")
         places.append(layer)
     return places
 
 
-def _kind_and_shape(record: LayerRecord | TableRecord) -> tuple[str, tuple[int, int]]:
+def _kind_and_shape(record: Record) -> tuple[str, tuple[int, ...]]:
     if isinstance(record, TableRecord):
         return TABLE, (record.num_embeddings, record.embedding_dim)
+    if isinstance(record, ConvRecord):
+        return CONV, weight_shape_of(record.options)
     return LINEAR, (record.out_features, record.in_features)
+
+
+def _difference(record: Record, layer: Layer) -> str:
+    """What else than its weights would make the stored layer compute something other than the model's."""
+    if isinstance(record, TableRecord):
+        return ""
+    module = layer.module
+    if isinstance(record, ConvRecord):
+        own, stored = options_of(module), record.options
+    else:
+        own = {"activation": module.activation if isinstance(module, FusedLinear | NativeLinear) else "none"}
+        stored = {"activation": record.activation}
+    name = next((name for name in stored if stored[name] != own[name]), None)
+    if name is None:
+        return ""
+    # Where the model's own activation is a module of its own, it would be applied twice.
+    hint = "; fuse the model first, as the saved one was: edgekern.fuse_(model)" if name == "activation" else ""
+    return f"the checkpoint's has {name}={stored[name]!r}, the model's {own[name]!r}{hint}"
 
 
 def fit(model: nn.Module, layers: list[Layer], manifest: Manifest, tensors: dict[str, Tensor]) -> Fit:

@@ -15,7 +15,22 @@ import torch
 
 from edgekern.checkpoint.bitmask import PARTS, WEIGHT
 from edgekern.checkpoint.errors import CheckpointFormatError, CheckpointVersionError
-from edgekern.config import Int4, Scheme, scheme_from_dict
+from edgekern.checkpoint.records import (
+    MANIFEST_FILE,
+    ConvRecord,
+    LayerRecord,
+    Record,
+    TableRecord,
+    TensorRecord,
+    check,
+    check_fields,
+    conv_record,
+    layer_record,
+    strings,
+    table_record,
+    tensor_record,
+)
+from edgekern.config import Int4
 
 FORMAT = "edgekern"
 # The lowest that says what there is: a file is not newer than it has to be.
@@ -23,48 +38,16 @@ VERSION_DENSE = 1
 VERSION_SPARSE = 2  # weights that are stored as mask and values
 VERSION_SPARSE_INT4 = 3  # int4 weights among those, whose values are two to a byte
 VERSION_TABLES = 4  # native embedding tables
-VERSIONS = (VERSION_DENSE, VERSION_SPARSE, VERSION_SPARSE_INT4, VERSION_TABLES)
-MANIFEST_FILE = "edgekern.json"
+VERSION_CONVS = 5  # native convolutions
+VERSIONS = (VERSION_DENSE, VERSION_SPARSE, VERSION_SPARSE_INT4, VERSION_TABLES, VERSION_CONVS)
+_SINCE = {"sparse": VERSION_SPARSE, "tables": VERSION_TABLES, "convs": VERSION_CONVS}
+"""Fields that older versions lack, and the version that brought each."""
 TENSORS_FILE = "model.safetensors"
 
 
 def dtype_name(dtype: torch.dtype) -> str:
     """``"float32"`` for ``torch.float32``."""
     return str(dtype).removeprefix("torch.")
-
-
-@dataclass(frozen=True)
-class TensorRecord:
-    """One tensor of the file: dtype without ``torch.``, and shape."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class LayerRecord:
-    """One native layer. Its tensors are stored under the first of its names."""
-
-    names: tuple[str, ...]
-    scheme: Scheme
-    in_features: int
-    out_features: int
-    activation: str
-    dtype: str
-    bias_dtype: str | None
-
-
-@dataclass(frozen=True)
-class TableRecord:
-    """One native embedding table. Its tensors are stored under the first of its names, or of those it is tied to."""
-
-    names: tuple[str, ...]
-    scheme: Scheme
-    num_embeddings: int
-    embedding_dim: int
-    dtype: str
-    tied_to: str | None
-    """Name of the layer whose weights it reads; None where it has its own."""
 
 
 @dataclass(frozen=True)
@@ -81,30 +64,31 @@ class Manifest:
     sparse: tuple[str, ...]
     """Weights that are stored as mask and values; see ``bitmask.py`` and ``nibbles.py``."""
     tables: tuple[TableRecord, ...]
+    convs: tuple[ConvRecord, ...]
     size: int
     """Bytes of the tensor file."""
     sha256: str
     """Checksum of the tensor file."""
 
     @property
-    def records(self) -> tuple[LayerRecord | TableRecord, ...]:
-        """Those of layers, then those of tables."""
-        return (*self.layers, *self.tables)
+    def records(self) -> tuple[Record, ...]:
+        """Those of linear layers, of convolutions, and of tables."""
+        return (*self.layers, *self.convs, *self.tables)
 
     def to_json(self) -> str:
         """The text of ``edgekern.json``."""
-        layers = [{**dataclasses.asdict(layer), "scheme": layer.scheme.to_dict()} for layer in self.layers]
-        tables = [{**dataclasses.asdict(table), "scheme": table.scheme.to_dict()} for table in self.tables]
+        kinds: dict[str, tuple[Record, ...]] = {"layers": self.layers, "tables": self.tables, "convs": self.convs}
         version = self._version()
-        fields = {**dataclasses.asdict(self), "layers": layers, "tables": tables}
-        data = {"format": FORMAT, "format_version": version, **fields}
-        if version == VERSION_DENSE:
-            del data["sparse"]
-        if version < VERSION_TABLES:
-            del data["tables"]
+        entries = {kind: [_entry(record) for record in records] for kind, records in kinds.items()}
+        data = {"format": FORMAT, "format_version": version, **dataclasses.asdict(self), **entries}
+        for field, since in _SINCE.items():
+            if version < since:
+                del data[field]
         return json.dumps(data, indent=1) + "\n"
 
     def _version(self) -> int:
+        if self.convs:
+            return VERSION_CONVS
         if self.tables:
             return VERSION_TABLES
         if not self.sparse:
@@ -132,76 +116,32 @@ class Manifest:
                 f"{MANIFEST_FILE} has format_version {version!r}, this edgekern reads up to {VERSIONS[-1]}; "
                 "save the model again, or use the edgekern that wrote it"
             )
-        if version == VERSION_DENSE:
-            data.setdefault("sparse", [])
-        if version < VERSION_TABLES:
-            data.setdefault("tables", [])
-        _check_fields(data, cls, "the file")
+        for field, since in _SINCE.items():
+            if version < since:
+                data.setdefault(field, [])
+        check_fields(data, cls, "the file")
         return cls(
-            edgekern_version=_check(data, "edgekern_version", str, "the file"),
-            layers=tuple(_layer(entry) for entry in _check(data, "layers", list, "the file")),
-            tensors={name: _tensor(name, entry) for name, entry in _check(data, "tensors", dict, "the file").items()},
+            edgekern_version=check(data, "edgekern_version", str, "the file"),
+            layers=tuple(layer_record(entry) for entry in check(data, "layers", list, "the file")),
+            tensors={
+                name: tensor_record(name, entry) for name, entry in check(data, "tensors", dict, "the file").items()
+            },
             aliases=_aliases(data),
             non_persistent=_non_persistent(data),
             sparse=_sparse(data),
-            tables=tuple(_table(entry) for entry in _check(data, "tables", list, "the file")),
-            size=_check(data, "size", int, "the file"),
-            sha256=_check(data, "sha256", str, "the file"),
+            tables=tuple(table_record(entry) for entry in check(data, "tables", list, "the file")),
+            convs=tuple(conv_record(entry) for entry in check(data, "convs", list, "the file")),
+            size=check(data, "size", int, "the file"),
+            sha256=check(data, "sha256", str, "the file"),
         )
 
 
-def _layer(data: Any) -> LayerRecord:
-    names, scheme, where = _named(data, LayerRecord)
-    return LayerRecord(
-        names=names,
-        scheme=scheme,
-        in_features=_check(data, "in_features", int, where),
-        out_features=_check(data, "out_features", int, where),
-        activation=_check(data, "activation", str, where),
-        dtype=_check(data, "dtype", str, where),
-        bias_dtype=None if data["bias_dtype"] is None else _check(data, "bias_dtype", str, where),
-    )
-
-
-def _table(data: Any) -> TableRecord:
-    names, scheme, where = _named(data, TableRecord)
-    return TableRecord(
-        names=names,
-        scheme=scheme,
-        num_embeddings=_check(data, "num_embeddings", int, where),
-        embedding_dim=_check(data, "embedding_dim", int, where),
-        dtype=_check(data, "dtype", str, where),
-        tied_to=None if data["tied_to"] is None else _check(data, "tied_to", str, where),
-    )
-
-
-def _named(data: Any, record: type) -> tuple[tuple[str, ...], Scheme, str]:
-    """What records have in common: names, scheme, and what to call it in messages."""
-    _check_fields(data, record, "a layer")
-    names = _strings(data, "names", "a layer")
-    if not names:
-        raise CheckpointFormatError(f"{MANIFEST_FILE}: a layer has no names")
-    where = f"layer {names[0]!r}"
-    try:
-        scheme = scheme_from_dict(_check(data, "scheme", dict, where))
-    except (TypeError, ValueError) as error:
-        raise CheckpointFormatError(f"{MANIFEST_FILE}: {where}: {error}") from None
-    if scheme.carried_out_by != "convert_":
-        raise CheckpointFormatError(f"{MANIFEST_FILE}: {where}: {scheme.format!r} is not a format of stored weights")
-    return names, scheme, where
-
-
-def _tensor(name: str, data: Any) -> TensorRecord:
-    where = f"tensor {name!r}"
-    _check_fields(data, TensorRecord, where)
-    shape = _check(data, "shape", list, where)
-    if not all(type(size) is int and size >= 0 for size in shape):
-        raise CheckpointFormatError(f"{MANIFEST_FILE}: {where}: shape must be a list of sizes, got {shape!r}")
-    return TensorRecord(_check(data, "dtype", str, where), tuple(shape))
+def _entry(record: Record) -> dict[str, Any]:
+    return {**dataclasses.asdict(record), "scheme": record.scheme.to_dict()}
 
 
 def _aliases(data: Mapping[str, Any]) -> dict[str, str]:
-    aliases = _check(data, "aliases", dict, "the file")
+    aliases = check(data, "aliases", dict, "the file")
     stored = {*data["tensors"], *_sparse(data)}
     for name, target in aliases.items():
         if not isinstance(target, str) or target not in stored or name in stored:
@@ -210,7 +150,7 @@ def _aliases(data: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _non_persistent(data: Mapping[str, Any]) -> tuple[str, ...]:
-    names = _strings(data, "non_persistent", "the file")
+    names = strings(data, "non_persistent", "the file")
     for name in names:
         if name not in data["tensors"]:
             raise CheckpointFormatError(f"{MANIFEST_FILE}: non_persistent names {name!r}, which is no stored tensor")
@@ -218,7 +158,7 @@ def _non_persistent(data: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _sparse(data: Mapping[str, Any]) -> tuple[str, ...]:
-    names = _strings(data, "sparse", "the file")
+    names = strings(data, "sparse", "the file")
     for name in names:
         owner, _, leaf = name.rpartition(".")
         parts = [f"{owner}.{part}" for part in PARTS]
@@ -226,26 +166,3 @@ def _sparse(data: Mapping[str, Any]) -> tuple[str, ...]:
             missing = f"but {', '.join(parts)} are not all stored"
             raise CheckpointFormatError(f"{MANIFEST_FILE}: sparse names {name!r}, {missing}")
     return names
-
-
-def _strings(data: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
-    values = _check(data, key, list, where)
-    if not all(isinstance(value, str) for value in values):
-        raise CheckpointFormatError(f"{MANIFEST_FILE}: {where}: {key} must be a list of strings")
-    return tuple(values)
-
-
-def _check_fields(data: Any, cls: type, where: str) -> None:
-    expected = {field.name for field in dataclasses.fields(cls)}
-    if not isinstance(data, dict) or data.keys() != expected:
-        got = sorted(data) if isinstance(data, dict) else type(data).__name__
-        raise CheckpointFormatError(f"{MANIFEST_FILE}: {where} must have exactly {sorted(expected)}, got {got}")
-
-
-def _check(data: Mapping[str, Any], key: str, expected: type, where: str) -> Any:
-    value = data[key]
-    if type(value) is not expected:
-        raise CheckpointFormatError(
-            f"{MANIFEST_FILE}: {where}: {key} must be {expected.__name__}, got {type(value).__name__}"
-        )
-    return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,16 +16,17 @@ from edgekern.checkpoint.errors import (
     CheckpointNotFoundError,
 )
 from edgekern.checkpoint.fit import fill, find_places, fit
-from edgekern.checkpoint.manifest import MANIFEST_FILE, TENSORS_FILE, LayerRecord, Manifest, TableRecord, dtype_name
+from edgekern.checkpoint.manifest import TENSORS_FILE, Manifest, dtype_name
+from edgekern.checkpoint.records import MANIFEST_FILE, ConvRecord, LayerRecord, TableRecord
 from edgekern.checkpoint.sparse import join_all
 from edgekern.checkpoint.write import sha256_of
-from edgekern.nn import NATIVE_EMBEDDINGS, NATIVE_LINEARS, NativeEmbedding, NativeLinear
+from edgekern.nn import NATIVE_CONVS, NATIVE_EMBEDDINGS, NATIVE_LINEARS, NativeEmbedding, NativeLayer, NativeLinear
 from edgekern.nn.memory import part_of_a_model
 from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths, uninterrupted
 
 M = TypeVar("M", bound=nn.Module)
 
-_DTYPES = {dtype_name(dtype): dtype for dtype in NativeLinear.DTYPES}
+_DTYPES = {dtype_name(dtype): dtype for dtype in NativeLayer.DTYPES}
 
 
 def load(model: M, directory: str | os.PathLike[str]) -> M:
@@ -51,9 +52,10 @@ def load(model: M, directory: str | os.PathLike[str]) -> M:
     folder = Path(directory)
     manifest = _read_manifest(folder)
     tensors = _open_tensors(folder, manifest)
-    with part_of_a_model(sum(map(_bytes_of, manifest.layers))):
-        linears = [_make_native(record, tensors, manifest.sparse) for record in manifest.layers]
-        natives = [*linears, *_make_tables(manifest, linears, tensors)]
+    convs = [_make_conv(record, tensors, manifest.sparse) for record in manifest.convs]
+    with part_of_a_model(sum(map(_bytes_of, manifest.layers)) + sum(conv.packed_bytes for conv in convs)):
+        linears = [_make_linear(record, tensors, manifest.sparse) for record in manifest.layers]
+        natives = [*linears, *convs, *_make_tables(manifest, linears, tensors)]
     layers = find_places(model, manifest)
     for layer, native in zip(layers, natives, strict=True):
         if isinstance(native, NativeEmbedding):
@@ -114,26 +116,39 @@ def _bytes_of(record: LayerRecord) -> int:
     return native.weight_bytes(record.in_features, record.out_features, _DTYPES.get(record.dtype, torch.float32))
 
 
-def _make_native(record: LayerRecord, tensors: dict[str, Tensor], sparse: tuple[str, ...]) -> NativeLinear:
+def _make_linear(record: LayerRecord, tensors: dict[str, Tensor], sparse: tuple[str, ...]) -> NativeLinear:
     """The packed layer of one record."""
-    name = record.names[0]
-    if record.dtype not in _DTYPES or (record.bias_dtype or record.dtype) not in _DTYPES:
-        raise CheckpointFormatError(f"{MANIFEST_FILE}: layer {name!r}: dtype must be one of {', '.join(_DTYPES)}")
-    bias_dtype = None if record.bias_dtype is None else _DTYPES[record.bias_dtype]
+    name, dtypes = record.names[0], _dtypes_of(record)
+    kind, sizes = NATIVE_LINEARS[record.scheme.format], (record.in_features, record.out_features)
     try:
-        native = NATIVE_LINEARS[record.scheme.format](
-            record.in_features,
-            record.out_features,
-            bias_dtype is not None,
-            record.activation,
-            dtype=_DTYPES[record.dtype],
-            bias_dtype=bias_dtype,
-            scheme=record.scheme,
-        )
+        native = kind(*sizes, activation=record.activation, scheme=record.scheme, **dtypes)
     except ValueError as error:
         raise CheckpointFormatError(f"{MANIFEST_FILE}: layer {name!r}: {error}") from None
     _fill(native, name, tensors, sparse, (record,))
     return native
+
+
+def _make_conv(record: ConvRecord, tensors: dict[str, Tensor], sparse: tuple[str, ...]) -> NativeLayer:
+    """The packed convolution of one record."""
+    name, dtypes, kind = record.names[0], _dtypes_of(record), NATIVE_CONVS.get(record.scheme.format)
+    if kind is None:
+        what = f"a convolution cannot be of scheme {record.scheme!r}"
+        raise CheckpointFormatError(f"{MANIFEST_FILE}: layer {name!r}: {what}")
+    try:
+        native = kind(**record.options, scheme=record.scheme, **dtypes)
+    except ValueError as error:
+        raise CheckpointFormatError(f"{MANIFEST_FILE}: layer {name!r}: {error}") from None
+    _fill(native, name, tensors, sparse, ())
+    return native
+
+
+def _dtypes_of(record: LayerRecord | ConvRecord) -> dict[str, Any]:
+    """What a record says of dtypes, and whether there is a bias, as arguments of a layer."""
+    if record.dtype not in _DTYPES or (record.bias_dtype or record.dtype) not in _DTYPES:
+        where = f"{MANIFEST_FILE}: layer {record.names[0]!r}"
+        raise CheckpointFormatError(f"{where}: dtype must be one of {', '.join(_DTYPES)}")
+    bias_dtype = None if record.bias_dtype is None else _DTYPES[record.bias_dtype]
+    return {"bias": bias_dtype is not None, "dtype": _DTYPES[record.dtype], "bias_dtype": bias_dtype}
 
 
 def _make_tables(manifest: Manifest, linears: list[NativeLinear], tensors: dict[str, Tensor]) -> list[NativeEmbedding]:
@@ -160,7 +175,7 @@ def _make_tables(manifest: Manifest, linears: list[NativeLinear], tensors: dict[
 
 
 def _fill(
-    native: NativeLinear | NativeEmbedding,
+    native: NativeLayer | NativeEmbedding,
     name: str,
     tensors: dict[str, Tensor],
     sparse: tuple[str, ...],

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edgekern.checkpoint import bitmask, nibbles
 from edgekern.checkpoint.bitmask import PARTS, WEIGHT
-from edgekern.checkpoint.manifest import LayerRecord
+from edgekern.checkpoint.records import LayerRecord
 from edgekern.config import Int4
 
 

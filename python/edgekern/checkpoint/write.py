@@ -12,17 +12,11 @@ from torch import Tensor, nn
 
 from edgekern._lib import core
 from edgekern.checkpoint.errors import CheckpointError, CheckpointExistsError
-from edgekern.checkpoint.manifest import (
-    MANIFEST_FILE,
-    TENSORS_FILE,
-    LayerRecord,
-    Manifest,
-    TableRecord,
-    TensorRecord,
-    dtype_name,
-)
+from edgekern.checkpoint.manifest import TENSORS_FILE, Manifest, dtype_name
+from edgekern.checkpoint.records import MANIFEST_FILE, ConvRecord, LayerRecord, TableRecord, TensorRecord
 from edgekern.checkpoint.sparse import split_all
-from edgekern.nn import NativeEmbedding, NativeLinear
+from edgekern.nn import Int8Conv2d, NativeEmbedding, NativeLayer, NativeLinear
+from edgekern.nn.convolution import options_of
 from edgekern.nn.layers import find_layers, tensor_identity
 from edgekern.nn.tables import holders_of
 
@@ -46,7 +40,7 @@ def save(model: nn.Module, directory: str | os.PathLike[str], *, overwrite: bool
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(model, NativeLinear | NativeEmbedding):
+    if isinstance(model, NativeLayer | NativeEmbedding):
         kind = type(model).__name__
         raise CheckpointError(f"model: a single {kind} has no name to be saved by; wrap it: nn.Sequential(layer)")
     folder = Path(directory)
@@ -71,6 +65,7 @@ def save(model: nn.Module, directory: str | os.PathLike[str], *, overwrite: bool
             non_persistent=non_persistent,
             sparse=sparse,
             tables=_table_records(model),
+            convs=_conv_records(model),
             size=tensors_part.stat().st_size,
             sha256=sha256_of(tensors_part),
         )
@@ -106,6 +101,20 @@ def _layer_records(model: nn.Module) -> tuple[LayerRecord, ...]:
         )
         for layer in find_layers(model)
         if isinstance(native := layer.native, NativeLinear)
+    )
+
+
+def _conv_records(model: nn.Module) -> tuple[ConvRecord, ...]:
+    return tuple(
+        ConvRecord(
+            names=layer.names,
+            scheme=native.scheme,
+            **options_of(native),
+            dtype=dtype_name(native.dtype),
+            bias_dtype=None if native.bias_dtype is None else dtype_name(native.bias_dtype),
+        )
+        for layer in find_layers(model)
+        if isinstance(native := layer.native, Int8Conv2d)
     )
 
 

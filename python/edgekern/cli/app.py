@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-benches = typer.Typer(help="Time one layer or the demo's model; `bench lm` times language models.")
+benches = typer.Typer(help="Time one layer or the demo's model; `conv` times a convolution, `lm` language models.")
 
 
 @app.callback()
@@ -102,6 +102,28 @@ def bench(
     else:
         case = command.linear_case(m, k, n, dtype.value)
     command.show(command.measure(case, rounds), format.value)
+
+
+@benches.command(name="conv")
+def bench_conv(
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
+    channels: Annotated[int, typer.Option("-i", min=1, help="in_channels.")] = 64,
+    out_channels: Annotated[int, typer.Option("-o", min=1, help="out_channels.")] = 64,
+    size: Annotated[int, typer.Option("-s", min=1, help="Height and width of an image.")] = 56,
+    kernel: Annotated[int, typer.Option("-k", min=1, help="Height and width of the kernel.")] = 3,
+    stride: Annotated[int, typer.Option(min=1, help="Pixels from one window to the next.")] = 1,
+    groups: Annotated[int, typer.Option("-g", min=1, help="groups; as many as channels is depthwise.")] = 1,
+    dtype: Annotated[Dtype, typer.Option(help="Images of the int8 layer.")] = Dtype.float32,
+    rounds: Annotated[int, typer.Option(min=1, help="Alternating rounds; more is steadier.")] = 20,
+    threads: Threads = None,
+    format: Annotated[Format, typer.Option(help="How to print the results.")] = Format.table,
+) -> None:
+    """Time one convolution in int8 against torch's float32 and bfloat16, in alternating rounds of one run."""
+    from . import bench as command
+
+    use_threads(threads)
+    shape = command.Convolution(batch, channels, out_channels, size, kernel, stride, groups)
+    command.show(command.measure(command.conv_case(shape, dtype.value), rounds), format.value)
 
 
 app.command()(language_models.quantize)

@@ -41,6 +41,37 @@ def linear_case(m: int, k: int, n: int, dtype: str) -> Case:
     return Case(f"Linear, {m} x {k} to {m} x {n}", calls, macs=m * k * n)
 
 
+@dataclass(frozen=True)
+class Convolution:
+    """A square convolution over square images, padded by half its kernel."""
+
+    batch: int
+    in_channels: int
+    out_channels: int
+    size: int
+    kernel: int
+    stride: int
+    groups: int
+
+
+def conv_case(shape: Convolution, dtype: str) -> Case:
+    """One convolution; `dtype` names the activations of the int8 variant. ValueError for groups that do not divide."""
+    torch.manual_seed(0)
+    x = torch.randn(shape.batch, shape.in_channels, shape.size, shape.size)
+    channels, kernel = (shape.in_channels, shape.out_channels), (shape.kernel, shape.stride, shape.kernel // 2)
+    conv = nn.Conv2d(*channels, *kernel, groups=shape.groups)
+    variants = _variants(nn.Sequential(conv), dtype)
+    calls = {name: partial(model, x.to(outside)) for name, (model, outside) in variants.items()}
+    with torch.inference_mode():
+        results = conv(x[:1]).numel() * shape.batch
+    groups = f", {shape.groups} groups" if shape.groups > 1 else ""
+    title = (
+        f"Conv2d, {shape.kernel} x {shape.kernel}, stride {shape.stride}{groups}, "
+        f"{shape.batch} x {shape.in_channels} x {shape.size} x {shape.size} to {shape.out_channels} channels"
+    )
+    return Case(title, calls, macs=results * conv.weight[0].numel())
+
+
 def minilm_case(batch: int, sequence: int, dtype: str) -> Case:
     """The demo's encoder on `batch` texts of `sequence` tokens; raises MissingDataError when it is not installed."""
     from ..evaluate import load_minilm

@@ -15,11 +15,13 @@ class Int8(Scheme):
     """Eight-bit weights and activations (W8A8), nothing to calibrate.
 
     Weights are signed, symmetric, with one float32 scale per output channel. Activations are quantised while the layer
-    runs, each row (token) with its own scale and zero point. Sums are exact int32; results have the dtype of the input.
+    runs, each row (token), or each image of a convolution, with its own scale and zero point. Sums are exact int32;
+    results have the dtype of the input.
 
     Pruned weights stay zero. Whether they make a layer faster depends on the mask and on the CPU, so by default the
-    forms that weights can be packed in are measured for each pruned layer, and a sparse form is taken when it is faster
-    on the whole, at none of ``rows`` slower than the dense form, and not larger.
+    forms that weights can be packed in are measured for each pruned linear layer, and a sparse form is taken when it is
+    faster on the whole, at none of ``rows`` slower than the dense form, and not larger. Of convolutions no form is
+    measured: they are packed in the dense one, or where ``form`` says so as ``"bitmap"`` or ``"bitmap_4"``.
 
     Attributes:
         form: ``"measured"``, or a form: a key of :data:`edgekern.kernels.FORMS`.

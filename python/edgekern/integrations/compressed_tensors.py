@@ -79,7 +79,8 @@ def save_compressed(model: PreTrainedModel, folder: str | os.PathLike[str], most
     """Saves a converted model as compressed-tensors writes them and vLLM reads them, layer by layer.
 
     Int8 layers become ``int-quantized`` with 8-bit activations found while it runs, int4 layers ``pack-quantized`` of
-    weights alone. No value changes; what is not converted is stored as it is. The package itself is not needed.
+    weights alone. Converted tables and convolutions are stored as floats, which their readers have. No value changes;
+    what is not converted is stored as it is. The package itself is not needed.
 
     Args:
         model: with ``Int8`` and ``Int4`` layers.

@@ -15,7 +15,7 @@ from edgekern.checkpoint import CheckpointUnsupportedError
 from edgekern.checkpoint.stream import write_tensors
 from edgekern.integrations.transformers import EdgekernConfig
 from edgekern.loading import records_of
-from edgekern.nn import NativeEmbedding, NativeLinear
+from edgekern.nn import Int8Conv2d, NativeEmbedding, NativeLinear
 from edgekern.nn.layers import find_layers, tensor_identity
 
 MOST_BYTES = 5_000_000_000  # of a file
@@ -70,7 +70,7 @@ def write_model(
         parts: what is stored of a native layer, by the last part of the names.
         most_bytes: of one file.
         untied: whether to say that a converted head is no longer the embedding, to readers who would tie it again;
-            tables are then stored as floats.
+            tables and convolutions are then stored as floats.
         like: all that will be stored, where its shapes and dtypes are known without unpacking a layer.
 
     Raises:
@@ -110,8 +110,10 @@ def _tensors(model: PreTrainedModel, parts: Parts, untied: bool) -> Iterator[tup
         if path in natives:
             yield from ((prefix + part, tensor) for part, tensor in parts(natives[path]).items())
             continue
-        if untied and isinstance(module, NativeEmbedding):
+        if untied and isinstance(module, NativeEmbedding | Int8Conv2d):
             yield f"{prefix}weight", module.weight
+            if isinstance(module, Int8Conv2d) and module.bias is not None:
+                yield f"{prefix}bias", module.bias
             continue
         stored: dict[str, Tensor] = {}
         module._save_to_state_dict(stored, prefix, keep_vars=False)

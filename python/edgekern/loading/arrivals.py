@@ -11,7 +11,7 @@ from edgekern.config import Config, Scheme, check_config
 from edgekern.convert import LeftAlone, bytes_of, convert_layer_, report_on
 from edgekern.nn.layers import Layer, obstacle
 from edgekern.nn.memory import part_of_a_model
-from edgekern.nn.tables import obstacle_in_scheme
+from edgekern.nn.schemes import obstacle_in_scheme
 from edgekern.plan import Conversion, ConvertError, check_finite, plan
 from edgekern.summary import Report
 

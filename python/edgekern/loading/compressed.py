@@ -19,7 +19,7 @@ from edgekern.checkpoint.compressed import (
 from edgekern.checkpoint.compressed.files import PARTS, layer_parts
 from edgekern.config import Int4, Int8
 from edgekern.loading.stored import Record, StoredLayers
-from edgekern.nn import NativeEmbedding, NativeLinear
+from edgekern.nn import Int8Conv2d, NativeEmbedding, NativeLayer, NativeLinear
 from edgekern.nn.layers import Layer, find_layers
 
 
@@ -57,13 +57,14 @@ class CompressedLayers(StoredLayers):
         """Layers whose scales were rounded to float16: the largest change, relative to the channel's largest scale."""
         super().__init__(model, records)
 
-    def _room(self, name: str, native: NativeLinear | NativeEmbedding) -> dict[str, Tensor]:
+    def _room(self, name: str, native: NativeLayer | NativeEmbedding) -> dict[str, Tensor]:
         return self._parts.pop(name)
 
     def _canonical(
-        self, name: str, native: NativeLinear | NativeEmbedding, tensors: dict[str, Tensor]
+        self, name: str, native: NativeLayer | NativeEmbedding, tensors: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        read = canonical(self._stored[name], tensors, (native.out_features, native.in_features), name)
+        rows, columns = native.weight_shape
+        read = canonical(self._stored[name], tensors, (rows, columns), name)
         if read.rounded:
             self.rounded[name] = read.rounded
         return read.tensors
@@ -108,6 +109,9 @@ def compressed_settings(model: nn.Module) -> dict[str, Any]:
         raise CheckpointUnsupportedError("no layer of the model is converted; call convert_ first")
     for name, native in natives.items():
         _check_writable(name, native)
+    for layer in layers:
+        if isinstance(conv := layer.native, Int8Conv2d):  # it is written as floats
+            _check_no_activation(layer.name, conv)
     others = [name for layer in layers if layer.kind == "Linear" and not layer.native for name in layer.names]
     return config_to_dict({name: native.scheme for name, native in natives.items()}, others)
 
@@ -119,14 +123,18 @@ def _check_writable(name: str, native: NativeLinear) -> None:
             f"layer {name!r} is {native.format}, which compressed-tensors has no format for; "
             "dense_(model) makes it floats, or convert with Int8() or Int4()"
         )
-    if native.activation != "none":
-        raise CheckpointUnsupportedError(
-            f"layer {name!r} applies {native.activation} itself, which compressed-tensors has no word for"
-        )
+    _check_no_activation(name, native)
     if isinstance(scheme, Int4) and native.in_features % scheme.group_size:
         fits = [size for size in (64, 32) if native.in_features % size == 0]
         out = f"convert it with Int4(group_size={fits[0]})" if fits else "leave it alone (None), or give it Int8()"
         raise CheckpointUnsupportedError(
             f"layer {name!r} of {native.in_features} input features ends in a group of less than {scheme.group_size}, "
             f"which compressed-tensors does not take; {out}"
+        )
+
+
+def _check_no_activation(name: str, native: NativeLayer) -> None:
+    if native.activation != "none":
+        raise CheckpointUnsupportedError(
+            f"layer {name!r} applies {native.activation} itself, which compressed-tensors has no word for"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -12,20 +13,29 @@ from torch import Tensor, nn
 from edgekern.checkpoint import CheckpointFormatError, CheckpointMismatchError
 from edgekern.checkpoint.manifest import dtype_name
 from edgekern.config import Scheme, scheme_from_dict
-from edgekern.nn import NATIVE_EMBEDDINGS, NATIVE_LINEARS, NativeEmbedding, NativeLinear
-from edgekern.nn.layers import Layer, find_layers, structural_obstacle
+from edgekern.nn import (
+    NATIVE_CONVS,
+    NATIVE_EMBEDDINGS,
+    NATIVE_LINEARS,
+    Int8Conv2d,
+    NativeEmbedding,
+    NativeLayer,
+    NativeLinear,
+)
+from edgekern.nn.convolution import options_of
+from edgekern.nn.layers import CONV, Layer, find_layers, structural_obstacle
 from edgekern.nn.memory import part_of_a_model
 from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths
 from edgekern.nn.tables import holders_of
 
-_DTYPES = {dtype_name(dtype): dtype for dtype in NativeLinear.DTYPES}
+_DTYPES = {dtype_name(dtype): dtype for dtype in NativeLayer.DTYPES}
 _FIELDS = {"scheme", "dtype", "bias_dtype", "names"}
 _TIED = "tied_to"
 
 
 @dataclass(frozen=True)
 class Record:
-    """A native layer; its shape, and whether it is a linear layer or a table, is the model's."""
+    """A native layer; its shape, and whether it is a linear layer, a convolution or a table, is the model's."""
 
     scheme: Scheme
     dtype: torch.dtype
@@ -106,7 +116,7 @@ class StoredLayers:
     The room is buffers on the meta device, so that whoever fills the model checks names and shapes as always.
 
     Args:
-        model: built on the meta device, with nn.Linear and nn.Embedding layers.
+        model: built on the meta device, with layers of floats.
         records: its native layers by name.
 
     Raises:
@@ -117,7 +127,7 @@ class StoredLayers:
         self.names = tuple(records)
         self._model = model
         layers = {name: layer for layer in find_layers(model, tables=True) for name in layer.names}
-        self._natives: list[tuple[Layer, NativeLinear | NativeEmbedding]] = [
+        self._natives: list[tuple[Layer, NativeLayer | NativeEmbedding]] = [
             _native(layers.get(name), name, record) for name, record in records.items() if record.tied_to is None
         ]
         made = {name: native for layer, native in self._natives for name in layer.names}
@@ -132,12 +142,12 @@ class StoredLayers:
                 room.register_buffer(part, tensor)
             replace(layer, room)
 
-    def _room(self, name: str, native: NativeLinear | NativeEmbedding) -> dict[str, Tensor]:
+    def _room(self, name: str, native: NativeLayer | NativeEmbedding) -> dict[str, Tensor]:
         """What is stored of a layer, on the meta device."""
         return native.canonical_like()
 
     def _canonical(
-        self, name: str, native: NativeLinear | NativeEmbedding, tensors: dict[str, Tensor]
+        self, name: str, native: NativeLayer | NativeEmbedding, tensors: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """What the native layer loads, from what was stored."""
         return tensors
@@ -149,7 +159,11 @@ class StoredLayers:
             CheckpointError: values that cannot be.
         """
         natives = [native for _, native in self._natives if native.canonical_like()]
-        size = sum(native.weight_bytes(native.in_features, native.out_features, native.dtype) for native in natives)
+        shapes = [native.weight_shape for native in natives]
+        size = sum(
+            native.weight_bytes(math.prod(columns), rows, native.dtype)
+            for native, (rows, *columns) in zip(natives, shapes, strict=True)
+        )
         del natives
         with part_of_a_model(size):
             while self._natives:
@@ -165,26 +179,31 @@ class StoredLayers:
         return_freed_memory()
 
 
-def _native(layer: Layer | None, name: str, record: Record) -> tuple[Layer, NativeLinear | NativeEmbedding]:
+def _native(layer: Layer | None, name: str, record: Record) -> tuple[Layer, NativeLayer | NativeEmbedding]:
     """The empty native layer that takes the place of the model's."""
     layer = _replaceable(layer, name)
-    out_features, in_features = layer.shape
     dtype, bias_dtype = record.dtype, record.bias_dtype
     if layer.is_table:
-        table = _table(record, name)
-        return layer, table(out_features, in_features, _padding(layer), dtype=dtype, scheme=record.scheme)
-    kind, has_bias = NATIVE_LINEARS[record.scheme.format], bias_dtype is not None
-    return layer, kind(in_features, out_features, has_bias, dtype=dtype, bias_dtype=bias_dtype, scheme=record.scheme)
+        rows, columns = layer.shape
+        return layer, _table(record, name)(rows, columns, _padding(layer), dtype=dtype, scheme=record.scheme)
+    dtypes: dict[str, Any] = {"bias": bias_dtype is not None, "dtype": dtype, "bias_dtype": bias_dtype}
+    if layer.kind == CONV:
+        try:
+            return layer, _conv(record, name)(**options_of(layer.conv), **dtypes, scheme=record.scheme)
+        except ValueError as error:
+            raise CheckpointMismatchError(f"layer {name!r} of the model cannot be replaced: {error}") from None
+    out_features, in_features = layer.shape
+    return layer, NATIVE_LINEARS[record.scheme.format](in_features, out_features, **dtypes, scheme=record.scheme)
 
 
 def _tied(
-    layer: Layer | None, name: str, record: Record, holder: NativeLinear | NativeEmbedding | None
+    layer: Layer | None, name: str, record: Record, holder: NativeLayer | NativeEmbedding | None
 ) -> tuple[Layer, NativeEmbedding]:
     """The native table that reads the weights of another layer."""
     layer = _replaceable(layer, name)
-    if holder is None or not layer.is_table:
-        raise CheckpointMismatchError(f"layer {name!r} is tied to {record.tied_to!r}, which is none of the layers")
     weights = holder.table if isinstance(holder, NativeEmbedding) else holder
+    if not isinstance(weights, NativeLinear) or not layer.is_table:
+        raise CheckpointMismatchError(f"layer {name!r} is tied to {record.tied_to!r}, which is none of the layers")
     try:
         rows, columns = layer.shape
         table = _table(record, name)(rows, columns, _padding(layer), dtype=record.dtype, tied_to=weights)
@@ -196,7 +215,7 @@ def _tied(
 def _replaceable(layer: Layer | None, name: str) -> Layer:
     if layer is None:
         raise CheckpointMismatchError(f"the model has no layer {name!r}, which the checkpoint converts")
-    if not layer.places or layer.native or structural_obstacle(layer) or len(layer.shape) != 2:
+    if not layer.places or layer.native or structural_obstacle(layer) or not layer.shape:
         reason = structural_obstacle(layer) or "it is no plain layer inside of a model"
         raise CheckpointMismatchError(f"layer {name!r} of the model cannot be replaced: {reason}")
     return layer
@@ -206,6 +225,12 @@ def _table(record: Record, name: str) -> type[NativeEmbedding]:
     if record.scheme.format not in NATIVE_EMBEDDINGS:
         raise CheckpointMismatchError(f"layer {name!r} is an embedding table, and there are none in {record.scheme!r}")
     return NATIVE_EMBEDDINGS[record.scheme.format]
+
+
+def _conv(record: Record, name: str) -> type[Int8Conv2d]:
+    if record.scheme.format not in NATIVE_CONVS:
+        raise CheckpointMismatchError(f"layer {name!r} is a convolution, and there are none in {record.scheme!r}")
+    return NATIVE_CONVS[record.scheme.format]
 
 
 def _padding(layer: Layer) -> int | None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from edgekern.nn.embedding import Int4Embedding, Int8Embedding, NativeEmbedding
 from edgekern.nn.float_linear import F16Linear, F32Linear
+from edgekern.nn.fused import FusedConv2d, FusedLinear
 from edgekern.nn.int4_linear import Int4Linear
+from edgekern.nn.int8_conv2d import Int8Conv2d
 from edgekern.nn.int8_linear import Int8Linear
+from edgekern.nn.native_layer import NativeLayer
 from edgekern.nn.native_linear import NativeLinear
 from edgekern.nn.qat_linear import QATLinear
 from edgekern.nn.shared_input import SharedInput, share_inputs_
@@ -15,19 +18,27 @@ NATIVE_LINEARS: dict[str, type[NativeLinear]] = {
 }
 """The layer that replaces nn.Linear, by format name. A new format adds a row."""
 
+NATIVE_CONVS: dict[str, type[Int8Conv2d]] = {Int8Conv2d.format: Int8Conv2d}
+"""The layer that replaces nn.Conv2d, by format name; formats that are not here leave convolutions alone."""
+
 NATIVE_EMBEDDINGS: dict[str, type[NativeEmbedding]] = {table.format: table for table in (Int8Embedding, Int4Embedding)}
 """The layer that replaces nn.Embedding, by format name; formats that are not here leave tables alone."""
 
 __all__ = [
+    "NATIVE_CONVS",
     "NATIVE_EMBEDDINGS",
     "NATIVE_LINEARS",
     "F16Linear",
     "F32Linear",
+    "FusedConv2d",
+    "FusedLinear",
     "Int4Embedding",
     "Int4Linear",
+    "Int8Conv2d",
     "Int8Embedding",
     "Int8Linear",
     "NativeEmbedding",
+    "NativeLayer",
     "NativeLinear",
     "QATLinear",
     "SharedInput",

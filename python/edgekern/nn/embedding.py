@@ -143,6 +143,11 @@ class NativeEmbedding(nn.Module):
         return self.num_embeddings
 
     @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """``[num_embeddings, embedding_dim]``."""
+        return (self.num_embeddings, self.embedding_dim)
+
+    @property
     def bias_dtype(self) -> torch.dtype | None:
         """None: there is no bias."""
         return None

@@ -14,21 +14,14 @@ from edgekern import ops
 from edgekern.config import MEASURED, Float16, Float32
 from edgekern.kernels import F32_CHANNELS, default_isa
 from edgekern.nn.forms import DENSE, LEAST_ZEROS, Call, Choice, choose
+from edgekern.nn.fused import ACTIVATION_FUNCTIONS
 from edgekern.nn.memory import copies_of
-from edgekern.nn.native_linear import NativeLinear, empty_bytes
+from edgekern.nn.native_layer import empty_bytes
+from edgekern.nn.native_linear import NativeLinear
 from edgekern.summary import size_text
 
 _CHANNELS = {f"blocks_{channels}": channels for channels in F32_CHANNELS}
 """Output channels of a block, by the name of the form."""
-
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": nn.functional.relu,
-    "gelu": nn.functional.gelu,
-    "gelu_tanh": partial(nn.functional.gelu, approximate="tanh"),
-    "silu": nn.functional.silu,
-    "relu6": nn.functional.relu6,
-    "hardswish": nn.functional.hardswish,
-}
 
 
 @dataclass(frozen=True)
@@ -78,7 +71,7 @@ class FloatLinear(NativeLinear):
         else:  # in float32, as it would be packed
             y = nn.functional.linear(x.float(), weight.float(), None if bias is None else bias.float())
         if self.activation != "none":
-            y = _ACTIVATIONS[self.activation](y)
+            y = ACTIVATION_FUNCTIONS[self.activation](y)
         return y if alike else y.to(x.dtype)
 
     @property

@@ -17,7 +17,8 @@ from edgekern.config import MEASURED, Int4
 from edgekern.kernels import INT4_FORMS, default_isa
 from edgekern.nn.forms import DENSE, Call, choose
 from edgekern.nn.memory import copies_of
-from edgekern.nn.native_linear import NativeLinear, empty_bytes
+from edgekern.nn.native_layer import empty_bytes
+from edgekern.nn.native_linear import NativeLinear
 
 # Looked up once: going through torch.ops at every call would cost as much as a small layer.
 _int4_linear = torch.ops.edgekern.int4_linear.default

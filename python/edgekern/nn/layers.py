@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,11 @@ from torch.nn.utils import parametrize
 
 from edgekern.config import Int8, Scheme
 from edgekern.nn import NATIVE_EMBEDDINGS
+from edgekern.nn.convolution import misfit, options_of, pads_of, weight_shape_of
 from edgekern.nn.embedding import NativeEmbedding
+from edgekern.nn.fused import FusedConv2d, FusedLinear
+from edgekern.nn.int8_conv2d import Int8Conv2d
+from edgekern.nn.native_layer import NativeLayer
 from edgekern.nn.native_linear import NativeLinear
 from edgekern.nn.qat_linear import QATLinear
 
@@ -51,9 +56,9 @@ class Layer:
         return self.names[0]
 
     @property
-    def native(self) -> NativeLinear | NativeEmbedding | None:
+    def native(self) -> NativeLayer | NativeEmbedding | None:
         """The module when it is one of ours."""
-        return self.module if isinstance(self.module, NativeLinear | NativeEmbedding) else None
+        return self.module if isinstance(self.module, NativeLayer | NativeEmbedding) else None
 
     @property
     def native_linear(self) -> NativeLinear | None:
@@ -67,14 +72,19 @@ class Layer:
 
     @property
     def linear(self) -> nn.Linear:
-        """The module, of a layer without obstacles. Of a table it has the weight, and no bias."""
+        """The module, of a layer without obstacles. Convolutions and tables have a weight too, and a bias or none."""
         return cast(nn.Linear, self.module)
+
+    @property
+    def conv(self) -> nn.Conv2d:
+        """The module, of a convolution that is not native."""
+        return cast(nn.Conv2d, self.module)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the weight; empty when it is not known yet."""
         if self.native:
-            return (self.native.out_features, self.native.in_features)
+            return self.native.weight_shape
         parameter = self.module._parameters.get("weight")
         weight = _computed_weight(self.module) if parameter is None else parameter
         return () if nn.parameter.is_lazy(weight) else tuple(weight.shape)
@@ -83,8 +93,8 @@ class Layer:
     def dense_bytes(self) -> int:
         """Bytes of the layer as PyTorch holds it; of a native layer, what weight and bias would take dense."""
         if self.native:
-            bias = 0 if self.native.bias_dtype is None else self.native.out_features * self.native.bias_dtype.itemsize
-            return self.native.out_features * self.native.in_features * self.native.dtype.itemsize + bias
+            bias = 0 if self.native.bias_dtype is None else self.shape[0] * self.native.bias_dtype.itemsize
+            return math.prod(self.shape) * self.native.dtype.itemsize + bias
         tensors: list[Tensor] = [tensor for tensor in self.module.parameters() if not nn.parameter.is_lazy(tensor)]
         if not tensors and not self.module._parameters:
             tensors = [_computed_weight(self.module)]
@@ -121,16 +131,14 @@ def obstacle(layer: Layer, *, awaited: bool = False) -> str:
     if layer.native:
         return f"{layer.native.format} already"
     structural = structural_obstacle(layer)
-    return structural or obstacle_in_tensors(layer.linear, awaited=awaited) or _obstacle_in_shape(layer.linear)
+    return structural or obstacle_in_tensors(layer.linear, awaited=awaited) or _obstacle_in_shape(layer)
 
 
 def structural_obstacle(layer: Layer) -> str:
-    """Why a native linear layer could not stand in for ``layer``, whatever tensors it holds; empty when it could."""
+    """Why no native layer could stand in for ``layer``, whatever tensors it holds; empty when one could."""
     module = layer.module
     if layer.native:
         return ""
-    if isinstance(module, nn.Conv2d):
-        return "this version has no native convolution"
     if isinstance(module, nn.EmbeddingBag):
         return "nn.EmbeddingBag adds up the rows that it reads, which no native layer does"
     return _obstacle_in_options(module) or obstacle_in_code(layer)
@@ -141,7 +149,7 @@ def obstacle_in_code(layer: Layer) -> str:
     module = layer.module
     if not isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
         return f"quantised already, as {type(module).__module__}.{type(module).__name__}"
-    return _obstacle_inside(module) or _obstacle_around(layer)
+    return _obstacle_inside(module) or obstacle_around(layer)
 
 
 def objection(layer: Layer, ties: dict[nn.Module, str], scheme: Scheme = DEFAULT_SCHEME) -> str:
@@ -149,7 +157,7 @@ def objection(layer: Layer, ties: dict[nn.Module, str], scheme: Scheme = DEFAULT
     way_out = f"a rule for it converts it: PerLayer({{{layer.name!r}: {scheme!r}, '_default': {scheme!r}}})"
     if layer.module in ties:
         also = f"its weight is also {ties[layer.module]!r}"
-        if scheme.format not in NATIVE_EMBEDDINGS:
+        if layer.kind == CONV or scheme.format not in NATIVE_EMBEDDINGS:
             return f"{also}, so a packed copy would come on top; {way_out}"
         return f"{also}; {way_out.replace('converts it', 'converts it, and a table that it shares it with, as one')}"
     if layer.is_table:
@@ -185,9 +193,9 @@ def tensor_identity(tensor: Tensor) -> object:
 
 def _kind(module: nn.Module) -> str:
     if isinstance(module, (NativeLinear, nn.Linear)):
-        return "Linear"
-    if isinstance(module, nn.Conv2d):
-        return "Conv2d"
+        return LINEAR
+    if isinstance(module, (Int8Conv2d, nn.Conv2d)):
+        return CONV
     if isinstance(module, (NativeEmbedding, nn.Embedding)):
         return TABLE
     if isinstance(module, nn.EmbeddingBag):
@@ -195,7 +203,7 @@ def _kind(module: nn.Module) -> str:
     # PyTorch's own quantised layers derive from neither, and are recognised without importing their packages.
     foreign = type(module).__module__.startswith(("torch.ao.nn.", "torch.nn.quantized"))
     if foreign and callable(getattr(module, "weight", None)):
-        return next((kind for kind in ("Linear", "Conv2d") if kind in type(module).__name__), "")
+        return next((kind for kind in (LINEAR, CONV) if kind in type(module).__name__), "")
     return ""
 
 
@@ -219,31 +227,38 @@ def _obstacle_in_options(module: nn.Module) -> str:
 
 def _obstacle_inside(module: nn.Linear | nn.Conv2d | nn.Embedding) -> str:
     """What the module computes is more than its input times its weight, plus bias; or more than rows of its weight."""
-    if parametrize.is_parametrized(module):
-        return "parametrised; parametrize.remove_parametrizations(layer, 'weight') makes its weight plain"
-    if module._parameters.get("weight") is None:
-        return "its weight is recomputed at every call; prune.remove or remove_weight_norm makes it plain"
-    if "forward" in vars(module):
-        return "its forward was replaced by another, which a native layer would not run"
+    if reason := obstacle_in_instance(module):
+        return reason
     base = next(base for base in (nn.Linear, nn.Conv2d, nn.Embedding) if isinstance(module, base))
     if not _runs_as(base, module):
         return f"{type(module).__name__} has a forward of its own, which a native layer would not run"
-    if "_compiled_call_impl" in vars(module):
-        return "compiled by itself; convert first, then compile"
     extra = [*(module._parameters.keys() - {"weight", "bias"}), *module._buffers, *module._modules]
     if extra:
         return f"holds more than weight and bias: {', '.join(sorted(extra))}"
     return ""
 
 
+def obstacle_in_instance(module: nn.Linear | nn.Conv2d | nn.Embedding) -> str:
+    """What was done to this one module, so that it is not what its class says."""
+    if parametrize.is_parametrized(module):
+        return "parametrised; parametrize.remove_parametrizations(layer, 'weight') makes its weight plain"
+    if module._parameters.get("weight") is None:
+        return "its weight is recomputed at every call; prune.remove or remove_weight_norm makes it plain"
+    if "forward" in vars(module):
+        return "its forward was replaced by another, which a native layer would not run"
+    if "_compiled_call_impl" in vars(module):
+        return "compiled by itself; convert first, then compile"
+    return ""
+
+
 def _runs_as(base: type[nn.Linear | nn.Conv2d | nn.Embedding], module: nn.Module) -> bool:
-    if type(module) is QATLinear:
-        return base is nn.Linear  # its forward is what a native layer will do
+    if type(module) in (QATLinear, FusedLinear, FusedConv2d):
+        return True  # its forward is what a native layer will do
     methods = ("forward", "_conv_forward") if base is nn.Conv2d else ("forward",)
     return all(getattr(type(module), method) is getattr(base, method) for method in methods)
 
 
-def _obstacle_around(layer: Layer) -> str:
+def obstacle_around(layer: Layer) -> str:
     """Other code looks into the layer, past its forward."""
     module = layer.module
     if any(isinstance(place.parent, nn.MultiheadAttention) for place in layer.places):
@@ -276,10 +291,26 @@ def obstacle_in_tensors(module: nn.Linear | nn.Conv2d, *, awaited: bool = False)
     return ""
 
 
-def _obstacle_in_shape(module: nn.Linear) -> str:
-    weight, bias = module.weight, cast("Tensor | None", getattr(module, "bias", None))
-    if weight.ndim != 2 or not NativeLinear.fits(weight.shape[1], weight.shape[0]):
-        return f"its weight of shape {list(weight.shape)} is empty, too large, or no matrix"
-    if bias is not None and bias.shape != weight.shape[:1]:
-        return f"its bias of shape {list(bias.shape)} does not fit its weight of shape {list(weight.shape)}"
+def _obstacle_in_shape(layer: Layer) -> str:
+    module, shape = layer.linear, layer.shape
+    bias = cast("Tensor | None", getattr(module, "bias", None))
+    if layer.kind == CONV:
+        if reason := _obstacle_in_convolution(layer.conv):
+            return reason
+    elif len(shape) != 2 or not NativeLinear.fits(shape[1], shape[0]):
+        return f"its weight of shape {list(shape)} is empty, too large, or no matrix"
+    if bias is not None and bias.shape != shape[:1]:
+        return f"its bias of shape {list(bias.shape)} does not fit its weight of shape {list(shape)}"
+    return ""
+
+
+def _obstacle_in_convolution(conv: nn.Conv2d) -> str:
+    options = options_of(conv)
+    if reason := misfit(options):
+        return reason
+    expected = weight_shape_of(options)
+    if conv.weight.shape != expected:
+        return f"its weight of shape {list(conv.weight.shape)} is not the {list(expected)} of its channels and kernel"
+    if conv.padding_mode != "zeros" and tuple(conv._reversed_padding_repeated_twice) != pads_of(options):
+        return f"its padding was changed after it was made, which padding_mode={conv.padding_mode!r} never notices"
     return ""

@@ -11,7 +11,8 @@ from typing import cast
 
 from torch import nn
 
-from edgekern.nn import NATIVE_EMBEDDINGS, NATIVE_LINEARS, NativeLinear, QATLinear
+from edgekern.nn import NATIVE_CONVS, NATIVE_EMBEDDINGS, NATIVE_LINEARS, NativeLinear, QATLinear
+from edgekern.nn.fused import FusedConv2d, FusedLinear
 from edgekern.nn.layers import Layer
 
 # Handles that users hold point at these very dictionaries, so they move as they are and handle.remove() keeps working.
@@ -30,7 +31,10 @@ _OWN_ATTRIBUTES = {
     name
     for layer in (
         QATLinear(1, 1, device="meta"),
+        FusedLinear(1, 1, device="meta"),
+        FusedConv2d(1, 1, 1, device="meta"),
         nn.Embedding(1, 1, device="meta"),
+        *(native(1, 1, 1) for native in NATIVE_CONVS.values()),
         *(native(1, 1) for native in (*NATIVE_LINEARS.values(), *NATIVE_EMBEDDINGS.values())),
     )
     for name in vars(layer)

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from edgekern.config import Scheme
-from edgekern.nn import NATIVE_EMBEDDINGS, NativeEmbedding, NativeLinear
-from edgekern.nn.embedding import in_rows
+from edgekern.nn import NativeEmbedding
 from edgekern.nn.layers import LINEAR, TABLE, Layer, tensor_identity
 
 
@@ -61,7 +59,7 @@ def is_tied(layer: Layer) -> bool:
 def holders_of(layers: Sequence[Layer]) -> dict[nn.Module, str]:
     """Tables whose weight is another layer's, and that layer's name."""
     holders = {table.module: each.owner.name for each in shared_tables(layers, {}) for table in each.tables}
-    names: dict[NativeLinear, str] = {}
+    names: dict[nn.Module, str] = {}
     for layer in layers:
         if (native := layer.native) and not is_tied(layer):
             names[native.table if isinstance(native, NativeEmbedding) else native] = layer.name
@@ -69,19 +67,6 @@ def holders_of(layers: Sequence[Layer]) -> dict[nn.Module, str]:
         if isinstance(native := layer.native, NativeEmbedding) and native.tied:
             holders[native] = names.get(native.table, "a layer outside of the model")
     return holders
-
-
-def obstacle_in_scheme(layer: Layer, scheme: Scheme) -> str:
-    """Why a table cannot be what ``scheme`` says; empty when it can, and for layers that are no tables."""
-    if not layer.is_table:
-        return ""
-    if scheme.format not in NATIVE_EMBEDDINGS:
-        return f"{type(scheme).__name__}() is for linear layers; embedding tables can be Int8() or Int4()"
-    try:
-        in_rows(scheme)
-    except ValueError as error:
-        return str(error)
-    return ""
 
 
 def _identity(layer: Layer, weight: Tensor, tied: Mapping[str, str]) -> object:

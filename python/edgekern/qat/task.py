@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from edgekern.config import Scheme
-from edgekern.nn.layers import Layer, objection, obstacle
+from edgekern.nn.fused import FusedLinear
+from edgekern.nn.layers import CONV, Layer, objection, obstacle
 from edgekern.nn.qat_linear import at_odds
 
 
@@ -28,6 +29,10 @@ class Preparing:
     def obstacle(self, layer: Layer, scheme: Scheme) -> str:
         if layer.native:
             return f"{layer.native.format} already, and without a backward; dense_(model) makes it trainable"
+        if layer.kind == CONV:
+            return "training with rounding is for linear layers; convert_ with Int8() takes a convolution as it is"
+        if isinstance(layer.module, FusedLinear) and layer.module.activation != "none":
+            return f"applies {layer.module.activation} itself, which training does not; prepare before fuse_"
         reason = obstacle(layer)
         if not reason and layer.linear.weight.is_inference():
             return "its weight was made under torch.inference_mode and cannot be trained; clone it"

@@ -6,7 +6,7 @@ from torch import nn
 
 from edgekern.config import Scheme
 from edgekern.config.calibrated import Calibrated
-from edgekern.nn.layers import Layer, objection, obstacle
+from edgekern.nn.layers import CONV, Layer, objection, obstacle
 from edgekern.nn.qat_linear import at_odds
 
 
@@ -30,6 +30,8 @@ class Quantizing:
         assert isinstance(scheme, Calibrated)
         if layer.native:
             return f"{layer.native.format} already; quantise before converting"
+        if layer.kind == CONV:
+            return "calibration is for linear layers; convert_ with Int8() rounds a convolution to the nearest values"
         reason = obstacle(layer)
         if not reason and layer.linear.weight.is_inference():
             return "its weight was made under torch.inference_mode and cannot be changed in place; clone it"

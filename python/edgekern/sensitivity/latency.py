@@ -6,15 +6,16 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from edgekern.bench.interleave import interleave
 from edgekern.calibration.observe import gather
-from edgekern.nn import NativeLinear
-from edgekern.nn.layers import Layer
+from edgekern.nn import NativeLayer
+from edgekern.nn.convolution import options_of
+from edgekern.nn.layers import CONV, Layer
 from edgekern.nn.memory import copies_to_measure, part_of_a_model
 
 _ROUNDS, _TURN_SECONDS = 40, 0.005  # many short turns: a burst of other work hits few of them
@@ -30,18 +31,20 @@ class Stopwatch:
     """Of all layers that are scanned, as floats. Weights come from the cache or not as they do in such a model."""
     _known: dict[Hashable, tuple[float, ...]] = field(default_factory=dict)
 
-    def times(self, layer: Layer, example: Tensor, natives: Sequence[NativeLinear]) -> tuple[float, ...]:
+    def times(self, layer: Layer, example: Tensor, natives: Sequence[NativeLayer]) -> tuple[float, ...]:
         """Median milliseconds of one call with ``example``: of the float layer, and of each of the others.
 
         They are timed in turns, so that a busy machine is unfair to none of them.
         """
         linear = layer.linear
         like = tuple((each.scheme, each.choice.form, round(math.log(each.packed_bytes) / 0.02)) for each in natives)
-        key = (tuple(linear.weight.shape), linear.weight.dtype, linear.bias is None, tuple(example.shape), like)
+        options = tuple(options_of(layer.conv).items()) if layer.kind == CONV else ()
+        own = (tuple(linear.weight.shape), linear.weight.dtype, linear.bias is None, options)
+        key = (own, tuple(example.shape), like)
         if key not in self._known:
             share = self.model_bytes / layer.dense_bytes
             # Each by a name of its own: two schemes may have come to the same.
-            calls = {"float": _float_calls(linear, example, share)}
+            calls = {"float": _float_calls(layer, example, share)}
             calls |= {str(i): _native_calls(each, example, share) for i, each in enumerate(natives)}
             with torch.inference_mode():
                 found = interleave({name: _next_of(each) for name, each in calls.items()}, _ROUNDS, _TURN_SECONDS)
@@ -49,16 +52,18 @@ class Stopwatch:
         return self._known[key]
 
 
-def _float_calls(linear: nn.Linear, x: Tensor, share: float) -> list[Call]:
-    weight, bias = linear.weight.detach(), linear.bias
-    copies = [weight, *(weight.clone() for _ in range(_copies(weight.nbytes, share) - 1))]
-    # Not through the module, which may have hooks.
-    return [lambda copy=copy: nn.functional.linear(x, copy, bias) for copy in copies]  # type: ignore[misc]
+def _float_calls(layer: Layer, x: Tensor, share: float) -> list[Call]:
+    module, count = layer.module, _copies(layer.linear.weight.nbytes, share)
+    return _forwards([module, *(_float_twin(module) for _ in range(count - 1))], x)
 
 
-def _native_calls(native: NativeLinear, x: Tensor, share: float) -> list[Call]:
-    copies = [native, *(_twin(native) for _ in range(_copies(native.packed_bytes, share) - 1))]
-    return [lambda copy=copy: copy.forward(x) for copy in copies]  # type: ignore[misc]
+def _native_calls(native: NativeLayer, x: Tensor, share: float) -> list[Call]:
+    return _forwards([native, *(_twin(native) for _ in range(_copies(native.packed_bytes, share) - 1))], x)
+
+
+def _forwards(modules: Sequence[nn.Module], x: Tensor) -> list[Call]:
+    # Not the modules themselves, which may have hooks.
+    return [lambda module=module: module.forward(x) for module in modules]  # type: ignore[misc]
 
 
 def _copies(nbytes: int, share: float) -> int:
@@ -67,7 +72,16 @@ def _copies(nbytes: int, share: float) -> int:
         return copies_to_measure(nbytes)
 
 
-def _twin(native: NativeLinear) -> NativeLinear:
+def _float_twin(module: nn.Module) -> nn.Module:
+    """The same layer of floats with its weight elsewhere in memory."""
+    twin = object.__new__(type(module))
+    vars(twin).update(vars(module))
+    weight = nn.Parameter(cast(Tensor, module.weight).detach().clone(), requires_grad=False)
+    vars(twin)["_parameters"] = {**module._parameters, "weight": weight}
+    return twin
+
+
+def _twin(native: NativeLayer) -> NativeLayer:
     """The same with weights elsewhere in memory. Copying the module itself would choose its form again."""
     twin = object.__new__(type(native))
     vars(twin).update(vars(native))

@@ -14,9 +14,10 @@ from edgekern.calibration.errors import data_errors_as
 from edgekern.calibration.observe import check_data
 from edgekern.calibration.progress import progress_bar
 from edgekern.config import Config, Prune, Scheme
-from edgekern.nn import NATIVE_LINEARS, NativeLinear
-from edgekern.nn.layers import tensor_identity
+from edgekern.nn import NativeLayer
+from edgekern.nn.layers import LINEAR, tensor_identity
 from edgekern.nn.memory import part_of_a_model
+from edgekern.nn.schemes import obstacle_in_scheme, weight_bytes_as
 from edgekern.plan import FilterFn, check_filter_fn, check_model
 from edgekern.sensitivity.estimate import Estimate
 from edgekern.sensitivity.latency import Stopwatch, example_inputs, made_up_inputs
@@ -56,8 +57,8 @@ def sensitivity(
     Latency is that of the layer called alone, with an input of the shape that the first batch gives it: as it is, and
     converted. Pruned weights are converted to ``Int8`` (to ``joint``, if the scheme has that), after pruning and as
     they were. Layers are timed in turns, for some three seconds; those that are alike share a measurement. Weights come
-    from memory where those of a whole model would not fit the cache. Convolutions, which have no native kernel, have no
-    latency.
+    from memory where those of a whole model would not fit the cache. Convolutions are timed with images of the shapes
+    in ``data``; without data, or as what they cannot be converted to, they have no latency.
 
     Args:
         model: as for ``convert_`` and ``prune_``.
@@ -173,11 +174,11 @@ class _Scan:
     def unit(self, unit: Unit, advance: Callable[[str], None]) -> list[SensitivityRow]:
         """The rows of one layer or group."""
         timed = bool(self.examples) and all(layer.module in self.examples for layer in unit.layers)
-        timed = timed and all(layer.kind == "Linear" for layer in unit.layers)
-        found: list[tuple[SensitivityRow, tuple[NativeLinear, ...]]] = []
+        linears = [layer.module for layer in unit.layers if layer.kind == LINEAR]
+        rows = max(1, self.examples[linears[0]][..., 0].numel()) if timed and linears else None
+        found: list[tuple[SensitivityRow, tuple[NativeLayer, ...]]] = []
         for scheme in unit.schemes:
-            calls = max(1, self.examples[unit.layers[0].module][..., 0].numel()) if timed else 1
-            to = runs_as(scheme, calls)
+            to = runs_as(scheme, rows)
             with (
                 part_of_a_model(self._bytes_as(to)),
                 trial(self.model, unit, scheme, self.batches, to if timed else None) as tried,
@@ -208,15 +209,15 @@ class _Scan:
         )
 
     def _with_times(
-        self, unit: Unit, found: list[tuple[SensitivityRow, tuple[NativeLinear, ...]]]
+        self, unit: Unit, found: list[tuple[SensitivityRow, tuple[NativeLayer, ...]]]
     ) -> list[SensitivityRow]:
         """The rows with the summed times of their layers, and of what they would be without having been pruned."""
-        unpruned: dict[Scheme, tuple[NativeLinear, ...]] = {}
+        unpruned: dict[Scheme, tuple[NativeLayer, ...]] = {}
         for row, natives in found:
             if isinstance(row.scheme, Prune) and natives and row.runs_as is not None and row.runs_as not in unpruned:
                 with part_of_a_model(self._bytes_as(row.runs_as)):
                     made = [native(layer, row.runs_as) for layer in unit.layers]
-                unpruned[row.runs_as] = tuple(each for each in made if isinstance(each, NativeLinear))
+                unpruned[row.runs_as] = tuple(each for each in made if isinstance(each, NativeLayer))
         variants = [natives for _, natives in found if natives] + list(unpruned.values())
         sums = [0.0] * (1 + len(variants))
         for i, layer in enumerate(unit.layers):
@@ -238,12 +239,9 @@ class _Scan:
 
     def _bytes_as(self, scheme: Scheme) -> int:
         """Of the weights of all layers scanned, converted; forms are chosen as in a model of this size."""
-        if scheme.format not in NATIVE_LINEARS:
-            return 0
-        linears = [layer.linear for unit in self.units for layer in unit.layers if layer.kind == "Linear"]
-        kind = NATIVE_LINEARS[scheme.format]
-        return sum(kind.weight_bytes(each.in_features, each.out_features, each.weight.dtype) for each in linears)
+        layers = [layer for unit in self.units for layer in unit.layers if not obstacle_in_scheme(layer, scheme)]
+        return sum(weight_bytes_as(layer, scheme) for layer in layers)
 
 
-def _bytes_of(natives: Iterable[NativeLinear]) -> int:
+def _bytes_of(natives: Iterable[NativeLayer]) -> int:
     return sum(each.packed_bytes for each in natives)

@@ -6,14 +6,15 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from edgekern.config import GPTQ, Int8, Prune, Scheme
-from edgekern.nn import NATIVE_LINEARS, NativeLinear
+from edgekern.nn import NativeLayer
 from edgekern.nn.layers import Layer
+from edgekern.nn.schemes import empty_native, obstacle_in_scheme
 from edgekern.nn.swap import replace, settle_fused_paths, uninterrupted
 from edgekern.plan import ConvertError
 from edgekern.prune.apply import prune_
@@ -27,7 +28,7 @@ class Trial:
 
     modules: tuple[nn.Module, ...]
     """What runs in their places."""
-    natives: tuple[NativeLinear, ...]
+    natives: tuple[NativeLayer, ...]
     """What they are converted to, each with weights; for pruned ones, what they would be. None where one is not."""
     zeros: int
     """Of the weights, before any are rounded."""
@@ -52,9 +53,9 @@ def trial(
         elif isinstance(scheme, GPTQ):
             quantize_(model, unit.rules(scheme), batches, progress=False)
         to = scheme.to if isinstance(scheme, GPTQ) else pruned_as if isinstance(scheme, Prune) else scheme
-        made = [] if to is None else [native(layer, to) for layer in unit.layers if layer.kind == "Linear"]
+        made = [] if to is None else [native(layer, to) for layer in unit.layers if not obstacle_in_scheme(layer, to)]
         reason = next((each for each in made if isinstance(each, str)), "")
-        natives = tuple(each for each in made if isinstance(each, NativeLinear))
+        natives = tuple(each for each in made if isinstance(each, NativeLayer))
         complete = natives if len(natives) == len(unit.layers) else ()
         if isinstance(scheme, Prune):
             yield Trial(tuple(layer.module for layer in unit.layers), complete, zeros)
@@ -68,14 +69,14 @@ def trial(
             yield Trial(complete, complete, zeros)
 
 
-def native(layer: Layer, scheme: Scheme) -> NativeLinear | str:
+def native(layer: Layer, scheme: Scheme) -> NativeLayer | str:
     """What converting makes of a layer, which stays as it is; or why it would leave it alone.
 
     Raises:
         ConvertError: the weights do not go with the scheme.
     """
     linear = layer.linear
-    made = NATIVE_LINEARS[scheme.format].like(linear, scheme)
+    made = cast(NativeLayer, empty_native(layer, scheme))  # of a scan's layers none is a table
     try:
         packed, reason = made.reserve(linear.weight, linear.bias)
     except ValueError as error:
@@ -86,13 +87,14 @@ def native(layer: Layer, scheme: Scheme) -> NativeLinear | str:
     return made
 
 
-def runs_as(scheme: Scheme, rows: int) -> Scheme:
-    """What a layer is timed as: pruned ones as what they were rounded to, or int8, for calls of ``rows``."""
+def runs_as(scheme: Scheme, rows: int | None) -> Scheme:
+    """What a layer is timed as: pruned ones as what they were rounded to, or int8, for calls of ``rows`` if given."""
     if isinstance(scheme, GPTQ):
         return scheme.to
     if not isinstance(scheme, Prune):
         return scheme
-    return dataclasses.replace(scheme.joint or Int8(), rows=rows)
+    to = scheme.joint or Int8()
+    return to if rows is None else dataclasses.replace(to, rows=rows)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgekern.calibration.observe import check_data
+from edgekern.calibration.program import call_model
 from edgekern.config import Config, check_config
 from edgekern.nn.layers import find_layers
 from edgekern.plan import check_model
@@ -17,7 +18,7 @@ from edgekern.prune.structured.choose import UNREACHED, Job, choose_units, cuts_
 from edgekern.prune.structured.cut import Cut, Journal
 from edgekern.prune.structured.groups import find_groups, owners_of
 from edgekern.prune.structured.report import ShrinkReport, ShrinkRow, Size
-from edgekern.prune.structured.trace import call_model, trace
+from edgekern.prune.structured.trace import trace
 from edgekern.prune.structured.trial import isolate_failures
 from edgekern.prune.task import PruneError
 

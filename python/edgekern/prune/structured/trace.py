@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
-from edgekern.calibration.observe import arguments, inference
+from edgekern.calibration.program import INSIDE, cause_of, program_of
 from edgekern.prune.structured.call import Call, Value
 from edgekern.prune.structured.labels import Labels, no_labels
 from edgekern.prune.structured.rules import result_labels
@@ -24,47 +24,14 @@ def trace(model: nn.Module, batch: object) -> Labels:
     Raises:
         PruneError: ``torch.export`` cannot trace it.
     """
-    args, kwargs = arguments(batch)
     try:
-        with inference(model):
-            program = torch.export.export(_TensorsOnly(model), args, kwargs, strict=False)
+        program = program_of(model, batch)
     except Exception as error:
-        cause = str(error).strip().splitlines() or [type(error).__name__]
         raise PruneError(
-            f"model: torch.export cannot trace it, so nobody can tell which channels go together: {cause[0]}. "
+            f"model: torch.export cannot trace it, so nobody can tell which channels go together: {cause_of(error)}. "
             "Shrink a part of it that can be traced, with example_inputs of that part"
         ) from error
     return _Walk(model, program).labels
-
-
-def tensors_of(output: object) -> Iterator[Tensor]:
-    """The tensors in what a model returns: alone, or in mappings, tuples and lists."""
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, Mapping):
-        for item in output.values():
-            yield from tensors_of(item)
-    elif isinstance(output, tuple | list):
-        for item in output:
-            yield from tensors_of(item)
-
-
-def call_model(model: nn.Module, batch: object) -> list[Tensor]:
-    """The tensors that the model returns for a batch, in eval mode and without autograd."""
-    args, kwargs = arguments(batch)
-    with inference(model):
-        return list(tensors_of(model(*args, **kwargs)))
-
-
-class _TensorsOnly(nn.Module):
-    """A model without what ``torch.export`` does not let it return, such as caches."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *args: Any, **kwargs: Any) -> list[Tensor]:
-        return list(tensors_of(self.model(*args, **kwargs)))
 
 
 class _Walk:
@@ -133,7 +100,7 @@ def _fresh(meta: object, tensor: Tensor | None) -> Value:
 
 
 def _tensor(model: nn.Module, target: str) -> Tensor:
-    owner, _, name = target.removeprefix("model.").rpartition(".")
+    owner, _, name = target.removeprefix(INSIDE).rpartition(".")
     return getattr(model.get_submodule(owner), name)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgekern.calibration.program import call_model
 from edgekern.prune.structured.choose import Job, cuts_of, open_jobs
 from edgekern.prune.structured.cut import Cut, Journal
-from edgekern.prune.structured.trace import call_model
 from edgekern.prune.task import PruneError
 
 

@@ -1,0 +1,8 @@
+"""Fusing: batch normalisations and activations that become part of the layer before them."""
+
+from __future__ import annotations
+
+from edgekern.fuse.apply import FuseError, fuse_
+from edgekern.fuse.report import FuseReport, FuseRow
+
+__all__ = ["FuseError", "FuseReport", "FuseRow", "fuse_"]
