@@ -90,6 +90,11 @@ class NativeLinear(nn.Module, ABC):
 
     # ------------------------------------------------------------------------------ what a kind of layer provides
 
+    @property
+    def activations(self) -> str:
+        """How its inputs are rounded, as :class:`edgekern.Int8` has it; empty where they are not."""
+        return ""
+
     @classmethod
     @abstractmethod
     def weight_bytes(cls, in_features: int, out_features: int, dtype: torch.dtype) -> int:

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgekern.calibration.ranges import find_ranges
 from edgekern.config import GPTQ, Int8, Prune, Scheme
-from edgekern.nn import NATIVE_LINEARS, NativeLinear
+from edgekern.kernels import Range
+from edgekern.nn import NATIVE_LINEARS, Int8Linear, NativeLinear
 from edgekern.nn.layers import Layer
 from edgekern.nn.swap import replace, settle_fused_paths, uninterrupted
 from edgekern.plan import ConvertError
@@ -52,7 +54,11 @@ def trial(
         elif isinstance(scheme, GPTQ):
             quantize_(model, unit.rules(scheme), batches, progress=False)
         to = scheme.to if isinstance(scheme, GPTQ) else pruned_as if isinstance(scheme, Prune) else scheme
-        made = [] if to is None else [native(layer, to) for layer in unit.layers if layer.kind == "Linear"]
+        linears = [layer for layer in unit.layers if layer.kind == "Linear"]
+        ranges: dict[nn.Module, Range | str] = {}
+        if isinstance(to, Int8) and to.needs_data:
+            ranges = find_ranges(model, {each.module: (each.name, to) for each in linears}, batches, progress=False)
+        made = [] if to is None else [native(layer, to, ranges.get(layer.module)) for layer in linears]
         reason = next((each for each in made if isinstance(each, str)), "")
         natives = tuple(each for each in made if isinstance(each, NativeLinear))
         complete = natives if len(natives) == len(unit.layers) else ()
@@ -68,14 +74,23 @@ def trial(
             yield Trial(complete, complete, zeros)
 
 
-def native(layer: Layer, scheme: Scheme) -> NativeLinear | str:
+def native(layer: Layer, scheme: Scheme, found: Range | str | None = None) -> NativeLinear | str:
     """What converting makes of a layer, which stays as it is; or why it would leave it alone.
+
+    Args:
+        layer: of a model.
+        scheme: what to convert it to.
+        found: for static activations, the range of its inputs, or why there is none.
 
     Raises:
         ConvertError: the weights do not go with the scheme.
     """
+    if isinstance(found, str):
+        return found
     linear = layer.linear
     made = NATIVE_LINEARS[scheme.format].like(linear, scheme)
+    if isinstance(made, Int8Linear):
+        made.input_range = found
     try:
         packed, reason = made.reserve(linear.weight, linear.bias)
     except ValueError as error:
