@@ -18,8 +18,8 @@ from compressed_tensors.quantization import (  # noqa: E402
     QuantizationConfig,
     QuantizationScheme,
     apply_quantization_config,
-    fake_quantize,
 )
+from compressed_tensors.quantization.lifecycle.forward import fake_quantize  # noqa: E402
 from compressed_tensors.quantization.utils import calculate_qparams  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from tiny_llama import greedy, logits, tiny  # noqa: E402
@@ -83,8 +83,7 @@ def written_by_them(model, folder, config):
                 ends = torch.tensor([-LIMIT]), torch.tensor([LIMIT * 2.0])
                 scale, zero = calculate_qparams(*ends, scheme.input_activations)
                 module.input_scale.data.copy_(scale)
-                if not scheme.input_activations.symmetric:
-                    module.input_zero_point.data.copy_(zero)
+                module.input_zero_point.data.copy_(zero)
     compressor = ModelCompressor.from_pretrained_model(model)
     compressor.compress_model(model)
     model.save_pretrained(folder)
