@@ -159,16 +159,27 @@ class _Histogram:
     def best(self) -> tuple[float, float]:
         """The ends of the range, of those tried, with the lowest expected squared error.
 
-        Inside it, a value errs by a twelfth of the step's square, but for zeros, which are exact; outside, by what it
-        is moved in.
+        A value errs by a twelfth of the step's square, as it would anywhere between two steps; by itself, where it is
+        less than half a step and becomes 0; and outside of the range, by what it is moved in.
         """
         parts = 2.0 ** (-torch.arange(_CUTS, dtype=torch.float64, device="cpu") / 8)
-        counts = torch.where((self.lower == 0) | (self.upper == 0), 0, self.counts)
-        values = ((self.lower + self.upper) / 2).clamp(self.low, self.high)
         lows, highs = self.low * parts, self.high * parts
+        values = ((self.lower + self.upper) / 2).clamp(self.low, self.high)
         below, above = (lows[:, None] - values).clamp(min=0), (values - highs[:, None]).clamp(min=0)
-        moved = (below.square() @ counts)[:, None] + (above.square() @ counts)
-        inside = counts.sum() - ((below > 0).double() @ counts)[:, None] - (above > 0).double() @ counts
-        errors = moved + inside * ((highs - lows[:, None]) / 255).square() / 12
+        moved = (below.square() @ self.counts)[:, None] + above.square() @ self.counts
+        outside = ((below > 0).double() @ self.counts)[:, None] + (above > 0).double() @ self.counts
+        steps = (highs - lows[:, None]) / 255
+        zeroed, lost = self._below(steps / 2)
+        errors = moved + lost + (self.counts.sum() - outside - zeroed) * steps.square() / 12
         at = int(errors.argmin())
         return float(lows[at // _CUTS]), float(highs[at % _CUTS])
+
+    def _below(self, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """How many values are smaller than each of ``sizes``, of either sign, and the sum of their squares."""
+        half = len(self.counts) // 2
+        counts = self.counts[half:] + self.counts[:half].flip(0)
+        middles = (self.lower[half:] + self.upper[half:]) / 2
+        none = counts.new_zeros(1)
+        at = torch.searchsorted(middles, sizes)
+        squares = torch.cat([none, (counts * middles.square()).cumsum(0)])
+        return torch.cat([none, counts.cumsum(0)])[at], squares[at]

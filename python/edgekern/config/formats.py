@@ -38,9 +38,9 @@ class Int8(Scheme):
             costs accuracy where rows differ in size; what lies beyond the range saturates.
         ranges: how a static range is found. ``"minmax"`` covers all values of the data. ``"percentile"`` covers
             ``percentile`` percent of them and leaves out as many at either end (Wu et al. 2020, arXiv 2004.09602).
-            ``"mse"`` is the range of the lowest expected squared error: a twelfth of the step's square for each value
-            inside, the square of the distance for each outside (Banner et al. 2019, arXiv 1810.05723; searched over a
-            grid as in Nagel et al. 2021, arXiv 2106.08295).
+            ``"mse"`` is the range of the lowest expected squared error: a twelfth of the step's square for a value
+            inside that does not become 0, the square of the distance for one outside (Banner et al. 2019, arXiv
+            1810.05723; searched over a grid as in Nagel et al. 2021, arXiv 2106.08295).
         percentile: of the values, for ``ranges="percentile"``: above 50, up to 100.
 
     Raises:
