@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from edgekern import kernels
 from edgekern.calibration.errors import data_errors_as
 from edgekern.calibration.observe import check_data
-from edgekern.calibration.ranges import find_ranges
-from edgekern.config import Config, Int8, Scheme, check_config
-from edgekern.kernels import Range
+from edgekern.calibration.ranges import Ranges, ranges_for
+from edgekern.config import Config, Scheme, check_config
 from edgekern.nn import NATIVE_EMBEDDINGS, NATIVE_LINEARS, Int8Linear, NativeEmbedding, NativeLinear, QATLinear
 from edgekern.nn.embedding import in_rows
 from edgekern.nn.forms import LEAST_ZEROS, Choice
@@ -82,7 +81,7 @@ def convert_(
     check_filter_fn(filter_fn)
     check_data(data)
     decisions = plan(model, config, filter_fn)
-    ranges = _find_ranges(model, decisions, data, progress)
+    ranges = ranges_for(model, decisions, data, progress=progress)
     with part_of_a_model(sum(map(bytes_of, decisions))):
         steps, left_alone = _prepare(decisions, ranges)
         del decisions  # it holds the originals, which are to be freed one by one
@@ -191,31 +190,6 @@ class LeftAlone:
 
 
 # ---------------------------------------------------------------------------------------------- carrying it out
-
-Ranges = Mapping[nn.Module, Range | str]
-"""What layers' inputs are rounded by, or why there is no range; nothing of layers that need none."""
-
-
-def needs_range(decision: Decision) -> bool:
-    """Whether calibration data are needed for what shall become of a layer. A table has no inputs to round."""
-    return decision.scheme is not None and decision.scheme.needs_data and not decision.layer.is_table
-
-
-def _find_ranges(model: nn.Module, decisions: Sequence[Decision], data: Iterable[Any] | None, progress: bool) -> Ranges:
-    wanted = {d.layer.module: (d.layer.name, cast(Int8, d.scheme)) for d in decisions if needs_range(d)}
-    if not wanted:
-        return {}
-    name, scheme = next(iter(wanted.values()))
-    if data is None:
-        raise ConvertError(
-            f"data: {scheme!r} for {name!r} needs calibration data; pass an iterable of batches: "
-            "convert_(model, config, data=batches)"
-        )
-    ranges = find_ranges(model, wanted, data, progress=progress)
-    reasons = [found for found in ranges.values() if isinstance(found, str)]
-    if len(reasons) == sum(d.scheme is not None and d.owner is None for d in decisions):
-        raise ConvertError(f"nothing to convert: {len(reasons)} layers are left alone, {name!r} since {reasons[0]}")
-    return ranges
 
 
 @dataclass

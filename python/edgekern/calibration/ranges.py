@@ -9,9 +9,9 @@ coarser, and nothing depends on the order of the data. They take 128 KB a layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,10 @@ from edgekern.calibration.observe import arguments, watch
 from edgekern.calibration.progress import progress_bar
 from edgekern.config import Int8
 from edgekern.kernels import Range
+from edgekern.plan import Decision
+
+Ranges: TypeAlias = Mapping[nn.Module, Range | str]
+"""What layers' inputs are rounded by, or why there is no range; nothing of layers that need none."""
 
 NOTHING_BUT_ZEROS = "the calibration data give it nothing but zeros, which have no range"
 """Why a layer was left alone."""
@@ -32,6 +36,36 @@ _FINITE = 255 << 23 - _LEFT_OUT  # bins of one sign that are neither infinite no
 _AT_ONCE = 1 << 22  # values whose bins are in memory at a time
 _LARGEST_SCALE = 2.0**100  # of the kernels
 _CUTS = 64  # ends of a range that are tried, from the whole on; an eighth of an octave apart
+
+
+def needs_range(decision: Decision) -> bool:
+    """Whether calibration data are needed for what shall become of a layer. A table has no inputs to round."""
+    return decision.scheme is not None and decision.scheme.needs_data and not decision.layer.is_table
+
+
+def ranges_for(
+    model: nn.Module, decisions: Sequence[Decision], data: Iterable[Any] | None, *, progress: bool
+) -> Ranges:
+    """Those of the layers that shall have one; ``data`` are not looked at where there are none.
+
+    Raises:
+        DataError: as :func:`find_ranges`; no data where they are needed, or none that bring any layer a range where all
+            need one.
+    """
+    wanted = {each.layer.module: (each.layer.name, cast(Int8, each.scheme)) for each in decisions if needs_range(each)}
+    if not wanted:
+        return {}
+    name, scheme = next(iter(wanted.values()))
+    if data is None:
+        raise DataError(
+            f"data: {scheme!r} for {name!r} needs calibration data; pass an iterable of batches: "
+            "convert_(model, config, data=batches)"
+        )
+    ranges = find_ranges(model, wanted, data, progress=progress)
+    reasons = [found for found in ranges.values() if isinstance(found, str)]
+    if len(reasons) == sum(each.scheme is not None and each.owner is None for each in decisions):
+        raise DataError(f"nothing to convert: {len(reasons)} layers are left alone, {name!r} since {reasons[0]}")
+    return ranges
 
 
 def find_ranges(

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from edgekern.calibration.ranges import needs_range
 from edgekern.config import Config, Scheme, check_config
-from edgekern.convert import LeftAlone, bytes_of, convert_layer_, needs_range, report_on
+from edgekern.convert import LeftAlone, bytes_of, convert_layer_, report_on
 from edgekern.nn.layers import Layer, obstacle
 from edgekern.nn.memory import part_of_a_model
 from edgekern.nn.tables import obstacle_in_scheme
