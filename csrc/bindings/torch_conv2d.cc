@@ -111,8 +111,8 @@ void conv2d(StableIValue* stack, const Ranges& ranges) {
   TensorHandle y = empty_images(out, order, torch_dtype(out_dtype));
   if (sizes[0] > 0) {
     const ek_image_order memory = one_pixel ? EK_NHWC : order;
-    const ek_images from{data_of(x), dtype, memory, ranges.x_scale, static_cast<int32_t>(ranges.x_zero_point)};
-    const ek_images to{data_of(y), out_dtype, memory, ranges.y_scale, static_cast<int32_t>(ranges.y_zero_point)};
+    const ek_images from{data_of(x), dtype, memory, {ranges.x_scale, static_cast<int32_t>(ranges.x_zero_point)}};
+    const ek_images to{data_of(y), out_dtype, memory, {ranges.y_scale, static_cast<int32_t>(ranges.y_zero_point)}};
     const ek_activation activation = static_cast<ek_activation>(number(13));
     const size_t packed_size = static_cast<size_t>(packed_view.sizes[0]);
     Threads threads;

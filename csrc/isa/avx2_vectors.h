@@ -166,19 +166,21 @@ struct Avx2Vectors {
     auto rounded = [&](int i) EK_LAMBDA_INLINE {
       return _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_mul_ps(x[i], inverse)), zero_point);
     };
-    // Both packs saturate, which is the clamp to 0..255; they work in 128-bit halves, so dwords come out interleaved.
-    __m256i words01 = _mm256_packs_epi32(rounded(0), rounded(1)), words23 = _mm256_packs_epi32(rounded(2), rounded(3));
-    __m256i bytes = _mm256_packus_epi16(words01, words23);
-    return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    return narrow(rounded(0), rounded(1), rounded(2), rounded(3));
   }
 
   static EK_INLINE Bytes round_bytes(const F32 (&x)[kParts], int32_t low, int32_t high) {
-    Bytes v = to_bytes(x, _mm256_set1_ps(1.0f), _mm256_setzero_si256());
-    v = _mm256_max_epu8(v, _mm256_set1_epi8(static_cast<char>(low)));
-    return _mm256_min_epu8(v, _mm256_set1_epi8(static_cast<char>(high)));
+    const F32 lowest = set(static_cast<float>(low)), highest = set(static_cast<float>(high));
+    auto rounded = [&](int i) EK_LAMBDA_INLINE { return _mm256_cvtps_epi32(min(max(x[i], lowest), highest)); };
+    return narrow(rounded(0), rounded(1), rounded(2), rounded(3));
   }
 
  private:
+  // Both packs saturate, which is the clamp to 0..255; they work in 128-bit halves, so dwords come out interleaved.
+  static EK_INLINE Bytes narrow(I32 a, I32 b, I32 c, I32 d) {
+    __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+    return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  }
   static EK_INLINE __m128i load_16(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
   static EK_INLINE void store_16(uint8_t* p, __m128i v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v); }
   template <ek_dtype D>

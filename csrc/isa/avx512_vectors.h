@@ -166,10 +166,9 @@ struct Avx512Vectors {
 
   static EK_INLINE Bytes round_bytes(const F32 (&x)[kParts], int32_t low, int32_t high) {
     Bytes v;
-    const __m128i highest = _mm_set1_epi8(static_cast<char>(high));
+    const F32 lowest = set(static_cast<float>(low)), highest = set(static_cast<float>(high));
     unroll<kParts>([&](auto i) EK_LAMBDA_INLINE {
-      I32 q = _mm512_max_epi32(_mm512_cvtps_epi32(x[i]), _mm512_set1_epi32(low));
-      v.part[i] = _mm_min_epu8(_mm512_cvtusepi32_epi8(q), highest);
+      v.part[i] = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(min(max(x[i], lowest), highest)));
     });
     return v;
   }

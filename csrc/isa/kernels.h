@@ -105,11 +105,12 @@ struct DenseKernels {
   const char* gemv_name;  // the same template at M = 1
   Order order;            // of the packed matrix
   RowLayout lhs;
-  // Rows [m0, m1) of lhs, found at `x` with row 0 first, into out.
-  void (*quantize)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsRows& out);
+  // Rows [m0, m1) of lhs, found at `x` with row 0 first, into out: by `range`, or each by its own where that is nullptr.
+  void (*quantize)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, const ek_int8_range* range, int64_t m0, int64_t m1,
+                   const LhsRows& out);
   // The same rows as plain u8, for integer pipelines; zero points in 0..255.
-  void (*quantize_u8)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, uint8_t* q, int64_t ld_q,
-                      float* scale, int32_t* zero_point);
+  void (*quantize_u8)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, const ek_int8_range* range, int64_t m0,
+                      int64_t m1, uint8_t* q, int64_t ld_q, float* scale, int32_t* zero_point);
   // Rows that are u8 already.
   void (*load_u8)(const uint8_t* q, int64_t ld_q, const int32_t* zero_point, int64_t k, int64_t m0, int64_t m1,
                   const LhsRows& out);
@@ -144,8 +145,9 @@ struct BlockKernels {
   int64_t narrowest;     // rows of the narrowest tile; wider ones are a power of two times this
   int64_t read_rows;     // that one thread has to bring into their tiles
   int64_t tile_rows[4];  // for blocks of 1, 2, 4, 8 output channels
-  // Rows [m0, m1) of lhs, m0 a multiple of read_rows.
-  void (*quantize)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsTiles& out);
+  // Rows [m0, m1) of lhs, m0 a multiple of read_rows; `range` as above.
+  void (*quantize)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, const ek_int8_range* range, int64_t m0, int64_t m1,
+                   const LhsTiles& out);
   void (*load_u8)(const uint8_t* q, int64_t ld_q, const int32_t* zero_point, int64_t k, int64_t m0, int64_t m1,
                   const LhsTiles& out);
   // y of the tile of w rows that starts at m0 x panels [p0, p1) of 16 output channels; by log2(R).

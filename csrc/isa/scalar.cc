@@ -202,8 +202,8 @@ struct ScalarVectors {
   static EK_INLINE Bytes round_bytes(const F32 (&x)[kParts], int32_t low, int32_t high) {
     Bytes v;
     for (int i = 0; i < kParts * kLanes; ++i) {
-      int32_t q = round_even(x[i / kLanes].lane[i % kLanes]);
-      v.byte[i] = static_cast<uint8_t>(q < low ? low : q > high ? high : q);
+      float value = x[i / kLanes].lane[i % kLanes], lowest = static_cast<float>(low), highest = static_cast<float>(high);
+      v.byte[i] = static_cast<uint8_t>(round_even(!(value >= lowest) ? lowest : value > highest ? highest : value));
     }
     return v;
   }

@@ -81,7 +81,7 @@ Plan plan_of(const edgekern::Kernels& kernels, const Conv2dLayout& layout, const
   plan.in_place = x.dtype == EK_U8 && reads_in_place(kernels.int8, geometry);
   plan.value_bytes = bytes_of(y.dtype);
   plan.slab_images = min_of(images, max_of(1, kSlabBytes / geometry.image_bytes()));
-  if (x.scale == 0)
+  if (x.range.scale == 0)
     plan.range_pieces = ceil_div(geometry.shape.in_channels * geometry.height * geometry.width, kRangeElements);
   plan.threads = thread_count(parallel);
   if (layout.depthwise()) {
@@ -146,7 +146,7 @@ struct Call {
   uint8_t* image(int64_t b) const { return images + b * plan.geometry.image_bytes(); }
 
   RowScale scale(int64_t b) const {
-    if (x.scale != 0) return {x.scale, 1.0f / x.scale, x.zero_point, false};
+    if (x.range.scale != 0) return scale_of(x.range);
     RowRange all{0.0f, 0.0f, true};
     for (int64_t i = 0; i < plan.range_pieces; ++i) {
       const RowRange& piece = ranges[b * plan.range_pieces + i];
@@ -200,9 +200,9 @@ Output output_at(const Call& call, const Slot& slot, int64_t b, int64_t p0, int6
   char* y = static_cast<char*>(call.y.data) + (b * call.y_elements() + p0 * channels + c0) * call.plan.value_bytes;
   Output output{y, channels, call.y.dtype, call.activation, false};
   if (call.y.dtype != EK_U8) return output;
-  const int32_t zero_point = call.y.zero_point;
-  const float six = 6.0f / call.y.scale + static_cast<float>(zero_point);
-  output.u8 = {1.0f / call.y.scale, zero_point, call.plan.folds, 0, 255};
+  const int32_t zero_point = call.y.range.zero_point;
+  const float six = 6.0f / call.y.range.scale + static_cast<float>(zero_point);
+  output.u8 = {1.0f / call.y.range.scale, zero_point, call.plan.folds, 0, 255};
   if (call.activation != EK_NONE) output.u8.low = zero_point;
   if (call.activation == EK_RELU6 && six < 255) output.u8.high = static_cast<int32_t>(lrintf(six));
   return output;
@@ -210,7 +210,7 @@ Output output_at(const Call& call, const Slot& slot, int64_t b, int64_t p0, int6
 
 // The scales and biases of `channels`, with what turns sums into u8 (U8Output).
 void fold(const Call& call, const Slot& slot, float x_scale, const float* scale, const float* bias, int64_t channels) {
-  const float inverse = 1.0f / call.y.scale, zero_point = static_cast<float>(call.y.zero_point);
+  const float inverse = 1.0f / call.y.range.scale, zero_point = static_cast<float>(call.y.range.zero_point);
   for (int64_t c = 0; c < channels; ++c) {
     slot.scale[c] = x_scale * scale[c] * inverse;
     slot.bias[c] = bias[c] * inverse + zero_point;
@@ -376,10 +376,8 @@ ek_status geometry_of(const ek_conv2d_shape& shape, const ek_window* window, int
 ek_status check_images(const ek_images& x, const ek_images& y) {
   for (const ek_images& images : {x, y}) {
     if (!valid_dtype(images.dtype) && images.dtype != EK_U8) return EK_ERROR_DTYPE;
-    constexpr float kSmallest = 1.17549435e-38f, kLargest = 8.5070592e37f;  // normal floats whose inverses are normal too
-    const bool none = images.scale == 0, range = images.scale >= kSmallest && images.scale <= kLargest;
-    if (!valid_order(images.order) || !(none || range)) return EK_ERROR_IMAGES;
-    if (images.zero_point < 0 || images.zero_point > 255) return EK_ERROR_IMAGES;
+    const bool none = images.range.scale == 0;
+    if (!valid_order(images.order) || !(none || valid_range(images.range))) return EK_ERROR_IMAGES;
     if (images.dtype == EK_U8 && (none || images.order != EK_NHWC)) return EK_ERROR_IMAGES;
   }
   const bool same = x.dtype == y.dtype || x.dtype == EK_U8 || y.dtype == EK_U8;

@@ -2,7 +2,8 @@
 //
 //   x  [C][H][W] or [H][W][C] floats  ->  u8 [H][W][C]  ->  rows of activations, one a pixel of y  ->  y
 //
-// One scale and zero point serve an image; else numbers are made as everywhere (quantize.h).
+// One scale and zero point serve an image; else numbers are made as everywhere (quantize.h). Where they are given beforehand, the
+// image may hold more than they do.
 #pragma once
 
 #include <string.h>
@@ -33,7 +34,7 @@ template <class Isa, ek_dtype D>
 EK_INLINE void round_run(const void* x, int64_t start, int64_t count, const RowScale& scale, uint8_t* q) {
   constexpr int64_t kStep = Isa::kParts * Isa::kLanes;
   const char* from = static_cast<const char*>(x) + start * (D == EK_F32 ? 4 : 2);
-  round_row<Isa, D>(from, count, scale, [&](typename Isa::Bytes bytes, int64_t i) EK_LAMBDA_INLINE {
+  round_row_within<Isa, D>(from, count, scale, [&](typename Isa::Bytes bytes, int64_t i) EK_LAMBDA_INLINE {
     if (i + kStep <= count) {
       Isa::store_bytes(q + i, bytes);
     } else {
@@ -60,6 +61,7 @@ EK_INLINE void round_planes(const void* x, const int64_t (&planes)[4], int64_t p
       v[c] = Isa::template load_as<D>(tail, 0);
     }
   });
+  Bounds<Isa>(scale.scale).hold(v);
   alignas(64) uint8_t bytes[4 * Isa::kLanes];
   Isa::store_bytes(bytes, Isa::to_bytes(v, Isa::set(scale.inverse), Isa::set_i32(scale.zero_point)));
   for (int64_t i = 0; i < Isa::kLanes; ++i)
