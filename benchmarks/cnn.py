@@ -98,6 +98,7 @@ def main(
     environment = {
         FOLDER_VARIABLE: str(folder),
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",  # in its own process, which is stopped while others are measured
         **caps(tier, isa),
     }
     make_files(folder, list(dict.fromkeys(task["network"] for task in tasks)), bool(set(ONNX) & set(chosen)))

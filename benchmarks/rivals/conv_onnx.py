@@ -61,9 +61,12 @@ class OnnxConv(ConvSubject):
 class OnnxRuntimeConv(OnnxConv):
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        self._options = session_options(threads)  # before the quantiser's sessions: the pool has to be made first
+
     def compile(self, model: bytes, conv: Conv, x: FloatArray) -> Bound:
-        options = session_options(self.threads)
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, self._options, providers=["CPUExecutionProvider"])
         shape = (conv.batch, conv.out_channels, conv.out_size, conv.out_size)
         images, output = map(onnxruntime.OrtValue.ortvalue_from_numpy, (x, np.empty(shape, np.float32)))
         return Bound(bound_session(session, images, output), output.numpy)
