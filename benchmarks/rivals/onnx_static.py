@@ -1,6 +1,6 @@
 """ONNX Runtime's static quantiser, as its guide sets it for x86 with VNNI.
 
-QDQ, u8 activations and s8 weights. A scale for each output channel costs little time, the guide says, and saves accuracy.
+QDQ, u8 activations and s8 weights. A scale for each output channel costs little time, the guide says.
 """
 
 from __future__ import annotations
