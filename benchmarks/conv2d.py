@@ -106,7 +106,7 @@ def all_cells() -> list[dict[str, Any]]:
     cells = []
     for network, layers in (("efficientnet-lite0", efficientnet_lite0()), ("resnet18", resnet18())):
         for conv in dict.fromkeys(layers):
-            facts = {"kind": kind_of(conv), "network": network, "count": layers.count(conv), "macs": conv.macs}
+            facts = {"layer": kind_of(conv), "network": network, "count": layers.count(conv), "macs": conv.macs}
             cells.append({"name": name_of(conv), **conv._asdict(), **facts})
     return cells
 

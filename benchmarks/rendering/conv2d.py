@@ -59,11 +59,11 @@ def _kinds_table(results: Results) -> str:
     rivals = [name for name in results.subjects() if not is_ours(name)]
     counts = sorted({cell.threads for cell in results.cells})
     rows = []
-    for kind in dict.fromkeys(cell.task["kind"] for cell in results.cells):
+    for kind in dict.fromkeys(cell.task["layer"] for cell in results.cells):
         row = [kind]
         for rival in rivals:
             for threads in counts:
-                cells = [c for c in results.cells if (c.task["kind"], c.threads) == (kind, threads)]
+                cells = [c for c in results.cells if (c.task["layer"], c.threads) == (kind, threads)]
                 ratios = [t / o for c in cells if (t := c.seconds(rival)) and (o := c.seconds(OURS))]
                 row.append(ratio(geometric_mean(ratios) if ratios else None))
         rows.append(row)
