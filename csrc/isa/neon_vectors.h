@@ -147,10 +147,12 @@ struct NeonVectors {
   }
 
   static EK_INLINE void join_rows(const uint8_t* const (&rows)[2], int64_t at, uint8_t* out) {
-    vst2q_u8(out, uint8x16x2_t{{vld1q_u8(rows[0] + at), vld1q_u8(rows[1] + at)}});
+    uint8x16x2_t v{{vld1q_u8(rows[0] + at), vld1q_u8(rows[1] + at)}};
+    vst2q_u8(out, v);
   }
   static EK_INLINE void join_rows(const uint8_t* const (&rows)[4], int64_t at, uint8_t* out) {
-    vst4q_u8(out, uint8x16x4_t{{vld1q_u8(rows[0] + at), vld1q_u8(rows[1] + at), vld1q_u8(rows[2] + at), vld1q_u8(rows[3] + at)}});
+    uint8x16x4_t v{{vld1q_u8(rows[0] + at), vld1q_u8(rows[1] + at), vld1q_u8(rows[2] + at), vld1q_u8(rows[3] + at)}};
+    vst4q_u8(out, v);
   }
 
   // ------------------------------------------------------------------------------- activations to u8, 16 a step
