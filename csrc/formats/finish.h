@@ -27,20 +27,14 @@ EK_INLINE void store_u8(uint8_t* y, const TileOut& to, Value&& value) {
   constexpr int64_t kStep = Isa::kParts * Isa::kLanes;
   const typename Isa::F32 inverse = Isa::set(to.u8.inverse), zero_point = Isa::set(static_cast<float>(to.u8.zero_point));
   auto scaled = [&](int64_t at) EK_LAMBDA_INLINE { return Isa::fma(activate<Isa, A>(value(at)), inverse, zero_point); };
-  typename Isa::F32 v[Isa::kParts];
-  int64_t n = 0;
-  for (; n + kStep <= to.columns; n += kStep) {
-    unroll<Isa::kParts>([&](auto part) EK_LAMBDA_INLINE { v[part] = scaled(n + part * Isa::kLanes); });
-    Isa::store_bytes(y + n, Isa::round_bytes(v, 0, 255));
+  for (int64_t n = 0; n < to.columns; n += kStep) {
+    typename Isa::F32 v[Isa::kParts];
+    unroll<Isa::kParts>([&](auto part) EK_LAMBDA_INLINE {
+      int64_t at = n + part * Isa::kLanes;
+      v[part] = at < to.columns ? scaled(at) : Isa::set(0.0f);
+    });
+    Isa::store_rounded(y + n, v, 0, 255, to.columns - n);
   }
-  if (n == to.columns) return;
-  unroll<Isa::kParts>([&](auto part) EK_LAMBDA_INLINE {
-    int64_t at = n + part * Isa::kLanes;
-    v[part] = at < to.columns ? scaled(at) : Isa::set(0.0f);
-  });
-  alignas(64) uint8_t step[kStep];
-  Isa::store_bytes(step, Isa::round_bytes(v, 0, 255));
-  copy_bytes(y + n, step, to.columns - n);
 }
 
 // y = activation of row(m)(n) for every row of the tile and each kLanes columns from n on.

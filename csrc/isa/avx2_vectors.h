@@ -169,13 +169,21 @@ struct Avx2Vectors {
     return narrow(rounded(0), rounded(1), rounded(2), rounded(3));
   }
 
-  static EK_INLINE Bytes round_bytes(const F32 (&x)[kParts], int32_t low, int32_t high) {
-    const F32 lowest = set(static_cast<float>(low)), highest = set(static_cast<float>(high));
-    auto rounded = [&](int i) EK_LAMBDA_INLINE { return _mm256_cvtps_epi32(min(max(x[i], lowest), highest)); };
-    return narrow(rounded(0), rounded(1), rounded(2), rounded(3));
+  static EK_INLINE void store_rounded(uint8_t* p, const F32 (&x)[kParts], int32_t low, int32_t high, int64_t count) {
+    const F32 highest = set(static_cast<float>(high));
+    auto rounded = [&](int i) EK_LAMBDA_INLINE { return _mm256_cvtps_epi32(min(highest, x[i])); };
+    // A NaN becomes the lowest integer, and then 0.
+    Bytes bytes = narrow(rounded(0), rounded(1), rounded(2), rounded(3));
+    store_some(p, _mm256_max_epu8(bytes, _mm256_set1_epi8(static_cast<char>(low))), count);
   }
 
  private:
+  static EK_INLINE void store_some(uint8_t* p, Bytes bytes, int64_t count) {
+    if (count >= kParts * kLanes) return store_bytes(p, bytes);
+    alignas(64) uint8_t all[kParts * kLanes];
+    store_bytes(all, bytes);
+    copy_bytes(p, all, count);
+  }
   // Both packs saturate, which is the clamp to 0..255; they work in 128-bit halves, so dwords come out interleaved.
   static EK_INLINE Bytes narrow(I32 a, I32 b, I32 c, I32 d) {
     __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));

@@ -164,13 +164,18 @@ struct Avx512Vectors {
     return v;
   }
 
-  static EK_INLINE Bytes round_bytes(const F32 (&x)[kParts], int32_t low, int32_t high) {
-    Bytes v;
-    const F32 lowest = set(static_cast<float>(low)), highest = set(static_cast<float>(high));
-    unroll<kParts>([&](auto i) EK_LAMBDA_INLINE {
-      v.part[i] = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(min(max(x[i], lowest), highest)));
-    });
-    return v;
+  static EK_INLINE void store_rounded(uint8_t* p, const F32 (&x)[kParts], int32_t low, int32_t high, int64_t count) {
+    const F32 highest = set(static_cast<float>(high));
+    // The packs saturate, which is the limit at 0; a NaN becomes the lowest integer, and then 0.
+    auto rounded = [&](int i) EK_LAMBDA_INLINE { return _mm512_cvtps_epi32(min(highest, x[i])); };
+    __m512i words01 = _mm512_packs_epi32(rounded(0), rounded(1)), words23 = _mm512_packs_epi32(rounded(2), rounded(3));
+    const __m512i by_parts = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m512i bytes = _mm512_permutexvar_epi32(by_parts, _mm512_packus_epi16(words01, words23));
+    bytes = _mm512_max_epu8(bytes, _mm512_set1_epi8(static_cast<char>(low)));
+    if (count >= kParts * kLanes)
+      _mm512_storeu_si512(p, bytes);
+    else
+      _mm512_mask_storeu_epi8(p, (__mmask64{1} << count) - 1, bytes);
   }
 
  private:

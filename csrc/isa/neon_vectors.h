@@ -168,9 +168,13 @@ struct NeonVectors {
     int16x8_t high = vcombine_s16(vqmovn_s32(rounded(2)), vqmovn_s32(rounded(3)));
     return vcombine_u8(vqmovun_s16(low), vqmovun_s16(high));
   }
-  static EK_INLINE Bytes round_bytes(const F32 (&x)[kParts], int32_t low, int32_t high) {
-    Bytes v = to_bytes(x, vdupq_n_f32(1.0f), vdupq_n_s32(0));
-    return vminq_u8(vmaxq_u8(v, vdupq_n_u8(static_cast<uint8_t>(low))), vdupq_n_u8(static_cast<uint8_t>(high)));
+  static EK_INLINE void store_rounded(uint8_t* p, const F32 (&x)[kParts], int32_t low, int32_t high, int64_t count) {
+    Bytes bytes = to_bytes(x, vdupq_n_f32(1.0f), vdupq_n_s32(0));
+    bytes = vminq_u8(vmaxq_u8(bytes, vdupq_n_u8(static_cast<uint8_t>(low))), vdupq_n_u8(static_cast<uint8_t>(high)));
+    if (count >= kParts * kLanes) return store_bytes(p, bytes);
+    uint8_t all[kParts * kLanes];
+    store_bytes(all, bytes);
+    copy_bytes(p, all, count);
   }
 
  private:

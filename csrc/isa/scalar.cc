@@ -199,13 +199,12 @@ struct ScalarVectors {
     }
     return v;
   }
-  static EK_INLINE Bytes round_bytes(const F32 (&x)[kParts], int32_t low, int32_t high) {
-    Bytes v;
-    for (int i = 0; i < kParts * kLanes; ++i) {
-      float value = x[i / kLanes].lane[i % kLanes], lowest = static_cast<float>(low), highest = static_cast<float>(high);
-      v.byte[i] = static_cast<uint8_t>(round_even(!(value >= lowest) ? lowest : value > highest ? highest : value));
+  static EK_INLINE void store_rounded(uint8_t* p, const F32 (&x)[kParts], int32_t low, int32_t high, int64_t count) {
+    const float lowest = static_cast<float>(low), highest = static_cast<float>(high);
+    for (int64_t i = 0; i < count && i < kParts * kLanes; ++i) {
+      float value = x[i / kLanes].lane[i % kLanes];
+      p[i] = static_cast<uint8_t>(round_even(!(value >= lowest) ? lowest : value > highest ? highest : value));
     }
-    return v;
   }
 };
 

@@ -35,7 +35,8 @@
 //   kJoinsParts         whether it does that in parts of vectors too: split_word(v) makes line_depth parts of one I32 of words,
 //                       join_parts(planes, at) one I32 of the parts at planes[d] + at
 //
-//   round_bytes(x, low, high)               kParts vectors rounded, from low to high, to u8; NaN is low
+//   store_rounded(p, x, low, high, count)   `count` numbers, all or fewer of kParts vectors, rounded and held between low and
+//                       high, as u8; NaN is low
 //   Bytes, kParts, to_bytes, store_lhs, load_bytes, store_bytes     kParts F32 vectors quantised to kParts * kLanes u8
 //   Range<D>            set, load_as, add, min, max, fma, reduce_* of the vectors that find the range of a row of D
 //   kRows, panels_at, phases_at, kHoldLhs     tile shape, see formats/int8/gemm.h

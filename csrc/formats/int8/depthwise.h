@@ -16,7 +16,7 @@
 namespace edgekern::int8 {
 namespace {
 
-constexpr int64_t kTilePixels = 8;
+constexpr int64_t kTilePixels = 32;
 
 // Columns [x0, x0 + count) of the rows of the image that row oy of y needs, channels [c0, c0 + channels), by sixteens.
 template <class Isa>
@@ -98,8 +98,8 @@ void depthwise(const DepthwiseArgs& a, int64_t oy, int64_t ox, int64_t pixels, i
   for (int64_t p = 0; p < pixels; p += kTilePixels) {
     const int64_t rows = min_of(kTilePixels, pixels - p);
     for (int64_t c = 0; c < channels; c += Isa::kLanes)
-      sum_lanes<Isa>(a, {a.columns + p * a.stride_w * kColumnBytes + c * kDepth, a.words + c0 + c, a.column_sum + c0 + c, tile + c,
-                         rows});
+      sum_lanes<Isa>(
+          a, {a.columns + p * a.stride_w * kColumnBytes + c * kDepth, a.words + c0 + c, a.column_sum + c0 + c, tile + c, rows});
     finish_tile({tile,
                  nullptr,
                  scale,

@@ -54,22 +54,16 @@ void finish_folded(const FinishArgs& args) {
       scale[part] = at < f.to.columns ? Isa::load(f.rhs_scale + at) : Isa::set(0.0f);
       bias[part] = at < f.to.columns ? Isa::load(f.bias + at) : Isa::set(0.0f);
     });
-    const int64_t left = min_of(kStep, f.to.columns - n);
-    for (int64_t m = 0; m < f.to.rows; ++m) {
+    const int32_t* tile = f.tile + n;
+    const float* total = f.total == nullptr ? nullptr : f.total + n;
+    uint8_t* y = static_cast<uint8_t*>(f.to.y) + f.to.start + n;
+    for (int64_t m = 0; m < f.to.rows; ++m, y += f.to.ld_y) {
       unroll<Isa::kParts>([&](auto part) EK_LAMBDA_INLINE {
-        int64_t at = m * kTileColumns + n + part * Isa::kLanes;
-        F32 sum = f.total != nullptr ? Isa::load(f.total + at) : Isa::to_f32(Isa::load_i32(f.tile + at));
+        int64_t at = m * kTileColumns + part * Isa::kLanes;
+        F32 sum = total != nullptr ? Isa::load(total + at) : Isa::to_f32(Isa::load_i32(tile + at));
         v[part] = Isa::fma(sum, scale[part], bias[part]);
       });
-      uint8_t* y = static_cast<uint8_t*>(f.to.y) + f.to.start + m * f.to.ld_y + n;
-      typename Isa::Bytes bytes = Isa::round_bytes(v, f.to.u8.low, f.to.u8.high);
-      if (left == kStep) {
-        Isa::store_bytes(y, bytes);
-      } else {
-        alignas(64) uint8_t step[kStep];
-        Isa::store_bytes(step, bytes);
-        copy_bytes(y, step, left);
-      }
+      Isa::store_rounded(y, v, f.to.u8.low, f.to.u8.high, f.to.columns - n);
     }
   }
 }

@@ -22,6 +22,7 @@ namespace edgekern::int8 {
 namespace {
 
 constexpr int kMaxRows = 8;
+constexpr int64_t kFinishTiles = 4;
 constexpr int kMaxPanels = 4;
 static_assert(kTileColumns == kMaxPanels * kPanelColumns);
 
@@ -183,21 +184,23 @@ void add_block(const GemmArgs& g, int64_t block, int64_t rows, const int32_t* ti
 
 void finish_at(const GemmArgs& g, Finish finish_tile, int64_t m, int64_t rows, int64_t n0, int64_t panels, const int32_t* tile,
                const float* total) {
-  finish_tile({tile,
-               g.rhs.blocks > 1 ? total : nullptr,
-               g.lhs.scale + m,
-               g.rhs.scale + n0,
-               g.rhs.bias + n0,
-               {g.output.y, m * g.output.ld_y + n0, g.output.ld_y, rows, min_of(g.rhs.n - n0, panels * kPanelColumns),
-                g.output.u8}});
+  finish_tile(
+      {tile,
+       g.rhs.blocks > 1 ? total : nullptr,
+       g.lhs.scale + m,
+       g.rhs.scale + n0,
+       g.rhs.bias + n0,
+       {g.output.y, m * g.output.ld_y + n0, g.output.ld_y, rows, min_of(g.rhs.n - n0, panels * kPanelColumns), g.output.u8}});
 }
 
 template <class Isa>
 void gemm(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
   static_assert(Isa::kRows <= kMaxRows);
   static_assert(Isa::kRows % Isa::kGroupRows == 0 && kDepthUnit % Isa::kStepDepth == 0);
-  alignas(64) int32_t tile[kMaxRows * kTileColumns];
-  alignas(64) float total[kMaxRows * kTileColumns];
+  // Several tiles of rows are finished at once: what a call begins with, scales in registers among it, then counts less.
+  constexpr int64_t kRows = kFinishTiles * Isa::kRows;
+  alignas(64) int32_t tile[kRows * kTileColumns];
+  alignas(64) float total[kRows * kTileColumns];
   Finish finish_tile = choose_finish<Isa>(g.output);
   int64_t panel_bytes = g.rhs.padded_k * kPanelColumns;
   for (int64_t p = p0; p < p1;) {
@@ -205,16 +208,19 @@ void gemm(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
     int64_t panels = Isa::panels_at(static_cast<int>(min_of(Isa::kRows, m1 - m0)));
     while (panels > p1 - p) panels /= 2;
     int64_t n0 = p * kPanelColumns;
-    for (int64_t m = m0; m < m1; m += Isa::kRows) {
-      int64_t rows = min_of(Isa::kRows, m1 - m);
-      Accumulate accumulate_tile = kAccumulate<Isa>.at[rows - 1][panels / 2];  // 1, 2, 4 -> 0, 1, 2
-      for (int64_t block = 0; block < g.rhs.blocks; ++block) {
-        int64_t k = block * kBlockDepth;
-        accumulate_tile(tile_at<Isa>(g, m, n0, k, min_of(kBlockDepth, g.rhs.padded_k - k),
-                                     g.rhs.panels + p * panel_bytes + k * kPanelColumns, panel_bytes, tile));
-        add_block(g, block, rows, tile, total);
+    for (int64_t m = m0; m < m1; m += kRows) {
+      const int64_t end = min_of(m1, m + kRows);
+      for (int64_t at = m; at < end; at += Isa::kRows) {
+        int64_t rows = min_of(Isa::kRows, end - at), start = (at - m) * kTileColumns;
+        Accumulate accumulate_tile = kAccumulate<Isa>.at[rows - 1][panels / 2];  // 1, 2, 4 -> 0, 1, 2
+        for (int64_t block = 0; block < g.rhs.blocks; ++block) {
+          int64_t k = block * kBlockDepth;
+          accumulate_tile(tile_at<Isa>(g, at, n0, k, min_of(kBlockDepth, g.rhs.padded_k - k),
+                                       g.rhs.panels + p * panel_bytes + k * kPanelColumns, panel_bytes, tile + start));
+          add_block(g, block, rows, tile + start, total + start);
+        }
       }
-      finish_at(g, finish_tile, m, rows, n0, panels, tile, total);
+      finish_at(g, finish_tile, m, end - m, n0, panels, tile, total);
     }
     p += panels;
   }
