@@ -88,9 +88,7 @@ class _Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if m not in (
-            self.submodule_paths or {}
-        ):  # made on the way, as a slice of a sequence is; what it calls may be known
+        if m not in (self.submodule_paths or {}):  # made on the way, as slices of sequences are
             return m.forward(*args, **kwargs)
         if self.is_leaf_module(m, ""):
             return super().call_module(m, forward, args, kwargs)
