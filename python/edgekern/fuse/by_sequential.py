@@ -28,7 +28,7 @@ def calls_by_sequential(model: nn.Module, parts: Parts, within: set[nn.Module], 
     for module, names in parts.names.items():
         elsewhere = set(names) - followed.get(module, set())
         if module in within and elsewhere:
-            calls.obstacles[module] = f"{min(elsewhere)!r} stands in no nn.Sequential, and {why}"
+            calls.obstacles[module] = f"{why}; and as {min(elsewhere)!r} it is in no nn.Sequential"
     return calls
 
 
