@@ -265,3 +265,19 @@ def test_a_relu_of_a_function_around_a_sequence():
     model = Around().eval()
     report = ek.fuse_(model)
     assert [row.activation for row in report.fused] == ["relu"]
+
+
+def test_a_model_of_transformers():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], layer_type="bottleneck")
+    model = settled(transformers.ResNetForImageClassification(config))
+    x = image(1, 3, 40, 32)
+    expected = run(model, x).logits
+    report = ek.fuse_(model, {"pixel_values": x})
+    assert not [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    # Of a bottleneck's three activations the last follows the sum.
+    assert len([row for row in report if row.activation]) == 1 + 3 * 2
+    assert {row.reason for row in report if row.role == "activation" and row.reason} == {
+        "follows no linear or 2-d convolution layer"
+    }
+    assert differ(run(model, x).logits, expected) < 1e-5

@@ -93,8 +93,8 @@ def _check_norms(parts: Parts) -> None:
     if training:
         more = f" and {len(training) - 1} more" if len(training) > 1 else ""
         raise FuseError(
-            f"model: {training[0]!r}{more} normalise by each batch, being in training mode, so there are no fixed "
-            "numbers to fold; call model.eval() first"
+            f"model: expected normalisations in eval mode, but {training[0]!r}{more} would normalise by each batch, "
+            "with no fixed numbers to fold; call model.eval() first"
         )
 
 
