@@ -25,7 +25,7 @@ needs_photographs = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def fused():
+def fused(one_thread):
     """The model as it was, what it gives for odd and for its own sizes, and the same model fused with its report."""
     classifier = images.efficientnet_lite0()
     inputs = [torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)) for size in ((224, 224), (193, 160))]

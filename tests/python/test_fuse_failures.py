@@ -1,10 +1,13 @@
 """fuse_ does all or nothing, and leaves alone what it could get wrong, with the reason."""
 
+from functools import partial
+
 import pytest
 import torch
 from fuse_models import Inverted, Net, Residual, differ, image, reasons, run, settled, unit
 from small_models import assert_untouched, snapshot
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
 import edgekern as ek
@@ -18,11 +21,14 @@ def test_training_mode_is_refused():
     model = Net(Inverted()).eval()
     model.blocks.train()
     before = snapshot(model)
-    with pytest.raises(ek.FuseError, match=r"'blocks.0.bn0' and 2 more normalise by each batch.*call model.eval\(\)"):
+    with pytest.raises(
+        ek.FuseError,
+        match=r"eval mode, but 'blocks.0.bn0' and 2 more would .*; call model.eval\(\)",
+    ):
         ek.fuse_(model)
     assert_untouched(model, before)
     one = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
-    with pytest.raises(ek.FuseError, match=r"^model: '1' normalise"):
+    with pytest.raises(ek.FuseError, match=r"^model: expected normalisations in eval mode, but '1' would"):
         ek.fuse_(one)
     without = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()).train()
     ek.fuse_(without)
@@ -233,6 +239,55 @@ def test_activations_of_a_kind():
         model = unit(same)
         ek.fuse_(model, image())
         assert type(model[0]) is FusedConv2d
+
+
+class Function(nn.Module):
+    """An activation of other code, as models of transformers have them."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, x):
+        return self.call(x)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (F.relu, "relu"),
+        (torch.relu, "relu"),
+        (partial(F.relu, inplace=True), "relu"),
+        (F.relu6, "relu6"),
+        (F.hardswish, "hardswish"),
+        (F.silu, "silu"),
+        (F.gelu, "gelu"),
+        (partial(F.gelu, approximate="tanh"), "gelu_tanh"),
+        (torch.tanh, ""),
+        (lambda x: F.relu(x) + 1, ""),
+        (lambda x: F.relu(x + 1), ""),
+        (lambda x: F.relu(x) if x.sum() > 0 else x, ""),
+        (lambda x: torch.relu(x.abs()), ""),
+        (lambda x: (F.relu(x), x)[1], ""),
+    ],
+)
+def test_modules_that_only_call_a_function(call, name):
+    model = unit(lambda: Function(call))
+    x = image()
+    expected = run(model, x)
+    report = ek.fuse_(model, x)
+    assert [row.activation for row in report.fused] == [name]
+    assert [row.kind for row in report if row.role == "activation"] == (["Function"] if name else [])
+    assert (type(model[2]) is nn.Identity) == bool(name)
+    assert differ(run(model, x), expected) < 1e-6
+
+
+def test_a_function_beside_a_state_is_no_activation():
+    model = unit(lambda: Function(F.relu))
+    model[2].register_buffer("calls", torch.zeros(1))
+    ek.fuse_(model)
+    assert type(model[2]) is Function
+    assert not len(ek.fuse_(Function(F.relu)))  # the model itself is no part of it
 
 
 def test_an_activation_is_fused_once():

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from edgekern.calibration.program import call_model, cause_of
 from edgekern.fuse.calls import Calls
 from edgekern.fuse.find import find_calls
-from edgekern.fuse.parts import Parts, activation_of, parts_of
+from edgekern.fuse.parts import Parts, parts_of
 from edgekern.fuse.plan import Fusion, Plan
 from edgekern.fuse.report import ACTIVATION, LAYER, NORM, FuseReport, FuseRow
 from edgekern.nn.fused import FusedConv2d, FusedLinear
@@ -35,18 +35,19 @@ def fuse_(model: nn.Module, example_inputs: Any = None) -> FuseReport:
     A normalisation in eval mode that alone reads what a convolution or linear layer gives is folded into its weight and
     bias: exact but for their rounding, since the new ones are computed in float64. An activation that alone reads
     what such a layer gives then, ReLU, ReLU6, Hardswish, SiLU or GELU, becomes part of it: the layer is an
-    ``edgekern.nn.FusedConv2d`` or ``FusedLinear`` with the same parameters by the same names. What was taken out is an
-    ``nn.Identity`` then. A module that stands behind several layers is taken out of all these places, or stays.
+    ``edgekern.nn.FusedConv2d`` or ``FusedLinear`` with the same parameters by the same names. A module of other code
+    that does nothing but call such a function is one too. What was taken out is an ``nn.Identity`` then. A module that
+    stands behind several layers is taken out of all these places, or stays.
 
     Convolutions that pad in a forward of their own, as TensorFlow's "SAME" does or by fixed zeros, become
     ``FusedConv2d`` that pad likewise, if on images of many sizes that gives the very bits of what they gave.
 
-    Which module reads the result of which is found by ``torch.fx``, for any input; where that cannot trace the model,
-    by ``torch.export`` as it runs on ``example_inputs``; else children of an ``nn.Sequential`` are taken to be called
-    by that, one after the other. Anything that could be wrong is left alone, with the reason in the report: a result
-    with several readers, an activation that is a function called in a forward, layers that are parametrised, pruned by
-    a mask or recomputed, shared weights under a normalisation, hooks that would see other numbers or none, subclasses
-    with a forward of their own.
+    Which module reads the result of which is found by ``torch.fx``, for any input and any options of the model that it
+    can trace with; where that cannot trace the model, by ``torch.export`` as it runs on ``example_inputs``; else
+    children of an ``nn.Sequential`` are taken to be called by that, one after the other. Anything that could be wrong
+    is left alone, with the reason in the report: a result with several readers, an activation that is called as a
+    function in the forward of a larger module, layers that are parametrised, pruned by a mask or recomputed, shared
+    weights under a normalisation, hooks that would see other numbers or none, subclasses with a forward of their own.
 
     Weights that are zero stay zero. Modules and parameters stay the objects they are; a layer without a bias gets one
     when a normalisation is folded into it. ``nn.BatchNorm1d`` behind a linear layer is taken to normalise its
@@ -76,7 +77,7 @@ def fuse_(model: nn.Module, example_inputs: Any = None) -> FuseReport:
     difference = None
     with _undone_on_failure() as undo:
         with uninterrupted():
-            _carry_out(plan, undo)
+            _carry_out(parts, plan, undo)
         if before is not None:
             after = _results(model, example_inputs, "does not run on them once it is fused, so it was left as it was")
             difference = _checked_difference(before, after)
@@ -92,8 +93,8 @@ def _check_norms(parts: Parts) -> None:
     if training:
         more = f" and {len(training) - 1} more" if len(training) > 1 else ""
         raise FuseError(
-            f"model: {training[0]!r}{more} normalise by each batch, being in training mode, so there are no fixed "
-            "numbers to fold; call model.eval() first"
+            f"model: expected normalisations in eval mode, but {training[0]!r}{more} would normalise by each batch, "
+            "with no fixed numbers to fold; call model.eval() first"
         )
 
 
@@ -115,12 +116,12 @@ def _undone_on_failure() -> Iterator[Undo]:
         raise
 
 
-def _carry_out(plan: Plan, undo: Undo) -> None:
+def _carry_out(parts: Parts, plan: Plan, undo: Undo) -> None:
     for fusion in plan.fusions.values():
         if fusion.values is not None:
             _give_values(fusion.layer.module, *fusion.values, undo)
         if fusion.padding is not None or fusion.activation is not None:
-            _become(fusion.layer.module, _new_layer(fusion), undo)
+            _become(fusion.layer.module, _new_layer(parts, fusion), undo)
     for module in plan.into:
         _become(module, nn.Identity(), undo)
 
@@ -155,8 +156,9 @@ def _give_values(layer: nn.Module, weight: Tensor, bias: Tensor, undo: Undo) -> 
             parameter.data = new
 
 
-def _new_layer(fusion: Fusion) -> nn.Module:
-    module, activation = fusion.layer.module, "none" if fusion.activation is None else activation_of(fusion.activation)
+def _new_layer(parts: Parts, fusion: Fusion) -> nn.Module:
+    module = fusion.layer.module
+    activation = "none" if fusion.activation is None else parts.activations[fusion.activation]
     if isinstance(module, nn.Linear):
         return FusedLinear.of(module, activation)
     conv, padding = cast(nn.Conv2d, module), fusion.padding
@@ -226,7 +228,7 @@ def _rows(parts: Parts, plan: Plan, calls: Calls) -> Iterator[FuseRow]:
             kind=type(module).__name__,
             found=made[0].found if made else "",
             norm="" if norm is None else parts.name(norm),
-            activation="" if activation is None else activation_of(activation),
+            activation="" if activation is None else parts.activations[activation],
             padding="" if padding is None else str(padding),
             into=tuple(layer.name for layer in plan.into.get(module, ())),
             reason=plan.reasons.get(module, ""),

@@ -16,7 +16,8 @@ from edgekern.fuse.calls import BY_FX, OWN_ATTRIBUTES, Call, Calls, undisturbed
 from edgekern.fuse.parts import Parts
 
 _PLAIN = (type(None), bool, int, float, str)
-_OWN_CODE = "code of its own works with what it holds"
+OWN_CODE = "which has code of its own for what it holds"
+"""In place of a cause: nobody has tried to trace it."""
 
 
 class NotTraceable(Exception):
@@ -60,7 +61,7 @@ def _trace(model: nn.Module, parts: Parts, given: dict[str, Any] | None) -> tupl
         except Exception as error:
             raise NotTraceable(cause_of(error)) from error
         else:
-            closed = {m: opaque.get(m, _OWN_CODE) for m in _called(model, graph) if _holds_parts(m, parts)}
+            closed = {m: opaque.get(m, OWN_CODE) for m in _called(model, graph) if _holds_parts(m, parts)}
             return _calls(model, graph, parts, kept), closed
 
 
@@ -88,9 +89,7 @@ class _Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if m not in (
-            self.submodule_paths or {}
-        ):  # made on the way, as a slice of a sequence is; what it calls may be known
+        if m not in (self.submodule_paths or {}):  # made on the way, as slices of sequences are
             return m.forward(*args, **kwargs)
         if self.is_leaf_module(m, ""):
             return super().call_module(m, forward, args, kwargs)

@@ -20,7 +20,7 @@ def calls_by_sequential(model: nn.Module, parts: Parts, within: set[nn.Module], 
     followed: dict[nn.Module, set[str]] = {}
     for name, chain in _chains(model, within):
         made = [Call(module, path, BY_SEQUENTIAL) for path, module in chain]
-        last: list[Call | str] = [f"what follows {name or 'the model'!r}"]
+        last: list[Call | str] = [f"what follows {name!r}" if name else "the model's result"]
         for call, reader in zip(made, made[1:] + last, strict=True):
             call.readers.append(reader)
             calls.add(call)
@@ -28,7 +28,7 @@ def calls_by_sequential(model: nn.Module, parts: Parts, within: set[nn.Module], 
     for module, names in parts.names.items():
         elsewhere = set(names) - followed.get(module, set())
         if module in within and elsewhere:
-            calls.obstacles[module] = f"{min(elsewhere)!r} stands in no nn.Sequential, and {why}"
+            calls.obstacles[module] = f"{why}; and as {min(elsewhere)!r} it is in no nn.Sequential"
     return calls
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from edgekern.fuse.calls import Call, Calls
 from edgekern.fuse.fold import folded, obstacle_in_norm, obstacle_in_pair
 from edgekern.fuse.obstacles import hands_on, hooked, obstacle_in_layer, obstacle_in_removal, watched
-from edgekern.fuse.parts import Parts, activation_of
+from edgekern.fuse.parts import Parts
 from edgekern.fuse.same_padding import Padding
 from edgekern.nn.fused import ACTIVATION_FUNCTIONS, FusedConv2d, FusedLinear
 from edgekern.nn.layers import Layer, tied_weights
@@ -95,7 +95,7 @@ class Plan:
             self.fusions[layer.module].norm, self.fusions[layer.module].values = norm, value
 
     def _take_activation(self, activation: nn.Module, layers: list[Layer]) -> None:
-        if not activation_of(activation):
+        if not self._parts.activations[activation]:
             raise _Stays(f"no fused layer applies it; they apply {', '.join(ACTIVATION_FUNCTIONS)}")
         for layer in layers:
             self.fusions[layer.module].activation = activation
