@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rendering.charts import label
-from rendering.pages import facts, plural, table
+from rendering.pages import facts, marked, plural, table
 from rendering.results import Cell, Results
 
 EXPLANATION = (
@@ -16,26 +16,17 @@ EXPLANATION = (
 )
 
 
-def is_ours(subject: str) -> bool:
-    """Whether a row is edgekern's."""
-    return subject.startswith("edgekern-")
-
-
 def rate(cell: Cell, subject: str) -> float | None:
     """Tokens a second; None where it was not measured."""
     seconds = cell.seconds(subject)
     return cell.task["tokens"] / seconds if seconds else None
 
 
-def _marked(cell: Cell, subject: str) -> str:
-    rates = {name: found for name in cell.timings if (found := rate(cell, name)) is not None}
-    if subject not in rates:
+def _written(cell: Cell, subject: str) -> str:
+    found = rate(cell, subject)
+    if found is None:
         return "-"
-    text = f"{rates[subject]:,.1f}" if rates[subject] < 1000 else f"{rates[subject]:,.0f}"
-    if subject == max(rates, key=lambda name: rates[name]):
-        return f"**{text}**"
-    rivals = [name for name in rates if not is_ours(name)]
-    return f"*{text}*" if rivals and subject == max(rivals, key=lambda name: rates[name]) else text
+    return marked(cell, subject, f"{found:,.1f}" if found < 1000 else f"{found:,.0f}")
 
 
 def language_model_section(results: Results, charts: Sequence[str]) -> str:
@@ -43,7 +34,7 @@ def language_model_section(results: Results, charts: Sequence[str]) -> str:
     rows = []
     for subject in results.subjects():
         errors = [cell.timings[subject]["relative_error"] for cell in results.cells if subject in cell.timings]
-        rows.append([label(subject), *(_marked(cell, subject) for cell in results.cells), f"{max(errors):.1%}"])
+        rows.append([label(subject), *(_written(cell, subject) for cell in results.cells), f"{max(errors):.1%}"])
     columns = [f"{cell.name}, {plural(cell.threads)}" for cell in results.cells]
     title = f"## SmolLM2-135M, a language model: {results.title}"
     charted = [f"![{results.title}](img/{name})" for name in charts]

@@ -44,11 +44,13 @@ def microseconds(seconds: float | None) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
-def _milliseconds(seconds: float | None) -> str:
+def milliseconds(seconds: float | None) -> str:
+    """One digit behind the point."""
     return MISSING if seconds is None else f"{seconds * 1e3:.1f}"
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """Without digits behind the point; empty for None."""
     return "" if share is None else f"{share:.0%}"
 
 
@@ -63,6 +65,23 @@ def bars_table(bars: Sequence[Bar]) -> str:
     """Goals, what was measured, and a plain yes or no."""
     words = {True: "yes", False: "**no**", None: MISSING}
     return table(["goal", "measured", "met"], [[bar.goal, bar.measured, words[bar.met]] for bar in bars])
+
+
+def is_ours(subject: str) -> bool:
+    """Whether a row is edgekern's, in benchmarks that have several of them."""
+    return subject.startswith(f"{OURS}-")
+
+
+def best_rival(cell: Cell) -> str | None:
+    """The fastest that is not edgekern's; None when nobody else was measured."""
+    return min((name for name in cell.timings if not is_ours(name)), key=lambda name: cell.seconds(name), default=None)
+
+
+def marked(cell: Cell, subject: str, text: str) -> str:
+    """`text` of the subject: bold for the fastest of all in the cell, in italics for the fastest rival."""
+    if subject == min(cell.timings, key=lambda name: cell.seconds(name)):
+        return f"**{text}**"
+    return f"*{text}*" if subject == best_rival(cell) else text
 
 
 def plural(count: int) -> str:
@@ -116,7 +135,7 @@ def _linear_row(cell: Cell, subjects: Sequence[str]) -> list[str]:
         times.append(f"*{text}*" if best and name == best[0] else text)
     share = cell.bandwidth_share() if cell.task["cold"] else cell.peak_share() if cell.task["m"] >= 64 else None
     unit = " of bandwidth" if cell.task["cold"] else " of peak"
-    return [cell.name.replace("-cold", ", cold"), *times, ratio(cell.ahead()), _percent(share) + unit if share else ""]
+    return [cell.name.replace("-cold", ", cold"), *times, ratio(cell.ahead()), percent(share) + unit if share else ""]
 
 
 def linear_section(results: Results, charts: Sequence[str]) -> str:
@@ -148,7 +167,7 @@ def model_section(results: Results, charts: Sequence[str]) -> str:
         errors = [
             c.timings[name]["relative_error"] for c in results.cells if "relative_error" in c.timings.get(name, {})
         ]
-        times = [_milliseconds(cell.seconds(name)) for cell in results.cells]
+        times = [milliseconds(cell.seconds(name)) for cell in results.cells]
         rows.append([label(name), *times, f"{max(errors):.1%}" if errors else ""])
     columns = [f"{cell.name}, {plural(cell.threads)}" for cell in results.cells]
     parts.append("### Milliseconds a call\n\n" + table(["", *columns, "error"], rows))
@@ -169,7 +188,7 @@ def _profile_table(results: Results) -> str:
         kinds = sorted(
             {kind for parts in profiles.values() for kind in parts}, key=lambda k: -profiles.get(OURS, {}).get(k, 0)
         )
-        rows = [[kind, *(_milliseconds(parts.get(kind)) for parts in profiles.values())] for kind in kinds]
+        rows = [[kind, *(milliseconds(parts.get(kind)) for parts in profiles.values())] for kind in kinds]
         title = f"### Where the time goes: {cell.name}, {plural(cell.threads)}, ms"
         blocks.append(f"{title}\n\n{table(['', *map(label, profiles)], rows)}")
     return "\n\n".join(blocks)

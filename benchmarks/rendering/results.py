@@ -14,6 +14,7 @@ from harness.table import SCHEMA, Record
 
 OURS = "edgekern"
 OURS_INT4 = "edgekern-int4"  # in the benchmark of that name, whose "edgekern" is int8
+MODELS = ("minilm-", "lm-", "cnn-", "conv-")  # what subjects' names begin with that run no linear layer
 FLOOR = "stub"  # the model with instant linear layers: no rival, nobody can have it
 
 
@@ -47,9 +48,14 @@ class Cell:
         ours, best = self.seconds(self.ours), self.best_rival()
         return best[1] / ours if ours and best else None
 
+    def limit_rate(self, limit: str) -> float | None:
+        """What the machine does of a limit's work in a second; None when it was not measured."""
+        record = self.limits.get(limit)
+        return record["work"] / record["median_s"] if record else None
+
     def _share(self, limit: str, work: float) -> float | None:
-        ours, record = self.seconds(self.ours), self.limits.get(limit)
-        return work / ours / (record["work"] / record["median_s"]) if ours and record else None
+        ours, rate = self.seconds(self.ours), self.limit_rate(limit)
+        return work / ours / rate if ours and rate else None
 
     def peak_share(self) -> float | None:
         """Multiply-adds a second, over the machine's own from registers in the same rounds."""
@@ -136,7 +142,8 @@ def read_results(path: Path) -> Results:
 
 def short_name(subject: str) -> str:
     """The subject's name without the model it ran."""
-    return subject.removeprefix("minilm-").removeprefix("lm-")
+    prefix = next((prefix for prefix in MODELS if subject.startswith(prefix)), "")
+    return subject.removeprefix(prefix)
 
 
 def newest(files: Iterable[Path]) -> list[Results]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import ClassVar
@@ -71,16 +72,31 @@ def matmul_nbits(weight: FloatArray, bias: FloatArray) -> onnx.ModelProto:
 
 
 @cache
-def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """One pool of `threads` threads for every session of this process, as the rotation through layers needs.
-
-    The pool can be made once only, hence the cache.
-    """
+def _make_pool(threads: int) -> None:
+    """The pool of this process, which can be made once only."""
     onnxruntime.set_global_thread_pool_sizes(threads, 1)
+
+
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """One pool of `threads` threads for every session of this process, as the rotation through layers needs."""
+    _make_pool(threads)
     options = onnxruntime.SessionOptions()
     options.use_per_session_threads = False
     options.log_severity_level = 3
     return options
+
+
+def bound_session(
+    session: onnxruntime.InferenceSession, x: onnxruntime.OrtValue, y: onnxruntime.OrtValue
+) -> Callable[[], None]:
+    """A call of a session with one input and one output, from x into y.
+
+    Bound buffers save ONNX Runtime the allocation and copy of its plain run().
+    """
+    binding = session.io_binding()
+    binding.bind_ortvalue_input(session.get_inputs()[0].name, x)
+    binding.bind_ortvalue_output(session.get_outputs()[0].name, y)
+    return partial(session.run_with_iobinding, binding)
 
 
 class OnnxRuntimeDynamic(LinearSubject):
@@ -102,12 +118,8 @@ class OnnxRuntimeDynamic(LinearSubject):
         return onnxruntime.InferenceSession(self._model, self._options, providers=["CPUExecutionProvider"])
 
     def bind(self, layer: onnxruntime.InferenceSession, x: FloatArray) -> Bound:
-        # Bound buffers save ONNX Runtime the allocation and copy of its plain run().
         output = onnxruntime.OrtValue.ortvalue_from_numpy(np.empty((len(x), len(self._bias)), np.float32))
-        binding = layer.io_binding()
-        binding.bind_ortvalue_input("x", onnxruntime.OrtValue.ortvalue_from_numpy(x))
-        binding.bind_ortvalue_output("y", output)
-        return Bound(partial(layer.run_with_iobinding, binding), output.numpy)
+        return Bound(bound_session(layer, onnxruntime.OrtValue.ortvalue_from_numpy(x), output), output.numpy)
 
 
 class OnnxRuntimeInt4(OnnxRuntimeDynamic):

@@ -21,7 +21,7 @@ extern "C" const char* ek_status_message(ek_status status) {
     case EK_ERROR_WORKSPACE:
       return "the workspace is smaller than the size asked for";
     case EK_ERROR_VALUE:
-      return "a weight, scale or bias is NaN, infinite or out of its format's range";
+      return "a weight, scale, zero point or bias is NaN, infinite or out of its format's range";
     case EK_ERROR_OUT_OF_MEMORY:
       return "out of memory";
     case EK_ERROR_ORDER:
@@ -35,7 +35,7 @@ extern "C" const char* ek_status_message(ek_status status) {
     case EK_ERROR_CLIP:
       return "unknown way to clip; expected none, the lowest squared error, or half-quadratic";
     case EK_ERROR_PARTS:
-      return "a call takes 1 to 8 layers, all of the same k and group size";
+      return "a call takes 1 to 8 layers, all of the same k, group size and range of activations";
     case EK_ERROR_INDEX:
       return "an index is negative or not below the number of rows, or of an unknown type; expected i32 or i64";
     case EK_ERROR_WINDOW:

@@ -2,6 +2,9 @@
 // aligned memory and documents; every check that guards memory is here.
 #include "int8.h"
 
+#include <optional>
+#include <utility>
+
 #include "calls.h"
 #include "workspace.h"
 
@@ -16,6 +19,35 @@ ek_int8_shape shape_of(const py::array& packed) {
                                "truncated one; make it with int8_pack"));
   }
   return shape;
+}
+
+// (scale, zero_point), or None.
+py::object range_or_none(const ek_int8_shape& shape) {
+  if (!shape.has_range) return py::none();
+  return py::make_tuple(shape.range.scale, shape.range.zero_point);
+}
+
+// A range of activations from (scale, zero_point), or nullopt from None. The library says which are valid.
+std::optional<ek_int8_range> range_of(const py::object& object) {
+  if (object.is_none()) return std::nullopt;
+  try {
+    auto [scale, zero_point] = object.cast<std::pair<double, int64_t>>();
+    const bool byte = zero_point >= 0 && zero_point <= 255;
+    return ek_int8_range{static_cast<float>(scale), byte ? static_cast<int32_t>(zero_point) : -1};
+  } catch (const py::cast_error&) {
+    throw py::type_error(
+        text("range must be a pair (scale, zero_point) of a float and an int, or None; got ", std::string(py::repr(object))));
+  }
+}
+
+const ek_int8_range* pointer_to(const std::optional<ek_int8_range>& range) { return range ? &*range : nullptr; }
+
+void check_range(ek_status status, const py::object& range, const char* op) {
+  if (status == EK_ERROR_VALUE) {
+    throw py::value_error(
+        text("range must be a scale from 2^-100 to 2^100 and a zero point from 0 to 255, got ", std::string(py::repr(range))));
+  }
+  check(status, op);
 }
 
 py::tuple quantize_rhs(const py::object& weight, const py::object& dtype) {
@@ -77,7 +109,14 @@ void pack(const py::object& q_object, const py::object& scale_object, const py::
 
 py::tuple describe_packed(const py::object& packed_object) {
   ek_int8_shape shape = shape_of(packed_bytes(packed_object, "int8_pack"));
-  return py::make_tuple(shape.n, shape.k, shape.has_bias != 0, static_cast<int>(shape.form));
+  return py::make_tuple(shape.n, shape.k, shape.has_bias != 0, static_cast<int>(shape.form), range_or_none(shape));
+}
+
+void set_range(const py::object& packed_object, const py::object& range_object) {
+  py::array packed = packed_bytes(packed_object, "int8_pack");
+  shape_of(packed);
+  std::optional<ek_int8_range> range = range_of(range_object);
+  check_range(ek_int8_set_range(packed.mutable_data(), packed.nbytes(), pointer_to(range)), range_object, "int8_set_range");
 }
 
 py::tuple unpack(const py::object& packed_object) {
@@ -112,8 +151,10 @@ py::array linear(const py::object& x, const py::object& packed_object, int activ
   return y;
 }
 
-py::tuple quantize_lhs(const py::object& x, const py::object& isa_object, const py::object& dtype) {
+py::tuple quantize_lhs(const py::object& x, const py::object& isa_object, const py::object& dtype,
+                       const py::object& range_object) {
   FloatMatrix lhs = float_matrix(x, dtype, "x");
+  std::optional<ek_int8_range> range = range_of(range_object);
   const ek_isa* isa = isa_of(isa_object);
   py::array_t<uint8_t> q({lhs.rows, lhs.cols});
   py::array_t<float> scale(lhs.rows);
@@ -121,11 +162,11 @@ py::tuple quantize_lhs(const py::object& x, const py::object& isa_object, const 
   uint8_t* q_data = q.mutable_data();
   float* scale_data = scale.mutable_data();
   int32_t* zero_data = zero_point.mutable_data();
-  check(run([&](const ek_parallel* parallel) {
-          return ek_int8_quantize_lhs(isa, lhs.rows, lhs.cols, lhs.data(), lhs.dtype, lhs.ld, q_data, lhs.cols, scale_data,
-                                      zero_data, parallel);
-        }),
-        "int8_quantize_lhs");
+  ek_status status = run([&](const ek_parallel* parallel) {
+    return ek_int8_quantize_lhs(isa, lhs.rows, lhs.cols, lhs.data(), lhs.dtype, lhs.ld, pointer_to(range), q_data, lhs.cols,
+                                scale_data, zero_data, parallel);
+  });
+  check_range(status, range_object, "int8_quantize_lhs");
   return py::make_tuple(q, scale, zero_point);
 }
 
@@ -167,10 +208,12 @@ void bind_int8(py::module_& core) {
   core.def("int8_pack", pack, py::arg("q"), py::arg("scale"), py::arg("bias"), py::arg("out"), py::arg("form") = 0,
            py::arg("isa") = none);
   core.def("int8_describe", describe_packed, py::arg("packed"));
+  core.def("int8_set_range", set_range, py::arg("packed"), py::arg("range"));
   core.def("int8_unpack", unpack, py::arg("packed"));
   core.def("int8_linear", linear, py::arg("x"), py::arg("packed"), py::arg("activation"), py::arg("isa") = none,
            py::arg("dtype") = none);
-  core.def("int8_quantize_lhs", quantize_lhs, py::arg("x"), py::arg("isa") = none, py::arg("dtype") = none);
+  core.def("int8_quantize_lhs", quantize_lhs, py::arg("x"), py::arg("isa") = none, py::arg("dtype") = none,
+           py::arg("range") = none);
   core.def("int8_matmul", matmul, py::arg("q"), py::arg("zero_point"), py::arg("packed"), py::arg("isa") = none);
 }
 

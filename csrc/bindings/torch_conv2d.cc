@@ -111,14 +111,15 @@ void conv2d(StableIValue* stack, const Ranges& ranges) {
   TensorHandle y = empty_images(out, order, torch_dtype(out_dtype));
   if (sizes[0] > 0) {
     const ek_image_order memory = one_pixel ? EK_NHWC : order;
-    const ek_images from{data_of(x), dtype, memory, ranges.x_scale, static_cast<int32_t>(ranges.x_zero_point)};
-    const ek_images to{data_of(y), out_dtype, memory, ranges.y_scale, static_cast<int32_t>(ranges.y_zero_point)};
+    const ek_images from{data_of(x), dtype, memory, {ranges.x_scale, static_cast<int32_t>(ranges.x_zero_point)}};
+    const ek_images to{data_of(y), out_dtype, memory, {ranges.y_scale, static_cast<int32_t>(ranges.y_zero_point)}};
+    const ek_activation activation = static_cast<ek_activation>(number(13));
     const size_t packed_size = static_cast<size_t>(packed_view.sizes[0]);
     Threads threads;
     Workspace workspace(ek_int8_conv2d_workspace_size(nullptr, weights, packed_size, &window, sizes[0], sizes[2], sizes[3],
-                                                      &from, &to, threads.parallel()));
+                                                      &from, &to, activation, threads.parallel()));
     check(ek_int8_conv2d(nullptr, weights, packed_size, &window, sizes[0], sizes[2], sizes[3], &from, &to,
-                         static_cast<ek_activation>(number(13)), workspace.data(), workspace.size(), threads.parallel()),
+                         activation, workspace.data(), workspace.size(), threads.parallel()),
           kConv2d.op);
     threads.check();
   }

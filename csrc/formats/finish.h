@@ -2,9 +2,9 @@
 #pragma once
 
 #include <stdint.h>
-#include <string.h>
 
 #include "formats/activation.h"
+#include "isa/kernels.h"
 #include "isa/tile.h"
 
 namespace edgekern {
@@ -18,29 +18,29 @@ struct TileOut {
   void* y;
   int64_t start, ld_y;  // of the tile in y, in elements
   int64_t rows, columns;
-  float inverse = 0;  // of u8, as is the next: Output's
-  int32_t zero_point = 0;
+  U8Output u8 = {};
 };
 
 // A row of a tile as u8, kParts vectors at a time. value(n) is not asked for columns beyond the last vector.
 template <class Isa, ek_activation A, class Value>
 EK_INLINE void store_u8(uint8_t* y, const TileOut& to, Value&& value) {
   constexpr int64_t kStep = Isa::kParts * Isa::kLanes;
-  const typename Isa::F32 inverse = Isa::set(to.inverse);
-  const typename Isa::I32 zero_point = Isa::set_i32(to.zero_point);
-  for (int64_t n = 0; n < to.columns; n += kStep) {
-    typename Isa::F32 v[Isa::kParts];
-    unroll<Isa::kParts>([&](auto part) EK_LAMBDA_INLINE {
-      int64_t at = n + part * Isa::kLanes;
-      v[part] = at < to.columns ? activate<Isa, A>(value(at)) : Isa::set(0.0f);
-    });
-    alignas(64) uint8_t step[kStep];
-    Isa::store_bytes(step, Isa::to_bytes(v, inverse, zero_point));
-    if (n + kStep <= to.columns)
-      memcpy(y + n, step, kStep);
-    else
-      memcpy(y + n, step, static_cast<size_t>(to.columns - n));
+  const typename Isa::F32 inverse = Isa::set(to.u8.inverse), zero_point = Isa::set(static_cast<float>(to.u8.zero_point));
+  auto scaled = [&](int64_t at) EK_LAMBDA_INLINE { return Isa::fma(activate<Isa, A>(value(at)), inverse, zero_point); };
+  typename Isa::F32 v[Isa::kParts];
+  int64_t n = 0;
+  for (; n + kStep <= to.columns; n += kStep) {
+    unroll<Isa::kParts>([&](auto part) EK_LAMBDA_INLINE { v[part] = scaled(n + part * Isa::kLanes); });
+    Isa::store_bytes(y + n, Isa::round_bytes(v, 0, 255));
   }
+  if (n == to.columns) return;
+  unroll<Isa::kParts>([&](auto part) EK_LAMBDA_INLINE {
+    int64_t at = n + part * Isa::kLanes;
+    v[part] = at < to.columns ? scaled(at) : Isa::set(0.0f);
+  });
+  alignas(64) uint8_t step[kStep];
+  Isa::store_bytes(step, Isa::round_bytes(v, 0, 255));
+  copy_bytes(y + n, step, to.columns - n);
 }
 
 // y = activation of row(m)(n) for every row of the tile and each kLanes columns from n on.

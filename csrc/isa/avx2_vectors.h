@@ -141,23 +141,48 @@ struct Avx2Vectors {
     v[1] = _mm256_unpackhi_epi16(a, v[1]);
   }
 
+  static EK_INLINE void join_rows(const uint8_t* const (&rows)[2], int64_t at, uint8_t* out) {
+    __m128i a = load_16(rows[0] + at), b = load_16(rows[1] + at);
+    store_16(out, _mm_unpacklo_epi8(a, b));
+    store_16(out + 16, _mm_unpackhi_epi8(a, b));
+  }
+  static EK_INLINE void join_rows(const uint8_t* const (&rows)[4], int64_t at, uint8_t* out) {
+    __m128i a = load_16(rows[0] + at), b = load_16(rows[1] + at), c = load_16(rows[2] + at), d = load_16(rows[3] + at);
+    __m128i low01 = _mm_unpacklo_epi8(a, b), high01 = _mm_unpackhi_epi8(a, b);
+    __m128i low23 = _mm_unpacklo_epi8(c, d), high23 = _mm_unpackhi_epi8(c, d);
+    store_16(out, _mm_unpacklo_epi16(low01, low23));
+    store_16(out + 16, _mm_unpackhi_epi16(low01, low23));
+    store_16(out + 32, _mm_unpacklo_epi16(high01, high23));
+    store_16(out + 48, _mm_unpackhi_epi16(high01, high23));
+  }
+
   // ------------------------------------------------------------------------------- activations to u8, 32 a step
   using Bytes = __m256i;
   static constexpr int kParts = 4;
 
   static EK_INLINE Bytes load_bytes(const uint8_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
-  static EK_INLINE void store_bytes(uint8_t* p, Bytes v) { _mm256_store_si256(reinterpret_cast<__m256i*>(p), v); }
+  static EK_INLINE void store_bytes(uint8_t* p, Bytes v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
   static EK_INLINE Bytes to_bytes(const F32 (&x)[kParts], F32 inverse, I32 zero_point) {
     auto rounded = [&](int i) EK_LAMBDA_INLINE {
       return _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_mul_ps(x[i], inverse)), zero_point);
     };
-    // Both packs saturate, which is the clamp to 0..255; they work in 128-bit halves, so dwords come out interleaved.
-    __m256i words01 = _mm256_packs_epi32(rounded(0), rounded(1)), words23 = _mm256_packs_epi32(rounded(2), rounded(3));
-    __m256i bytes = _mm256_packus_epi16(words01, words23);
-    return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    return narrow(rounded(0), rounded(1), rounded(2), rounded(3));
+  }
+
+  static EK_INLINE Bytes round_bytes(const F32 (&x)[kParts], int32_t low, int32_t high) {
+    const F32 lowest = set(static_cast<float>(low)), highest = set(static_cast<float>(high));
+    auto rounded = [&](int i) EK_LAMBDA_INLINE { return _mm256_cvtps_epi32(min(max(x[i], lowest), highest)); };
+    return narrow(rounded(0), rounded(1), rounded(2), rounded(3));
   }
 
  private:
+  // Both packs saturate, which is the clamp to 0..255; they work in 128-bit halves, so dwords come out interleaved.
+  static EK_INLINE Bytes narrow(I32 a, I32 b, I32 c, I32 d) {
+    __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+    return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  }
+  static EK_INLINE __m128i load_16(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+  static EK_INLINE void store_16(uint8_t* p, __m128i v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v); }
   template <ek_dtype D>
   static EK_INLINE __m128i to_half(F32 v) {
     if constexpr (D == EK_F16) return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);

@@ -126,7 +126,14 @@ struct Avx512Vectors {
     return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), turn_bytes(v));
   }
   static EK_INLINE I32 join_parts(const int32_t* const (&planes)[4], int64_t at) {
-    auto part = [&](int d) EK_LAMBDA_INLINE { return _mm_load_si128(reinterpret_cast<const __m128i*>(planes[d] + at)); };
+    return join_16([&](int d) EK_LAMBDA_INLINE { return _mm_load_si128(reinterpret_cast<const __m128i*>(planes[d] + at)); });
+  }
+  static EK_INLINE void join_rows(const uint8_t* const (&rows)[4], int64_t at, uint8_t* out) {
+    auto part = [&](int d) EK_LAMBDA_INLINE { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[d] + at)); };
+    _mm512_storeu_si512(out, join_16(part));
+  }
+  template <class Part>
+  static EK_INLINE I32 join_16(Part&& part) {
     __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(part(0)), part(1), 1);
     __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(part(2)), part(3), 1);
     const I32 by_rows = _mm512_setr_epi32(0, 4, 16, 20, 1, 5, 17, 21, 2, 6, 18, 22, 3, 7, 19, 23);
@@ -153,6 +160,15 @@ struct Avx512Vectors {
       I32 q = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(x[i], inverse)), zero_point);
       // vpmovusdb saturates as unsigned: only the clamp at zero is left to do.
       v.part[i] = _mm512_cvtusepi32_epi8(_mm512_max_epi32(q, _mm512_setzero_si512()));
+    });
+    return v;
+  }
+
+  static EK_INLINE Bytes round_bytes(const F32 (&x)[kParts], int32_t low, int32_t high) {
+    Bytes v;
+    const F32 lowest = set(static_cast<float>(low)), highest = set(static_cast<float>(high));
+    unroll<kParts>([&](auto i) EK_LAMBDA_INLINE {
+      v.part[i] = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(min(max(x[i], lowest), highest)));
     });
     return v;
   }

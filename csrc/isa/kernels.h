@@ -10,14 +10,22 @@
 
 namespace edgekern {
 
+// y as u8, in either of two ways: by what is not folded into the layer's own numbers, or all of it is.
+struct U8Output {
+  float inverse = 0;  // 1 / scale of y
+  int32_t zero_point = 0;
+  // Folded: sum * rhs.scale + rhs.bias is u8 already but for rounding, activation and all, which is a pair of limits.
+  bool folded = false;
+  int32_t low = 0, high = 255;
+};
+
 struct Output {
   void* y;       // of dtype, or int32 when integers is set
   int64_t ld_y;  // elements
   ek_dtype dtype;
   ek_activation activation;
   bool integers;  // int8: store the int32 sums instead of finishing them
-  float inverse = 0;       // u8: 1 / scale
-  int32_t zero_point = 0;  // u8
+  U8Output u8 = {};
 };
 
 namespace blocks {
@@ -97,11 +105,12 @@ struct DenseKernels {
   const char* gemv_name;  // the same template at M = 1
   Order order;            // of the packed matrix
   RowLayout lhs;
-  // Rows [m0, m1) of lhs, found at `x` with row 0 first, into out.
-  void (*quantize)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsRows& out);
+  // Rows [m0, m1) of lhs, found at `x` with row 0 first, into out: by `range`, or each by its own where that is nullptr.
+  void (*quantize)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, const ek_int8_range* range, int64_t m0, int64_t m1,
+                   const LhsRows& out);
   // The same rows as plain u8, for integer pipelines; zero points in 0..255.
-  void (*quantize_u8)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, uint8_t* q, int64_t ld_q,
-                      float* scale, int32_t* zero_point);
+  void (*quantize_u8)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, const ek_int8_range* range, int64_t m0,
+                      int64_t m1, uint8_t* q, int64_t ld_q, float* scale, int32_t* zero_point);
   // Rows that are u8 already.
   void (*load_u8)(const uint8_t* q, int64_t ld_q, const int32_t* zero_point, int64_t k, int64_t m0, int64_t m1,
                   const LhsRows& out);
@@ -136,8 +145,9 @@ struct BlockKernels {
   int64_t narrowest;     // rows of the narrowest tile; wider ones are a power of two times this
   int64_t read_rows;     // that one thread has to bring into their tiles
   int64_t tile_rows[4];  // for blocks of 1, 2, 4, 8 output channels
-  // Rows [m0, m1) of lhs, m0 a multiple of read_rows.
-  void (*quantize)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsTiles& out);
+  // Rows [m0, m1) of lhs, m0 a multiple of read_rows; `range` as above.
+  void (*quantize)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, const ek_int8_range* range, int64_t m0, int64_t m1,
+                   const LhsTiles& out);
   void (*load_u8)(const uint8_t* q, int64_t ld_q, const int32_t* zero_point, int64_t k, int64_t m0, int64_t m1,
                   const LhsTiles& out);
   // y of the tile of w rows that starts at m0 x panels [p0, p1) of 16 output channels; by log2(R).
@@ -172,7 +182,7 @@ struct ImageKernels {
   // channel by itself, `plane` elements from the next.
   void (*quantize)(const void* x, ek_dtype dtype, int64_t start, int64_t plane, int64_t pixels, int64_t channels,
                    const RowScale& scale, uint8_t* q);
-  // A tile [rows][ld_tile] of results to y, from element `start` on, channel by channel.
+  // A tile [rows][ld_tile] of results to y, from element `start` on, channel by channel. Both are rounded up to 16 in its memory.
   void (*store_planes)(const void* tile, int64_t ld_tile, int64_t rows, int64_t columns, ek_dtype dtype, void* y, int64_t start,
                        int64_t plane);
   // Pixels [ox, ox + pixels) of row oy of y, in up to 64 channels from c0 on.

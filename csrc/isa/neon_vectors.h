@@ -146,6 +146,13 @@ struct NeonVectors {
     v[1] = vreinterpretq_s32_s16(vzip2q_s16(a, b));
   }
 
+  static EK_INLINE void join_rows(const uint8_t* const (&rows)[2], int64_t at, uint8_t* out) {
+    vst2q_u8(out, uint8x16x2_t{{vld1q_u8(rows[0] + at), vld1q_u8(rows[1] + at)}});
+  }
+  static EK_INLINE void join_rows(const uint8_t* const (&rows)[4], int64_t at, uint8_t* out) {
+    vst4q_u8(out, uint8x16x4_t{{vld1q_u8(rows[0] + at), vld1q_u8(rows[1] + at), vld1q_u8(rows[2] + at), vld1q_u8(rows[3] + at)}});
+  }
+
   // ------------------------------------------------------------------------------- activations to u8, 16 a step
   using Bytes = uint8x16_t;
   static constexpr int kParts = 4;
@@ -158,6 +165,10 @@ struct NeonVectors {
     int16x8_t low = vcombine_s16(vqmovn_s32(rounded(0)), vqmovn_s32(rounded(1)));
     int16x8_t high = vcombine_s16(vqmovn_s32(rounded(2)), vqmovn_s32(rounded(3)));
     return vcombine_u8(vqmovun_s16(low), vqmovun_s16(high));
+  }
+  static EK_INLINE Bytes round_bytes(const F32 (&x)[kParts], int32_t low, int32_t high) {
+    Bytes v = to_bytes(x, vdupq_n_f32(1.0f), vdupq_n_s32(0));
+    return vminq_u8(vmaxq_u8(v, vdupq_n_u8(static_cast<uint8_t>(low))), vdupq_n_u8(static_cast<uint8_t>(high)));
   }
 
  private:

@@ -174,6 +174,11 @@ struct ScalarVectors {
     memcpy(v, words, sizeof(v));
   }
 
+  static EK_INLINE void join_rows(const uint8_t* const (&rows)[4], int64_t at, uint8_t* out) {
+    for (int c = 0; c < 16; ++c)
+      for (int d = 0; d < 4; ++d) out[4 * c + d] = rows[d][at + c];
+  }
+
   // ------------------------------------------------------------------------------- activations to u8, 32 a step
   static constexpr int kParts = 4;
   struct Bytes {
@@ -191,6 +196,14 @@ struct ScalarVectors {
     for (int i = 0; i < kParts * kLanes; ++i) {
       int32_t q = round_even(x[i / kLanes].lane[i % kLanes] * inverse.lane[0]) + zero_point.lane[0];
       v.byte[i] = static_cast<uint8_t>(q < 0 ? 0 : q > 255 ? 255 : q);
+    }
+    return v;
+  }
+  static EK_INLINE Bytes round_bytes(const F32 (&x)[kParts], int32_t low, int32_t high) {
+    Bytes v;
+    for (int i = 0; i < kParts * kLanes; ++i) {
+      float value = x[i / kLanes].lane[i % kLanes], lowest = static_cast<float>(low), highest = static_cast<float>(high);
+      v.byte[i] = static_cast<uint8_t>(round_even(!(value >= lowest) ? lowest : value > highest ? highest : value));
     }
     return v;
   }

@@ -26,6 +26,7 @@
 //   block_vectors(R), block_phases(R, V)    width of a tile in vectors; how many blocks are summed separately
 //   BlockAcc            the sums of one output channel for kLanes rows; block_zero(), merge_blocks(a, b), block_sum(acc)
 //   spread_blocks(p, zero_point)            kLanes blocks of one row, from u8
+//   join_rows(rows, at, out)                16 bytes from rows[d] + at on of each of line_depth rows, one of each in turn
 //   multiply_lanes(acc, lhs, weights)       each lane by a weight of its own, which is an I32 of blocks (formats/int8/depthwise.h)
 //   load_weights<R, B>(p)                   the weights of B neighbouring blocks of R channels
 //   multiply_block<i>(acc, lhs, weights)    their weight i, of one channel, against kLanes rows
@@ -34,6 +35,7 @@
 //   kJoinsParts         whether it does that in parts of vectors too: split_word(v) makes line_depth parts of one I32 of words,
 //                       join_parts(planes, at) one I32 of the parts at planes[d] + at
 //
+//   round_bytes(x, low, high)               kParts vectors rounded, from low to high, to u8; NaN is low
 //   Bytes, kParts, to_bytes, store_lhs, load_bytes, store_bytes     kParts F32 vectors quantised to kParts * kLanes u8
 //   Range<D>            set, load_as, add, min, max, fma, reduce_* of the vectors that find the range of a row of D
 //   kRows, panels_at, phases_at, kHoldLhs     tile shape, see formats/int8/gemm.h
@@ -65,6 +67,18 @@
 
 namespace edgekern {
 namespace {
+
+// A few bytes, without a call: compilers make one of a loop that they see through. What was just stored in vectors of 16 or more
+// is loaded in no wider ones.
+EK_INLINE void copy_bytes(uint8_t* to, const uint8_t* from, int64_t count) {
+  for (; count >= 16; count -= 16, to += 16, from += 16) {
+    __builtin_memcpy(to, from, 16);
+    __asm__("" : "+r"(to));
+  }
+  if (count >= 8) __builtin_memcpy(to, from, 8), count -= 8, to += 8, from += 8;
+  if (count >= 4) __builtin_memcpy(to, from, 4), count -= 4, to += 4, from += 4;
+  for (; count > 0; --count) *to++ = *from++;
+}
 
 template <int I>
 struct Index {

@@ -5,6 +5,7 @@
 //     quantize    rows of images to u8 [H][W][C], with the zeros around them     the same
 //     multiply    blocks of pixels of y x panels: the rows of activations that these pixels need are gathered into L1 or L2
 //                 and multiplied as a linear layer's; or runs of pixels x 64 channels of a depthwise one
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -45,6 +46,7 @@ struct Plan {
   Geometry geometry;
   bool planes;  // x and y are channel by channel
   bool in_place;  // x is u8 already, and all that windows meet
+  bool folds;     // y is u8, and its range and activation go into the layer's scale and bias
   int64_t value_bytes;  // of y
   int64_t slab_images, range_pieces;
   int64_t threads;
@@ -54,32 +56,39 @@ struct Plan {
   // Depthwise: columns of the image that a run of pixels meets.
   int64_t span, column_bytes;
   int64_t tile_stride;  // elements, of results that are on their way to planes
+  int64_t folded_channels;  // of which a ticket folds the scales and biases: a group's, or 64 of a depthwise layer
 
   int64_t images_bytes() const { return in_place ? 0 : aligned(slab_images * geometry.image_bytes() + kSlack); }
   int64_t ranges_bytes() const { return aligned(slab_images * range_pieces * static_cast<int64_t>(sizeof(RowRange))); }
-  int64_t tile_bytes() const { return planes ? aligned(block_rows * tile_stride * value_bytes) : 0; }
+  int64_t tile_bytes() const { return planes ? aligned(round_up(block_rows, 16) * tile_stride * value_bytes) : 0; }
   int64_t rows_bytes() const { return aligned(block_rows * gather_stride + kSlack) + aligned(block_rows * lhs_stride); }
   int64_t numbers_bytes() const { return aligned(4 * block_rows * (3 + k_blocks)); }
-  int64_t slot_bytes() const { return tile_bytes() + rows_bytes() + numbers_bytes() + column_bytes; }
+  int64_t folded_bytes() const { return folds ? aligned(8 * folded_channels) : 0; }
+  int64_t slot_bytes() const { return tile_bytes() + rows_bytes() + numbers_bytes() + folded_bytes() + column_bytes; }
   int64_t bytes() const { return kSlack + images_bytes() + ranges_bytes() + threads * slot_bytes(); }
 };
 
+bool is_limits(ek_activation activation) {
+  return activation == EK_NONE || activation == EK_RELU || activation == EK_RELU6;
+}
+
 Plan plan_of(const edgekern::Kernels& kernels, const Conv2dLayout& layout, const Geometry& geometry, int64_t images,
-             const ek_images& x, const ek_images& y, const ek_parallel* parallel) {
+             const ek_images& x, const ek_images& y, ek_activation activation, const ek_parallel* parallel) {
   Plan plan{};
   plan.geometry = geometry;
   plan.planes = x.order == EK_NCHW;
+  plan.folds = y.dtype == EK_U8 && is_limits(activation);
   plan.in_place = x.dtype == EK_U8 && reads_in_place(kernels.int8, geometry);
   plan.value_bytes = bytes_of(y.dtype);
   plan.slab_images = min_of(images, max_of(1, kSlabBytes / geometry.image_bytes()));
-  if (x.scale == 0)
+  if (x.range.scale == 0)
     plan.range_pieces = ceil_div(geometry.shape.in_channels * geometry.height * geometry.width, kRangeElements);
   plan.threads = thread_count(parallel);
   if (layout.depthwise()) {
     plan.block_rows = min_of(kRunPixels, geometry.out_width);
     plan.span = (plan.block_rows - 1) * geometry.window.stride_w + (geometry.shape.kernel_w - 1) * geometry.window.dilation_w + 1;
     plan.column_bytes = layout.lanes().row_groups() * plan.span * 64 * layout.depth;
-    plan.tile_stride = 64;
+    plan.tile_stride = plan.folded_channels = 64;
     return plan;
   }
   const RowLayout& rows = kernels.int8.lhs;
@@ -91,7 +100,7 @@ Plan plan_of(const edgekern::Kernels& kernels, const Conv2dLayout& layout, const
   // Blocks of about one size: the last of an image is then not much shorter.
   const int64_t blocks = ceil_div(geometry.out_pixels(), fit);
   plan.block_rows = round_up(ceil_div(geometry.out_pixels(), blocks), rows.rows);
-  plan.tile_stride = round_up(layout.group_out(), kPanelColumns);
+  plan.tile_stride = plan.folded_channels = round_up(layout.group_out(), kPanelColumns);
   return plan;
 }
 
@@ -102,6 +111,7 @@ struct Slot {
   LhsRows lhs;
   int32_t* zero_point;  // u8's, of every row
   uint8_t* columns;
+  float *scale, *bias;  // folded
 };
 
 Slot slot_at(const Plan& plan, char* start) {
@@ -114,6 +124,8 @@ Slot slot_at(const Plan& plan, char* start) {
   slot.zero_point = numbers + plan.block_rows;
   slot.lhs = {data, plan.lhs_stride, scale, numbers, slot.zero_point + plan.block_rows, plan.block_rows};
   slot.columns = reinterpret_cast<uint8_t*>(scale) + plan.numbers_bytes();
+  slot.scale = reinterpret_cast<float*>(slot.columns + plan.column_bytes);
+  slot.bias = slot.scale + plan.folded_channels;
   return slot;
 }
 
@@ -134,7 +146,7 @@ struct Call {
   uint8_t* image(int64_t b) const { return images + b * plan.geometry.image_bytes(); }
 
   RowScale scale(int64_t b) const {
-    if (x.scale != 0) return {x.scale, 1.0f / x.scale, x.zero_point, false};
+    if (x.range.scale != 0) return scale_of(x.range);
     RowRange all{0.0f, 0.0f, true};
     for (int64_t i = 0; i < plan.range_pieces; ++i) {
       const RowRange& piece = ranges[b * plan.range_pieces + i];
@@ -151,22 +163,26 @@ void find_range(const Call& call, int64_t ticket) {
   call.ranges[ticket] = call.kernels.int8_images.range(call.x.data, call.x.dtype, b * call.x_elements() + start, count);
 }
 
-// Row `row` of the u8 image, whose first `top` rows are zeros.
-void quantize_row(const Call& call, int64_t b, int64_t row, const RowScale& scale) {
+// Rows [row, row + 1) of the u8 image, whose first `top` rows are zeros, or, where rows follow each other without zeros between
+// them, as many as are asked for at once. Returns how many it was.
+int64_t quantize_rows(const Call& call, int64_t b, int64_t row, int64_t end, const RowScale& scale) {
   const Geometry& g = call.plan.geometry;
   const int64_t channels = g.shape.in_channels, met = g.met_width(), y = row - g.window.top;
   uint8_t* out = call.image(b) + row * g.row_bytes();
   const int64_t left = min_of(g.window.left, met), used = y < 0 || y >= g.height ? 0 : min_of(g.width, met - left);
+  const int64_t rows = used == met && met == g.width ? min_of(end, g.window.top + g.height) - row : 1;
   memset(out, scale.zero_point, static_cast<size_t>(left * channels));
   if (used > 0) {
     const int64_t image = b * call.x_elements(), plane = call.plan.planes ? g.height * g.width : 0;
-    const int64_t start = image + y * g.width * (call.plan.planes ? 1 : channels);
+    const int64_t start = image + y * g.width * (call.plan.planes ? 1 : channels), pixels = rows * used;
     if (call.x.dtype == EK_U8)
-      memcpy(out + left * channels, static_cast<const uint8_t*>(call.x.data) + start, static_cast<size_t>(used * channels));
+      memcpy(out + left * channels, static_cast<const uint8_t*>(call.x.data) + start, static_cast<size_t>(pixels * channels));
     else
-      call.kernels.int8_images.quantize(call.x.data, call.x.dtype, start, plane, used, channels, scale, out + left * channels);
+      call.kernels.int8_images.quantize(call.x.data, call.x.dtype, start, plane, pixels, channels, scale, out + left * channels);
   }
-  memset(out + (left + used) * channels, scale.zero_point, static_cast<size_t>((met - left - used) * channels));
+  if (left + used < met)
+    memset(out + (left + used) * channels, scale.zero_point, static_cast<size_t>((met - left - used) * channels));
+  return rows;
 }
 
 // Results of pixels [p0, p0 + rows) of image b, channels [c0, c0 + columns), from the tile to planes of y.
@@ -182,7 +198,23 @@ Output output_at(const Call& call, const Slot& slot, int64_t b, int64_t p0, int6
   const int64_t channels = call.plan.geometry.shape.out_channels;
   if (call.plan.planes) return {slot.tile, call.plan.tile_stride, call.y.dtype, call.activation, false};
   char* y = static_cast<char*>(call.y.data) + (b * call.y_elements() + p0 * channels + c0) * call.plan.value_bytes;
-  return {y, channels, call.y.dtype, call.activation, false, call.y.scale == 0 ? 0 : 1.0f / call.y.scale, call.y.zero_point};
+  Output output{y, channels, call.y.dtype, call.activation, false};
+  if (call.y.dtype != EK_U8) return output;
+  const int32_t zero_point = call.y.range.zero_point;
+  const float six = 6.0f / call.y.range.scale + static_cast<float>(zero_point);
+  output.u8 = {1.0f / call.y.range.scale, zero_point, call.plan.folds, 0, 255};
+  if (call.activation != EK_NONE) output.u8.low = zero_point;
+  if (call.activation == EK_RELU6 && six < 255) output.u8.high = static_cast<int32_t>(lrintf(six));
+  return output;
+}
+
+// The scales and biases of `channels`, with what turns sums into u8 (U8Output).
+void fold(const Call& call, const Slot& slot, float x_scale, const float* scale, const float* bias, int64_t channels) {
+  const float inverse = 1.0f / call.y.range.scale, zero_point = static_cast<float>(call.y.range.zero_point);
+  for (int64_t c = 0; c < channels; ++c) {
+    slot.scale[c] = x_scale * scale[c] * inverse;
+    slot.bias[c] = bias[c] * inverse + zero_point;
+  }
 }
 
 // Pixels [p0, p1) of y of image b by panels [n0, n1) of each group.
@@ -212,8 +244,13 @@ void multiply(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t
     }
     Layout layout{};
     if (open_packed(call.layer.matrix(group), call.layer.matrix_bytes, &layout) != EK_OK) return;  // open_layer has looked
-    const PanelGemm matrix = panel_gemm(call.kernels, call.layer.matrix(group), layout);
+    PanelGemm matrix = panel_gemm(call.kernels, call.layer.matrix(group), layout);
     const int64_t c0 = group * group_out, first = n0 * kPanelColumns;
+    if (call.plan.folds) {
+      fold(call, slot, scale.scale, matrix.rhs.scale, matrix.rhs.bias, call.plan.folded_channels);
+      matrix.rhs.scale = slot.scale;
+      matrix.rhs.bias = slot.bias;
+    }
     matrix.gemm({lhs, matrix.rhs, output_at(call, slot, b, p0, c0)}, 0, rows, n0, n1);
     if (call.plan.planes)
       store_planes(call, slot, b, p0, rows, first, c0 + first, min_of(group_out, n1 * kPanelColumns) - first);
@@ -229,6 +266,12 @@ void multiply_lanes(const Call& call, const Slot& slot, int64_t b, int64_t oy, i
   // The kernel counts channels of y from 0: the tile holds 64 from c0 on.
   Output output = output_at(call, slot, b, p0, 0);
   if (call.plan.planes) output.y = slot.tile - c0 * call.plan.value_bytes;
+  const float *rhs_scale = at<float>(call.layer.body, lanes.scale_offset()), *bias = at<float>(call.layer.body, lanes.bias_offset());
+  if (call.plan.folds) {
+    fold(call, slot, scale.scale, rhs_scale + c0, bias + c0, call.plan.folded_channels);
+    rhs_scale = slot.scale - c0;
+    bias = slot.bias - c0;
+  }
   call.kernels.int8_images.depthwise({.image = call.image(b),
                                       .row_bytes = g.row_bytes(),
                                       .pixel_bytes = g.shape.in_channels,
@@ -243,8 +286,8 @@ void multiply_lanes(const Call& call, const Slot& slot, int64_t b, int64_t oy, i
                                       .dilation_w = g.window.dilation_w,
                                       .words = at<int32_t>(call.layer.body, lanes.words_offset()),
                                       .column_sum = at<int32_t>(call.layer.body, lanes.column_sum_offset()),
-                                      .rhs_scale = at<float>(call.layer.body, lanes.scale_offset()),
-                                      .bias = at<float>(call.layer.body, lanes.bias_offset()),
+                                      .rhs_scale = rhs_scale,
+                                      .bias = bias,
                                       .scale = scale.scale,
                                       .zero_point = scale.zero_point,
                                       .columns = slot.columns,
@@ -303,8 +346,9 @@ void run_slab(const Call& call, int64_t images) {
                   if (phase == 0) return find_range(call, ticket);
                   if (phase == 1) {
                     const int64_t b = ticket / row_tickets, row = ticket % row_tickets * rows_at_once;
+                    const int64_t end = min_of(g.met_height(), row + rows_at_once);
                     const RowScale scale = call.scale(b);
-                    for (int64_t r = row; r < min_of(g.met_height(), row + rows_at_once); ++r) quantize_row(call, b, r, scale);
+                    for (int64_t r = row; r < end;) r += quantize_rows(call, b, r, end, scale);
                     return;
                   }
                   tickets.run(call, slot_at(call.plan, call.slots + thread * call.plan.slot_bytes()), ticket);
@@ -332,10 +376,8 @@ ek_status geometry_of(const ek_conv2d_shape& shape, const ek_window* window, int
 ek_status check_images(const ek_images& x, const ek_images& y) {
   for (const ek_images& images : {x, y}) {
     if (!valid_dtype(images.dtype) && images.dtype != EK_U8) return EK_ERROR_DTYPE;
-    constexpr float kSmallest = 1.17549435e-38f, kLargest = 8.5070592e37f;  // normal floats whose inverses are normal too
-    const bool none = images.scale == 0, range = images.scale >= kSmallest && images.scale <= kLargest;
-    if (!valid_order(images.order) || !(none || range)) return EK_ERROR_IMAGES;
-    if (images.zero_point < 0 || images.zero_point > 255) return EK_ERROR_IMAGES;
+    const bool none = images.range.scale == 0;
+    if (!valid_order(images.order) || !(none || valid_range(images.range))) return EK_ERROR_IMAGES;
     if (images.dtype == EK_U8 && (none || images.order != EK_NHWC)) return EK_ERROR_IMAGES;
   }
   const bool same = x.dtype == y.dtype || x.dtype == EK_U8 || y.dtype == EK_U8;
@@ -386,7 +428,8 @@ extern "C" ek_status ek_conv2d_output(const ek_conv2d_shape* shape, const ek_win
 
 extern "C" size_t ek_int8_conv2d_workspace_size(const ek_isa* isa, const void* packed, size_t packed_size,
                                                 const ek_window* window, int64_t images, int64_t height, int64_t width,
-                                                const ek_images* x, const ek_images* y, const ek_parallel* parallel) {
+                                                const ek_images* x, const ek_images* y, ek_activation activation,
+                                                const ek_parallel* parallel) {
   const edgekern::Kernels* kernels = nullptr;
   Conv2dPacked layer{};
   Geometry geometry{};
@@ -394,7 +437,7 @@ extern "C" size_t ek_int8_conv2d_workspace_size(const ek_isa* isa, const void* p
       open_conv2d(packed, packed_size, &layer) != EK_OK ||
       geometry_of(layer.layout.shape, window, images, height, width, &geometry) != EK_OK)
     return 0;
-  return static_cast<size_t>(plan_of(*kernels, layer.layout, geometry, images, *x, *y, parallel).bytes());
+  return static_cast<size_t>(plan_of(*kernels, layer.layout, geometry, images, *x, *y, activation, parallel).bytes());
 }
 
 extern "C" ek_status ek_int8_conv2d(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
@@ -411,7 +454,7 @@ extern "C" ek_status ek_int8_conv2d(const ek_isa* isa, const void* packed, size_
   if (status == EK_OK) status = open_layer(*kernels, packed, packed_size, &layer);
   if (status == EK_OK) status = geometry_of(layer.layout.shape, window, images, height, width, &geometry);
   if (status != EK_OK || images == 0) return status;
-  const Plan plan = plan_of(*kernels, layer.layout, geometry, images, *x, *y, parallel);
+  const Plan plan = plan_of(*kernels, layer.layout, geometry, images, *x, *y, activation, parallel);
   const bool empty = height == 0 || width == 0;  // all that windows meet are zeros
   if ((x->data == nullptr && !empty) || y->data == nullptr || workspace == nullptr) return EK_ERROR_NULL_POINTER;
   if (static_cast<int64_t>(workspace_size) < plan.bytes()) return EK_ERROR_WORKSPACE;

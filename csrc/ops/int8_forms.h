@@ -13,19 +13,21 @@ namespace edgekern::int8 {
 struct Input {
   const void* data;
   ek_dtype dtype;
-  int64_t ld;                 // elements
-  const int32_t* zero_point;  // nullptr: floats
+  int64_t ld;                  // elements
+  const int32_t* zero_point;   // nullptr: floats
+  const ek_int8_range* range;  // of floats; nullptr: each row's own
 
   Input from_row(int64_t m) const {
     int64_t bytes = zero_point != nullptr ? 1 : bytes_of(dtype);
-    return {static_cast<const char*>(data) + m * ld * bytes, dtype, ld, zero_point == nullptr ? nullptr : zero_point + m};
+    return {static_cast<const char*>(data) + m * ld * bytes, dtype, ld, zero_point == nullptr ? nullptr : zero_point + m,
+            range};
   }
 };
 
 // Quantises rows [m0, m1), or takes them as they are, with the kernels of either kind.
 template <class FormKernels, class Lhs>
 void read_rows(const FormKernels& kernels, const Input& input, int64_t k, int64_t m0, int64_t m1, const Lhs& lhs) {
-  if (input.zero_point == nullptr) return kernels.quantize(input.data, input.dtype, input.ld, k, m0, m1, lhs);
+  if (input.zero_point == nullptr) return kernels.quantize(input.data, input.dtype, input.ld, k, input.range, m0, m1, lhs);
   kernels.load_u8(static_cast<const uint8_t*>(input.data), input.ld, input.zero_point, k, m0, m1, lhs);
 }
 

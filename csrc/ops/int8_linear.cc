@@ -1,5 +1,6 @@
 // The int8 operations: validate, choose what the packed matrix's form asks for, and run it.
 #include <stdint.h>
+#include <string.h>
 
 #include "base/activation.h"
 #include "base/dtype.h"
@@ -18,6 +19,11 @@ Order order_of(const edgekern::Kernels& kernels, ek_int8_form form) {
 
 size_t workspace_of(const edgekern::Kernels& kernels, ek_int8_form form, int64_t m, int64_t k) {
   return in_panels(form) ? panels_workspace(kernels, form, m, k) : blocks_workspace(kernels, form, m, k);
+}
+
+// Whether rows that are rounded for the one are rounded for the other too.
+bool same_range(const ek_int8_range* a, const ek_int8_range* b) {
+  return a == nullptr || b == nullptr ? a == b : memcmp(a, b, sizeof(*a)) == 0;
 }
 
 // What every entry point checks first. On EK_OK, *part is set, but for the rest of its output.
@@ -75,12 +81,14 @@ extern "C" ek_status ek_int8_linears(const ek_isa* isa, const ek_part* parts, in
   Part opened[EK_MAX_PARTS];
   for (int64_t i = 0; i < count && status == EK_OK; ++i) {
     status = open_part(*kernels, parts[i], m, lhs, ld_lhs, workspace, workspace_size, &opened[i]);
-    if (status == EK_OK && opened[i].layout.k != opened[0].layout.k) status = EK_ERROR_PARTS;
+    bool alike = status != EK_OK || (opened[i].layout.k == opened[0].layout.k &&
+                                     same_range(range_of(opened[i].packed), range_of(opened[0].packed)));
+    if (!alike) status = EK_ERROR_PARTS;
     opened[i].output.dtype = dtype;
     opened[i].output.activation = activation;
   }
   if (status != EK_OK || m == 0) return status;
-  run(*kernels, opened, count, m, {lhs, dtype, ld_lhs, nullptr}, workspace, parallel);
+  run(*kernels, opened, count, m, {lhs, dtype, ld_lhs, nullptr, range_of(opened[0].packed)}, workspace, parallel);
   return EK_OK;
 }
 
@@ -92,9 +100,10 @@ extern "C" ek_status ek_int8_linear(const ek_isa* isa, const void* packed, size_
 }
 
 extern "C" ek_status ek_int8_quantize_lhs(const ek_isa* isa, int64_t m, int64_t k, const void* lhs, ek_dtype dtype,
-                                          int64_t ld_lhs, uint8_t* q, int64_t ld_q, float* scale, int32_t* zero_point,
-                                          const ek_parallel* parallel) {
+                                          int64_t ld_lhs, const ek_int8_range* range, uint8_t* q, int64_t ld_q, float* scale,
+                                          int32_t* zero_point, const ek_parallel* parallel) {
   if (!valid_dtype(dtype)) return EK_ERROR_DTYPE;
+  if (range != nullptr && !valid_range(*range)) return EK_ERROR_VALUE;
   if (m < 0 || !valid_shape(0, k)) return EK_ERROR_SHAPE;
   const edgekern::Kernels* kernels = nullptr;
   ek_status status = resolve_isa(isa, &kernels);
@@ -102,7 +111,7 @@ extern "C" ek_status ek_int8_quantize_lhs(const ek_isa* isa, int64_t m, int64_t 
   if (scale == nullptr || zero_point == nullptr || (k > 0 && (lhs == nullptr || q == nullptr))) return EK_ERROR_NULL_POINTER;
   if (m > 1 && (ld_lhs < k || ld_q < k)) return EK_ERROR_STRIDE;
   parallel_for(parallel, m, [&](int64_t begin, int64_t end) {
-    kernels->int8.quantize_u8(lhs, dtype, ld_lhs, k, begin, end, q, ld_q, scale, zero_point);
+    kernels->int8.quantize_u8(lhs, dtype, ld_lhs, k, range, begin, end, q, ld_q, scale, zero_point);
   });
   return EK_OK;
 }
@@ -119,6 +128,6 @@ extern "C" ek_status ek_int8_matmul_s32(const ek_isa* isa, const void* packed, s
   if (zero_point == nullptr) return EK_ERROR_NULL_POINTER;
   if (part.layout.k > kBlockDepth) return EK_ERROR_SHAPE;
   part.output.integers = true;
-  run(*kernels, &part, 1, m, {q, EK_F32, ld_q, zero_point}, workspace, parallel);
+  run(*kernels, &part, 1, m, {q, EK_F32, ld_q, zero_point, nullptr}, workspace, parallel);
   return EK_OK;
 }

@@ -39,6 +39,7 @@ __all__ = [
     "GradualPruner",
     "Int4",
     "Int8",
+    "LinkReport",
     "MaskLock",
     "PerLayer",
     "Prune",
@@ -61,6 +62,7 @@ __all__ = [
     "explain",
     "fuse_",
     "kernels",
+    "link_",
     "load",
     "nn",
     "ops",
@@ -99,7 +101,7 @@ if TYPE_CHECKING or not _no_torch:
     from edgekern.bench import BenchResult, bench
     from edgekern.checkpoint import CheckpointError, load, save
     from edgekern.convert import convert_, dense_, explain
-    from edgekern.fuse import FuseError, FuseReport, fuse_
+    from edgekern.fuse import FuseError, FuseReport, LinkReport, fuse_, link_
     from edgekern.nn import share_inputs_
     from edgekern.plan import ConvertError
     from edgekern.prune import AGP, GradualPruner, MaskLock, PruneError, PruneReport, prune_, prune_iteratively_

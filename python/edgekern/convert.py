@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from edgekern import kernels
+from edgekern.calibration.errors import data_errors_as
+from edgekern.calibration.observe import check_data
+from edgekern.calibration.ranges import Ranges, ranges_for
 from edgekern.config import Config, Scheme, check_config
 from edgekern.nn import NATIVE_EMBEDDINGS, NativeEmbedding, NativeLayer, NativeLinear, QATLinear
 from edgekern.nn.embedding import in_rows
@@ -26,7 +29,15 @@ from edgekern.summary import DENSE, LayerRow, Report
 _LEFT_ALONE = "_edgekern_left_alone"
 
 
-def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None) -> Report:
+@data_errors_as(ConvertError)
+def convert_(
+    model: nn.Module,
+    config: Config,
+    filter_fn: FilterFn | None = None,
+    *,
+    data: Iterable[Any] | None = None,
+    progress: bool = True,
+) -> Report:
     """Replaces layers of ``model`` by native ones, in place: all that ``config`` asks for, or none.
 
     These are its linear and 2-d convolution layers, and of its embedding tables those that a rule names or matches.
@@ -37,6 +48,9 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
     as it was. While layers change, each original is freed in turn and Ctrl-C waits. Converted layers are for inference.
     Layers that ``prepare_qat_`` has prepared become what they have trained for.
 
+    Where a scheme has static activations (``Int8(activations="static")``) the model runs on ``data`` first, as it is,
+    in one pass in which every such layer's inputs are looked at; see ``calibration/ranges.py``.
+
     Left alone, each with its reason in the report: layers without a rule or with the rule None, those ``filter_fn``
     declines, subclasses with a forward of their own, parametrised, pruned, lazy, meta, sparse or quantised layers,
     other devices and dtypes, tables with ``max_norm``, ``sparse`` or ``scale_grad_by_freq`` and those of
@@ -44,11 +58,15 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
     shares and, where weights would be rounded, the output head ``lm_head``. ``Int4()``, ``Float32()`` and ``Float16()``
     leave convolutions alone, and the latter two every layer that they would not make faster and smaller, with the
     measured times in the report. A bias that holds NaN or infinity stands in the way of all but an int8 linear layer.
+    Static activations leave alone what the data never reach, or give nothing but zeros.
 
     Args:
         model: any module that holds layers; a single nn.Linear has no place to be replaced in.
         config: one scheme for every layer, or ``PerLayer``.
         filter_fn: called as ``filter_fn(module, name)`` for each linear and convolution layer; false leaves it alone.
+        data: for static activations: batches to run the model on, once, in eval mode and without autograd. A mapping is
+            passed as keyword arguments, a tuple or list as positional ones, anything else as the only one.
+        progress: shows a progress bar while data are used.
 
     Returns:
         What became of every linear and 2-d convolution layer and every embedding table.
@@ -57,14 +75,16 @@ def convert_(model: nn.Module, config: Config, filter_fn: FilterFn | None = None
         TypeError: an argument of another type.
         ConvertError: a weight that holds NaN or infinity, or what its scheme cannot; a rule for a layer that does not
             exist or cannot be converted, rules at odds over a layer with several names, a layer prepared to train for
-            another scheme, or nothing to convert at all.
+            another scheme, or nothing to convert at all; data missing where a scheme needs them, empty, or giving NaN.
     """
     check_convertible(model)
     check_config(config)
     check_filter_fn(filter_fn)
+    check_data(data)
     decisions = plan(model, config, filter_fn)
+    ranges = ranges_for(model, decisions, data, progress=progress)
     with part_of_a_model(sum(map(bytes_of, decisions))):
-        steps, left_alone = _prepare(decisions)
+        steps, left_alone = _prepare(decisions, ranges)
         del decisions  # it holds the originals, which are to be freed one by one
         _commit(model, steps)
     return report_on(model, left_alone)
@@ -84,7 +104,7 @@ def convert_layer_(model: nn.Module, layer: Layer, scheme: Scheme, tables: Seque
 
     ``tables`` are those that are to read its weights.
     """
-    steps = _reserve(layer, scheme, tables)
+    steps = _reserve(layer, scheme, tables, {})
     if isinstance(steps, LeftAlone):
         return steps
     _commit(model, steps)
@@ -190,7 +210,7 @@ def bytes_of(decision: Decision) -> int:
     return weight_bytes_as(decision.layer, decision.scheme)
 
 
-def _prepare(decisions: list[Decision]) -> tuple[list[_Step], dict[str, LeftAlone]]:
+def _prepare(decisions: list[Decision], ranges: Ranges) -> tuple[list[_Step], dict[str, LeftAlone]]:
     """What to convert, and what not. Nothing else holds the originals afterwards: they are to be freed one by one."""
     steps: list[_Step] = []
     left_alone = {}
@@ -203,7 +223,7 @@ def _prepare(decisions: list[Decision]) -> tuple[list[_Step], dict[str, LeftAlon
         if decision.owner is not None:
             continue
         readers = tables.get(layer.module, [])
-        planned = LeftAlone(decision.reason) if scheme is None else _reserve(layer, scheme, readers)
+        planned = LeftAlone(decision.reason) if scheme is None else _reserve(layer, scheme, readers, ranges)
         if isinstance(planned, LeftAlone):
             left_alone.update({each.name: planned for each in (layer, *readers)})
         else:
@@ -211,11 +231,16 @@ def _prepare(decisions: list[Decision]) -> tuple[list[_Step], dict[str, LeftAlon
     return steps, left_alone
 
 
-def _reserve(layer: Layer, scheme: Scheme, tables: Sequence[Layer] = ()) -> list[_Step] | LeftAlone:
+def _reserve(layer: Layer, scheme: Scheme, tables: Sequence[Layer], ranges: Ranges) -> list[_Step] | LeftAlone:
     """What to do for a layer, and for the tables that are to read its weights."""
+    found = ranges.get(layer.module)
+    if isinstance(found, str):
+        return LeftAlone(found)
     # Fresh memory costs nothing until it is written, but running out of it shows here, while the model is whole.
     try:
         native = empty_native(layer, in_rows(scheme) if tables else scheme)
+        if found is not None and isinstance(native, NativeLayer):
+            native.input_range = found
         packed, reason = native.reserve(layer.linear.weight, getattr(layer.linear, "bias", None))
     except ValueError as error:
         raise ConvertError(f"layer {layer.name!r} cannot be {scheme.format}: {error}") from None
@@ -286,7 +311,9 @@ def _row(layer: Layer, name: str, layer_format: str, before: int, after: int, re
     names, choice = layer.native.kernels, layer.native.choice
     packing = choice.describe() if choice.zeros >= LEAST_ZEROS else choice.form
     isa = kernels.default_isa() if names else ""
-    return _with_choice(dataclasses.replace(row, kernel=" / ".join(names), isa=isa, packing=packing), choice)
+    activations = layer.native.activations if isinstance(layer.native, NativeLayer) else ""
+    row = dataclasses.replace(row, kernel=" / ".join(names), isa=isa, packing=packing, activations=activations)
+    return _with_choice(row, choice)
 
 
 def _with_choice(row: LayerRow, choice: Choice) -> LayerRow:

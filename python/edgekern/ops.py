@@ -53,7 +53,7 @@ import numpy as np
 import torch
 
 from edgekern._lib import core
-from edgekern.kernels import ACTIVATIONS, FLOATS, INT4_CLIPS, form_code, int4_form_code
+from edgekern.kernels import ACTIVATIONS, FLOATS, INT4_CLIPS, Range, form_code, int4_form_code
 from edgekern.kernels.packed import code_of
 
 __all__ = [
@@ -251,12 +251,14 @@ def int8_quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(q), torch.from_numpy(scale)
 
 
-def int8_quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def int8_quantize_rows(
+    x: torch.Tensor, input_range: Range | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What the linear ops make of activations [M, K]: ``q`` uint8 [M, K], ``scale`` float32 and ``zero`` int32 [M].
 
     See :func:`edgekern.kernels.int8_quantize_lhs`.
     """
-    q, scale, zero = core.int8_quantize_lhs(_array("x", x), None, _dtype(x))
+    q, scale, zero = core.int8_quantize_lhs(_array("x", x), None, _dtype(x), input_range)
     return torch.from_numpy(q), torch.from_numpy(scale), torch.from_numpy(zero)
 
 
@@ -275,10 +277,12 @@ def int8_pack(
     bias: torch.Tensor | None = None,
     form: str = "dense",
     out: torch.Tensor | None = None,
+    input_range: Range | None = None,
 ) -> torch.Tensor:
     """Packs ``q`` int8 [N, K], ``scale`` float32 [N] and ``bias`` float32 [N] or None for the op: uint8, 1-D.
 
     ``form`` is a key of :data:`edgekern.kernels.FORMS`. ``out`` may bring the :func:`int8_packed_size` bytes for it.
+    ``input_range`` is as in :func:`edgekern.kernels.int8_pack`.
     """
     array = _array("q", q)
     if array.ndim != 2:
@@ -286,6 +290,7 @@ def int8_pack(
     code = form_code(form)
     packed = _empty_bytes(core.int8_packed_size(array, code)) if out is None else out
     core.int8_pack(array, _array("scale", scale), None if bias is None else _array("bias", bias), packed.numpy(), code)
+    core.int8_set_range(packed.numpy(), input_range)
     return packed
 
 

@@ -39,6 +39,9 @@ class LayerRow:
     """Share of the weights that are zero, where that was looked at: in a native layer, or to decide about one."""
     timings: tuple[tuple[str, int, float], ...] = ()
     """What was measured to choose the packing, or to leave the layer alone: form, rows of a call, seconds."""
+    activations: str = ""
+    """How the inputs of a native linear layer are rounded: ``"dynamic"``, each row by its own range, or ``"static"``.
+    Empty where they are not."""
 
     def to_dict(self) -> dict[str, Any]:
         """This row as JSON-ready data."""
@@ -129,7 +132,8 @@ def _cells(row: LayerRow) -> list[str]:
     shape = "x".join(map(str, row.shape))
     sizes = [size_text(row.bytes_before), size_text(row.bytes_after)]
     zeros = f"{row.zeros:.0%}" if row.kernel or row.zeros else ""
-    return [row.name, row.kind, shape, row.format, row.kernel, zeros, row.packing, *sizes, row.reason]
+    kind = row.format if row.activations in ("", "dynamic") else f"{row.format}, {row.activations} activations"
+    return [row.name, row.kind, shape, kind, row.kernel, zeros, row.packing, *sizes, row.reason]
 
 
 def size_text(count: float) -> str:

@@ -103,7 +103,7 @@ Wanted wanted(const Layer& layer, const std::vector<float>& x, ek_activation act
   return out;
 }
 
-ek_images floats(void* data, ek_image_order order, ek_dtype dtype = EK_F32) { return {data, dtype, order, 0, 0}; }
+ek_images floats(void* data, ek_image_order order, ek_dtype dtype = EK_F32) { return {data, dtype, order, {}}; }
 
 // Runs a case and compares. Everything ends where an unreadable page begins.
 void check(const Layer& layer, const ek_isa* isa, ek_int8_form form, ek_image_order order, const std::vector<float>& x,
@@ -120,7 +120,7 @@ void check(const Layer& layer, const ek_isa* isa, ek_int8_form form, ek_image_or
   Guarded to(want.y.size() * 4);
   ek_images in = floats(from.as<float>(), order), out = floats(to.as<float>(), order);
   size_t scratch_size = ek_int8_conv2d_workspace_size(isa, packed.data(), packed.size, &c.window, c.images, c.height, c.width,
-                                                      &in, &out, parallel);
+                                                      &in, &out, activation, parallel);
   Guarded scratch(scratch_size);
   memset(scratch.as<char>(), 0xa5, scratch_size);
   REQUIRE(ek_int8_conv2d(isa, packed.data(), packed.size, &c.window, c.images, c.height, c.width, &in, &out, activation,
@@ -281,7 +281,7 @@ TEST_CASE("convolutions of f16 and bf16") {
             }
           ek_images in = floats(from.data(), order, dtype), out = floats(to.data(), order, dtype);
           std::vector<char> scratch(
-              ek_int8_conv2d_workspace_size(isa, packed.data(), packed.size, &c.window, c.images, 9, 9, &in, &out, nullptr));
+              ek_int8_conv2d_workspace_size(isa, packed.data(), packed.size, &c.window, c.images, 9, 9, &in, &out, EK_NONE, nullptr));
           REQUIRE(ek_int8_conv2d(isa, packed.data(), packed.size, &c.window, c.images, 9, 9, &in, &out, EK_NONE, scratch.data(),
                                  scratch.size(), nullptr) == EK_OK);
           int64_t wrong = 0;
@@ -332,10 +332,10 @@ TEST_CASE("convolutions with given ranges, from and to u8") {
             if (from == EK_U8)
               x.as<uint8_t>()[i] = q[i];
             else  // and beyond the range, which moves them to its ends
-              x.as<float>()[i] = x_scale * static_cast<float>(q[i] - x_zero + (q[i] == 255 ? 1000 : q[i] == 0 ? -1000 : 0));
-          ek_images images{x.as<char>(), from, EK_NHWC, x_scale, x_zero}, results{y.as<char>(), to, EK_NHWC, y_scale, y_zero};
+              x.as<float>()[i] = x_scale * (static_cast<float>(q[i] - x_zero) + (q[i] == 255 ? 1e12f : q[i] == 0 ? -1e12f : 0.0f));
+          ek_images images{x.as<char>(), from, EK_NHWC, {x_scale, x_zero}}, results{y.as<char>(), to, EK_NHWC, {y_scale, y_zero}};
           size_t scratch_size = ek_int8_conv2d_workspace_size(isa, packed.data(), packed.size, &c.window, c.images, c.height,
-                                                              c.width, &images, &results, nullptr);
+                                                              c.width, &images, &results, EK_RELU, nullptr);
           Guarded scratch(scratch_size);
           REQUIRE(ek_int8_conv2d(isa, packed.data(), packed.size, &c.window, c.images, c.height, c.width, &images, &results,
                                  EK_RELU, scratch.as<char>(), scratch_size, nullptr) == EK_OK);
@@ -377,10 +377,10 @@ TEST_CASE("convolutions refuse what they cannot do") {
   CHECK(run(packed.size, c.window, in, floats(y.data(), EK_NCHW, EK_F16), scratch.size()) == EK_ERROR_IMAGES);
   CHECK(run(packed.size, c.window, floats(nullptr, EK_NCHW), out, scratch.size()) == EK_ERROR_NULL_POINTER);
   CHECK(run(packed.size, c.window, floats(x.data(), EK_NCHW, static_cast<ek_dtype>(9)), out, scratch.size()) == EK_ERROR_DTYPE);
-  CHECK(run(packed.size, c.window, {x.data(), EK_U8, EK_NHWC, 0, 0}, floats(y.data(), EK_NHWC), scratch.size()) ==
+  CHECK(run(packed.size, c.window, {x.data(), EK_U8, EK_NHWC, {}}, floats(y.data(), EK_NHWC), scratch.size()) ==
         EK_ERROR_IMAGES);
-  CHECK(run(packed.size, c.window, {x.data(), EK_F32, EK_NCHW, -1, 0}, out, scratch.size()) == EK_ERROR_IMAGES);
-  CHECK(run(packed.size, c.window, {x.data(), EK_F32, EK_NCHW, 1, 256}, out, scratch.size()) == EK_ERROR_IMAGES);
+  CHECK(run(packed.size, c.window, {x.data(), EK_F32, EK_NCHW, {-1, 0}}, out, scratch.size()) == EK_ERROR_IMAGES);
+  CHECK(run(packed.size, c.window, {x.data(), EK_F32, EK_NCHW, {1, 256}}, out, scratch.size()) == EK_ERROR_IMAGES);
 
   ek_conv2d_shape shape = c.shape;
   shape.groups = 4;

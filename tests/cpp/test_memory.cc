@@ -10,6 +10,8 @@ namespace {
 
 constexpr ek_dtype kDtypes[] = {EK_F32, EK_F16, EK_BF16};
 
+constexpr ek_int8_range kRange{0.25f, 3};
+
 void run(const ek_isa* isa, ek_int8_form form, int64_t m, int64_t n, int64_t k, ek_dtype dtype, bool front) {
   size_t bytes = dtype == EK_F32 ? 4 : 2;
   Matrix rhs = Matrix::sparse(n, k, 0.5, 1);
@@ -21,8 +23,11 @@ void run(const ek_isa* isa, ek_int8_form form, int64_t m, int64_t n, int64_t k, 
   size_t scratch_size = ek_int8_workspace_size(isa, form, m, k);
   Guarded scratch(scratch_size, front);
   char* matrix = front ? packed.as<char>() : packed_end.as<char>();
-  CHECK(ek_int8_linear(isa, matrix, rhs.packed_size(isa, form), m, x.as<char>(), dtype, k, y.as<char>(), n, EK_GELU,
-                       scratch.as<char>(), scratch_size, nullptr) == EK_OK);
+  for (const ek_int8_range* range : {static_cast<const ek_int8_range*>(nullptr), &kRange}) {
+    CHECK(ek_int8_set_range(matrix, rhs.packed_size(isa, form), range) == EK_OK);
+    CHECK(ek_int8_linear(isa, matrix, rhs.packed_size(isa, form), m, x.as<char>(), dtype, k, y.as<char>(), n, EK_GELU,
+                         scratch.as<char>(), scratch_size, nullptr) == EK_OK);
+  }
 }
 
 }  // namespace
@@ -42,8 +47,9 @@ TEST_CASE("guard pages around quantize_lhs and matmul_s32") {
       constexpr int64_t m = 3, n = 19;
       Guarded x(m * k * 4), q(m * k), scale(m * 4), zero_point(m * 4), acc(m * n * 4);
       memset(x.as<char>(), 0, m * k * 4);
-      CHECK(ek_int8_quantize_lhs(isa, m, k, x.as<float>(), EK_F32, k, q.as<uint8_t>(), k, scale.as<float>(),
-                                 zero_point.as<int32_t>(), nullptr) == EK_OK);
+      for (const ek_int8_range* range : {static_cast<const ek_int8_range*>(nullptr), &kRange})
+        CHECK(ek_int8_quantize_lhs(isa, m, k, x.as<float>(), EK_F32, k, range, q.as<uint8_t>(), k, scale.as<float>(),
+                                   zero_point.as<int32_t>(), nullptr) == EK_OK);
       Matrix rhs = Matrix::random(n, k, 2);
       std::vector<char> scratch = workspace(isa, m, k);
       CHECK(ek_int8_matmul_s32(isa, rhs.packed(isa), rhs.packed_size(isa), m, q.as<uint8_t>(), k, zero_point.as<int32_t>(),

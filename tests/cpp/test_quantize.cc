@@ -19,7 +19,8 @@ void check(int64_t m, int64_t k, const std::vector<float>& x, const void* lhs, e
     std::vector<uint8_t> q(m * k);
     std::vector<float> scale(m);
     std::vector<int32_t> zero_point(m);
-    REQUIRE(ek_int8_quantize_lhs(isa, m, k, lhs, dtype, k, q.data(), k, scale.data(), zero_point.data(), nullptr) == EK_OK);
+    REQUIRE(ek_int8_quantize_lhs(isa, m, k, lhs, dtype, k, nullptr, q.data(), k, scale.data(), zero_point.data(), nullptr) ==
+            EK_OK);
     CHECK_MESSAGE(q == wanted.q, ek_isa_name(isa), " m=", m, " k=", k);
     CHECK(zero_point == wanted.zero_point);
     for (int64_t i = 0; i < m; ++i) CHECK((scale[i] == wanted.scale[i] || (isnan(scale[i]) && isnan(wanted.scale[i]))));

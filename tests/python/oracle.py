@@ -75,6 +75,12 @@ def quantize_lhs(x):
     return q.astype(np.uint8), scale, zero_point
 
 
+def quantize_by(x, scale, zero_point):
+    """Activations [M, K] to q uint8 by one range for all."""
+    inverse = np.float32(1) / np.float32(scale)
+    return np.clip(np.rint(x.astype(np.float32) * inverse).astype(np.int64) + zero_point, 0, 255).astype(np.uint8)
+
+
 def matmul(q, zero_point, weight):
     """[M, K] x [N, K] to exact int64 [M, N]."""
     return (q.astype(np.int64) - zero_point[:, None].astype(np.int64)) @ weight.astype(np.int64).T

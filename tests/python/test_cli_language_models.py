@@ -64,6 +64,26 @@ def test_quantize_by_rules(folder, tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
 
 
+def test_quantize_calibrates_where_the_configuration_says_so(folder, tmp_path):
+    file, text, out = tmp_path / "static.toml", tmp_path / "text.txt", tmp_path / "out"
+    file.write_text('format = "int8"\nactivations = "static"\nranges = "percentile"\npercentile = 99.9\n')
+    text.write_text(" ".join(WORDS[i * i % 94] for i in range(256 * 8)))  # windows as long as the model reads
+    done = invoke("quantize", str(folder), "--config", str(file), "--text", str(text), "-o", str(out))
+    assert done.exit_code == 0, done.output
+    assert "23 layers: 21 converted, 2 left alone" in done.stdout
+    scheme = ek.Int8(activations="static", ranges="percentile", percentile=99.9)
+    assert read_config(out / "edgekern.toml") == scheme
+    expected = AutoModelForCausalLM.from_pretrained(folder)
+    ids = torch.tensor([i * i % 94 for i in range(256 * 8)])
+    ek.convert_(expected, scheme, data=[{"input_ids": window[None]} for window in ids.split(256)], progress=False)
+    loaded = AutoModelForCausalLM.from_pretrained(out)
+    assert torch.equal(logits(loaded), logits(expected))
+    assert loaded.model.layers[0].mlp.up_proj.input_range == expected.model.layers[0].mlp.up_proj.input_range
+    done = invoke("quantize", str(out), "-o", str(tmp_path / "again"))  # and its ranges are kept
+    assert done.exit_code == 0, done.output
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "again")), logits(expected))
+
+
 def test_layouts_are_written_and_read_by_every_command(folder, quantized, tmp_path):
     theirs, ours = tmp_path / "theirs", tmp_path / "ours"
     for source, output, given in (

@@ -19,6 +19,7 @@ from compressed_tensors.quantization import (  # noqa: E402
     QuantizationScheme,
     apply_quantization_config,
 )
+from compressed_tensors.quantization.lifecycle.forward import fake_quantize  # noqa: E402
 from compressed_tensors.quantization.utils import calculate_qparams  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from tiny_llama import greedy, logits, tiny  # noqa: E402
@@ -33,6 +34,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TOKEN = {"num_bits": 8, "strategy": "token", "dynamic": True}
 GROUP = {"num_bits": 4, "strategy": "group"}
 CHANNEL = {"num_bits": 8, "strategy": "channel"}
+STATIC = {"num_bits": 8, "strategy": "tensor", "dynamic": False}
 # What is stored, and what multiplies it here.
 SCHEMES = {
     "int4 32": ({**GROUP, "group_size": 32}, None, ek.Int4(32, symmetric=True)),
@@ -48,7 +50,11 @@ SCHEMES = {
     "int8 tensor": ({"num_bits": 8, "strategy": "tensor"}, {**TOKEN, "symmetric": False}, ek.Int8()),
     "int8 by tensor of activations": (CHANNEL, {**TOKEN, "strategy": "tensor"}, ek.Int8()),
     "w8a16": (CHANNEL, None, ek.Int8()),
+    "int8 static": (CHANNEL, STATIC, ek.Int8(activations="static")),
+    "int8 static asymmetric": (CHANNEL, {**STATIC, "symmetric": False}, ek.Int8(activations="static")),
 }
+LIMIT = 6.0
+"""Static ranges reach so far down, and twice as far up."""
 DEQUANTIZE = CompressedTensorsConfig(dequantize=True)
 SIZES = {"hidden_size": 384, "intermediate_size": 768, "num_hidden_layers": 2, "tied": False}
 
@@ -73,6 +79,11 @@ def written_by_them(model, folder, config):
             scale, zero = parameters(module, scheme.weights)
             module.weight_scale.data.copy_(scale)
             module.weight_zero_point.data.copy_(zero)
+            if scheme.input_activations is not None and not scheme.input_activations.dynamic:
+                ends = torch.tensor([-LIMIT]), torch.tensor([LIMIT * 2.0])
+                scale, zero = calculate_qparams(*ends, scheme.input_activations)
+                module.input_scale.data.copy_(scale)
+                module.input_zero_point.data.copy_(zero)
     compressor = ModelCompressor.from_pretrained_model(model)
     compressor.compress_model(model)
     model.save_pretrained(folder)
@@ -135,6 +146,29 @@ def test_what_they_write_has_the_same_values_here(name, dtype, tmp_path):
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
     assert torch.equal(logits(again), logits(model))
     assert again.config.quantization_config.config == scheme
+
+
+@pytest.mark.parametrize("name", ["int8 static", "int8 static asymmetric"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_static_activations_are_rounded_as_they_round_them(name, dtype, tmp_path):
+    weights, inputs, _ = SCHEMES[name]
+    config = config_of((["Linear"], weights, inputs))
+    model = tiny(**SIZES).to(dtype)
+    folder = written_by_them(model, tmp_path / "theirs", config)
+    layer = load_compressed(folder).model.layers[0].mlp.up_proj
+    args = QuantizationArgs(**inputs)
+    tensors = load_file(folder / "model.safetensors")
+    prefix = "model.layers.0.mlp.up_proj.input_"
+    zero = tensors.get(f"{prefix}zero_point", torch.zeros(1, dtype=torch.int8))
+    x = torch.linspace(-2 * LIMIT, 3 * LIMIT, 384 * 30).view(30, 384)  # and beyond the range, on both sides
+    theirs = fake_quantize(x, tensors[f"{prefix}scale"].float(), zero, args)
+    scale, own_zero = layer.input_range
+    assert (scale, own_zero) == (float(tensors[f"{prefix}scale"]), int(zero) + 128)
+    q, _, _ = ek.ops.int8_quantize_rows(x, layer.input_range)
+    apart = ((q.float() - own_zero) * scale - theirs).abs()
+    assert apart.max() <= 1.001 * scale  # where x / scale is a tie, either neighbour will do
+    assert (apart > 0.001 * scale).float().mean() < 0.01
+    assert theirs.amin() < 0 < theirs.amax() < 3 * LIMIT
 
 
 def test_schemes_and_floats_side_by_side(tmp_path):
@@ -206,6 +240,8 @@ CONFIGS = {
     "int4 symmetric": ek.Int4(128, symmetric=True),
     "head too": ek.PerLayer({"lm_head": ek.Int8(), "_default": ek.Int8()}),
     "both": ek.PerLayer({"re:.*mlp.*": ek.Int4(64), "re:.*layers.0.*": None, "re:.*self_attn.*": ek.Int8()}),
+    "static": ek.Int8(activations="static"),
+    "some static": ek.PerLayer({"re:.*mlp.*": ek.Int8(activations="static"), "re:.*self_attn.*": ek.Int8()}),
 }
 
 
@@ -215,7 +251,7 @@ CONFIGS = {
 def test_what_we_write_they_read_and_so_do_we(name, dtype, tied, tmp_path):
     tiny(**{**SIZES, "tied": tied}).to(dtype).save_pretrained(tmp_path / "floats")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "floats", dtype="auto")
-    ek.convert_(model, CONFIGS[name])
+    ek.convert_(model, CONFIGS[name], data=[{"input_ids": torch.arange(24)[None] * 3 % 96}], progress=False)
     settings = vars(model.config).copy()
     save_compressed(model, tmp_path)
     assert vars(model.config) == settings
@@ -235,13 +271,13 @@ def test_what_we_write_they_read_and_so_do_we(name, dtype, tied, tmp_path):
         name: replace(record, scheme=replace(record.scheme, form="dense")) for name, record in records_of(again).items()
     }
     assert read == forms  # the table of a tied head is floats there
-    if name != "both":  # transformers takes one scheme for all
+    if name not in ("both", "some static"):  # transformers takes one scheme for all
         dense = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=DEQUANTIZE)
         close = torch.nn.functional.cosine_similarity(logits(model).float(), logits(dense).float(), dim=-1)
         assert close.mean() > 0.99
 
 
-@pytest.mark.parametrize("name", ["int4 32", "int4 64", "int8"])
+@pytest.mark.parametrize("name", ["int4 32", "int4 64", "int8", "int8 static asymmetric"])
 def test_their_checkpoint_comes_back_byte_for_byte(name, tmp_path):
     weights, inputs, _ = SCHEMES[name]
     folder = written_by_them(tiny(**SIZES).bfloat16(), tmp_path / "theirs", config_of((["Linear"], weights, inputs)))

@@ -81,6 +81,21 @@ def test_every_scheme_that_convert_takes(folders, tmp_path, kind):
     assert torch.equal(logits(load(tmp_path)), logits(expected))
 
 
+def test_static_activations_need_data_and_are_saved(folders, tmp_path):
+    scheme = ek.Int8(activations="static", ranges="mse")
+    with pytest.raises(ek.ConvertError, match=r"needs calibration data.*read it as floats, then convert_.*adopt_"):
+        load(folders["untied"], scheme)
+    model = load(folders["untied"])
+    ek.convert_(model, scheme, data=[{"input_ids": torch.arange(24)[None] * 3 % 96}], progress=False)
+    adopt_(model, scheme)
+    assert model.model.layers[0].mlp.gate_proj.shared is not None  # both have the range of their input
+    model.save_pretrained(tmp_path)
+    again = load(tmp_path)
+    assert torch.equal(logits(again), logits(model))
+    assert ek.explain(again).to_dict() == ek.explain(model).to_dict()
+    assert [row.activations for row in ek.explain(again).converted] == ["static"] * 21
+
+
 def test_the_saved_file_holds_canonical_tensors(folders, tmp_path):
     load(folders["tied"], ek.Int8()).save_pretrained(tmp_path)
     with safe_open(tmp_path / "model.safetensors", "pt") as file:

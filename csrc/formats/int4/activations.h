@@ -23,7 +23,7 @@ template <class Isa>
 void quantize(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t group_size, int64_t m0, int64_t m1,
               const int8::LhsRows& out) {
   static_assert(Isa::kLhsBytes == 1 && Isa::kZeroOffset == 128);
-  int8::quantize<Isa>(x, dtype, ld_x, k, m0, m1, out);
+  int8::quantize<Isa>(x, dtype, ld_x, k, nullptr, m0, m1, out);
   constexpr int64_t kRows = Isa::kGroupRows;
   int64_t padded_k = round_up(k, int8::kDepthUnit);
   for (int64_t m = m0; m < m1; ++m) {

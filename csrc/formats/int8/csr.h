@@ -90,8 +90,9 @@ void split_tiles(int64_t k, int64_t m0, int64_t m1, const LhsTiles& out) {
 }
 
 template <class Isa>
-void quantize_planes(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsTiles& out) {
-  quantize_tiles<Isa>(x, dtype, ld_x, k, m0, m1, out);
+void quantize_planes(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, const ek_int8_range* range, int64_t m0, int64_t m1,
+                     const LhsTiles& out) {
+  quantize_tiles<Isa>(x, dtype, ld_x, k, range, m0, m1, out);
   split_tiles<Isa>(k, m0, m1, out);
 }
 

@@ -18,16 +18,9 @@ namespace {
 
 constexpr int64_t kTilePixels = 8;
 
-// 64 channels of `depth` rows for columns [x0, x0 + count) of the image, from row pointers that start at x0.
-template <int kDepth>
-EK_INLINE void join_rows(const uint8_t* const (&rows)[kDepth], int64_t pixel_bytes, int64_t count, uint8_t* out) {
-  for (int64_t x = 0; x < count; ++x, out += kTileColumns * kDepth)
-    for (int64_t c = 0; c < kTileColumns; ++c)
-      for (int d = 0; d < kDepth; ++d) out[c * kDepth + d] = rows[d][x * pixel_bytes + c];
-}
-
+// Columns [x0, x0 + count) of the rows of the image that row oy of y needs, channels [c0, c0 + channels), by sixteens.
 template <class Isa>
-void join_columns(const DepthwiseArgs& a, int64_t oy, int64_t x0, int64_t count, int64_t c0) {
+void join_columns(const DepthwiseArgs& a, int64_t oy, int64_t x0, int64_t count, int64_t c0, int64_t channels) {
   constexpr int kDepth = Isa::kBlockOrder.line_depth;
   for (int64_t g = 0; g < a.row_groups; ++g) {
     const uint8_t* rows[kDepth];
@@ -35,50 +28,84 @@ void join_columns(const DepthwiseArgs& a, int64_t oy, int64_t x0, int64_t count,
       int64_t r = min_of(g * kDepth + d, a.kernel_h - 1);  // beyond the filter weights are zero, whatever the activation
       rows[d] = a.image + (oy * a.stride_h + r * a.dilation_h) * a.row_bytes + x0 * a.pixel_bytes + c0;
     }
-    join_rows<kDepth>(rows, a.pixel_bytes, count, a.columns + g * a.span * kTileColumns * kDepth);
+    uint8_t* out = a.columns + g * a.span * kTileColumns * kDepth;
+    for (int64_t x = 0; x < count; ++x, out += kTileColumns * kDepth)
+      for (int64_t c = 0; c < channels; c += 16) Isa::join_rows(rows, x * a.pixel_bytes + c, out + c * kDepth);
   }
 }
 
-// Sums of kLanes channels at one pixel of y.
+// Where the sums of a run of pixels come from, and go: kLanes channels.
+struct LaneSums {
+  const uint8_t* columns;  // of the first pixel
+  const int32_t* words;
+  const int32_t* column_sum;
+  int32_t* tile;
+  int64_t pixels;
+};
+
+// A filter of known size, its weights in registers: G groups of rows x KW columns.
+template <class Isa, int G, int KW>
+EK_INLINE void sum_filter(const DepthwiseArgs& a, const LaneSums& s, typename Isa::I32 owed) {
+  constexpr int64_t kColumnBytes = kTileColumns * Isa::kBlockOrder.line_depth;
+  typename Isa::I32 weights[G * KW];
+  unroll<G * KW>([&](auto i) EK_LAMBDA_INLINE { weights[i] = Isa::load_i32(s.words + i * a.padded_channels); });
+  for (int64_t m = 0; m < s.pixels; ++m) {
+    const uint8_t* columns = s.columns + m * a.stride_w * kColumnBytes;
+    typename Isa::BlockAcc acc = Isa::block_zero();
+    unroll<G * KW>([&](auto i) EK_LAMBDA_INLINE {
+      const uint8_t* at = columns + ((i / KW) * a.span + (i % KW) * a.dilation_w) * kColumnBytes;
+      acc = Isa::multiply_lanes(acc, Isa::spread_blocks(at, a.zero_point), weights[i]);
+    });
+    Isa::store_i32(s.tile + m * kTileColumns, Isa::sub_i32(Isa::block_sum(acc), owed));
+  }
+}
+
 template <class Isa>
-EK_INLINE typename Isa::I32 sum_pixel(const DepthwiseArgs& a, const uint8_t* columns, const int32_t* words) {
-  constexpr int64_t kDepth = Isa::kBlockOrder.line_depth, kColumnBytes = kTileColumns * kDepth;
-  typename Isa::BlockAcc acc = Isa::block_zero();
-  for (int64_t g = 0; g < a.row_groups; ++g, columns += a.span * kColumnBytes)
-    for (int64_t s = 0; s < a.kernel_w; ++s, words += a.padded_channels)
-      acc = Isa::multiply_lanes(acc, Isa::spread_blocks(columns + s * a.dilation_w * kColumnBytes, a.zero_point),
-                                Isa::load_i32(words));
-  return Isa::block_sum(acc);
+EK_INLINE void sum_any_filter(const DepthwiseArgs& a, const LaneSums& s, typename Isa::I32 owed) {
+  constexpr int64_t kColumnBytes = kTileColumns * Isa::kBlockOrder.line_depth;
+  for (int64_t m = 0; m < s.pixels; ++m) {
+    const uint8_t* columns = s.columns + m * a.stride_w * kColumnBytes;
+    const int32_t* words = s.words;
+    typename Isa::BlockAcc acc = Isa::block_zero();
+    for (int64_t g = 0; g < a.row_groups; ++g, columns += a.span * kColumnBytes)
+      for (int64_t r = 0; r < a.kernel_w; ++r, words += a.padded_channels)
+        acc = Isa::multiply_lanes(acc, Isa::spread_blocks(columns + r * a.dilation_w * kColumnBytes, a.zero_point),
+                                  Isa::load_i32(words));
+    Isa::store_i32(s.tile + m * kTileColumns, Isa::sub_i32(Isa::block_sum(acc), owed));
+  }
+}
+
+template <class Isa>
+EK_INLINE void sum_lanes(const DepthwiseArgs& a, const LaneSums& s) {
+  using I32 = typename Isa::I32;
+  constexpr int64_t kThree = Isa::kBlockOrder.line_depth == 4 ? 1 : 2, kFive = kThree + 1;  // groups of so many rows
+  const I32 owed = Isa::mul_i32(Isa::set_i32(owed_zero_point<Isa>(a.zero_point)), Isa::load_i32(s.column_sum));
+  if (a.row_groups == kThree && a.kernel_w == 3) return sum_filter<Isa, kThree, 3>(a, s, owed);
+  if (a.row_groups == kFive && a.kernel_w == 5) return sum_filter<Isa, kFive, 5>(a, s, owed);
+  sum_any_filter<Isa>(a, s, owed);
 }
 
 // Pixels [ox, ox + pixels) of row oy of y, at most a run, in channels [c0, c0 + 64) that exist.
 template <class Isa>
 void depthwise(const DepthwiseArgs& a, int64_t oy, int64_t ox, int64_t pixels, int64_t c0) {
-  using I32 = typename Isa::I32;
   constexpr int64_t kDepth = Isa::kBlockOrder.line_depth, kColumnBytes = kTileColumns * kDepth;
-  join_columns<Isa>(a, oy, ox * a.stride_w, (pixels - 1) * a.stride_w + (a.kernel_w - 1) * a.dilation_w + 1, c0);
   const int64_t channels = min_of(kTileColumns, a.channels - c0);
-  const I32 zero_point = Isa::set_i32(owed_zero_point<Isa>(a.zero_point));
+  join_columns<Isa>(a, oy, ox * a.stride_w, (pixels - 1) * a.stride_w + (a.kernel_w - 1) * a.dilation_w + 1, c0, channels);
   alignas(64) int32_t tile[kTilePixels * kTileColumns];
   float scale[kTilePixels];
   for (float& each : scale) each = a.scale;
   Finish finish_tile = choose_finish<Isa>(a.output);
   for (int64_t p = 0; p < pixels; p += kTilePixels) {
     const int64_t rows = min_of(kTilePixels, pixels - p);
-    for (int64_t m = 0; m < rows; ++m) {
-      const uint8_t* columns = a.columns + (p + m) * a.stride_w * kColumnBytes;
-      for (int64_t c = 0; c < channels; c += Isa::kLanes) {
-        I32 sum = sum_pixel<Isa>(a, columns + c * kDepth, a.words + c0 + c);
-        I32 owed = Isa::mul_i32(zero_point, Isa::load_i32(a.column_sum + c0 + c));
-        Isa::store_i32(tile + m * kTileColumns + c, Isa::sub_i32(sum, owed));
-      }
-    }
+    for (int64_t c = 0; c < channels; c += Isa::kLanes)
+      sum_lanes<Isa>(a, {a.columns + p * a.stride_w * kColumnBytes + c * kDepth, a.words + c0 + c, a.column_sum + c0 + c, tile + c,
+                         rows});
     finish_tile({tile,
                  nullptr,
                  scale,
                  a.rhs_scale + c0,
                  a.bias + c0,
-                 {a.output.y, p * a.output.ld_y + c0, a.output.ld_y, rows, channels, a.output.inverse, a.output.zero_point}});
+                 {a.output.y, p * a.output.ld_y + c0, a.output.ld_y, rows, channels, a.output.u8}});
   }
 }
 

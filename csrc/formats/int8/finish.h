@@ -41,11 +41,45 @@ void finish_integers(const FinishArgs& f) {
            static_cast<size_t>(f.to.columns) * sizeof(int32_t));
 }
 
+// To u8, with everything folded into scale and bias: U8Output.
+template <class Isa>
+void finish_folded(const FinishArgs& args) {
+  using F32 = typename Isa::F32;
+  constexpr int64_t kStep = Isa::kParts * Isa::kLanes;
+  const FinishArgs f = args;  // see TileOut
+  for (int64_t n = 0; n < f.to.columns; n += kStep) {
+    F32 scale[Isa::kParts], bias[Isa::kParts], v[Isa::kParts];
+    unroll<Isa::kParts>([&](auto part) EK_LAMBDA_INLINE {
+      int64_t at = n + part * Isa::kLanes;
+      scale[part] = at < f.to.columns ? Isa::load(f.rhs_scale + at) : Isa::set(0.0f);
+      bias[part] = at < f.to.columns ? Isa::load(f.bias + at) : Isa::set(0.0f);
+    });
+    const int64_t left = min_of(kStep, f.to.columns - n);
+    for (int64_t m = 0; m < f.to.rows; ++m) {
+      unroll<Isa::kParts>([&](auto part) EK_LAMBDA_INLINE {
+        int64_t at = m * kTileColumns + n + part * Isa::kLanes;
+        F32 sum = f.total != nullptr ? Isa::load(f.total + at) : Isa::to_f32(Isa::load_i32(f.tile + at));
+        v[part] = Isa::fma(sum, scale[part], bias[part]);
+      });
+      uint8_t* y = static_cast<uint8_t*>(f.to.y) + f.to.start + m * f.to.ld_y + n;
+      typename Isa::Bytes bytes = Isa::round_bytes(v, f.to.u8.low, f.to.u8.high);
+      if (left == kStep) {
+        Isa::store_bytes(y, bytes);
+      } else {
+        alignas(64) uint8_t step[kStep];
+        Isa::store_bytes(step, bytes);
+        copy_bytes(y, step, left);
+      }
+    }
+  }
+}
+
 using Finish = void (*)(const FinishArgs&);
 
 template <class Isa>
 Finish choose_finish(const Output& output) {
   if (output.integers) return finish_integers;
+  if (output.dtype == EK_U8 && output.u8.folded) return finish_folded<Isa>;
   auto of = [](auto dtype, auto activation) -> Finish { return finish<Isa, dtype, activation>; };
   if (output.dtype == EK_U8) return choose_activation<EK_U8>(output.activation, of);
   return choose_output(output.dtype, output.activation, of);

@@ -46,6 +46,9 @@ EK_INLINE void store_tile(const TileArgs& t, Acc (&acc)[PH][kGroups][NV]) {
   constexpr int kGroupRows = MR / kGroups;
   unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
     I32 column_sum = Isa::load_i32(t.column_sum + n * Isa::kLanes);
+    // Rows of an image share a zero point, and the product with it.
+    int32_t zero_point = t.zero_point[0];
+    I32 owed = Isa::mul_i32(Isa::set_i32(zero_point), column_sum);
     unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
       unroll<PH - 1>([&](auto ph) EK_LAMBDA_INLINE { acc[0][g][n] = Isa::merge(acc[0][g][n], acc[ph + 1][g][n]); });
       unroll<kGroupRows>([&](auto r) EK_LAMBDA_INLINE {
@@ -55,7 +58,11 @@ EK_INLINE void store_tile(const TileArgs& t, Acc (&acc)[PH][kGroups][NV]) {
         if (t.more) {
           start = Isa::load_i32(sum);
         } else {
-          start = Isa::sub_i32(Isa::set_i32(t.row_sum[m]), Isa::mul_i32(Isa::set_i32(t.zero_point[m]), column_sum));
+          if (t.zero_point[m] != zero_point) {
+            zero_point = t.zero_point[m];
+            owed = Isa::mul_i32(Isa::set_i32(zero_point), column_sum);
+          }
+          start = Isa::sub_i32(Isa::set_i32(t.row_sum[m]), owed);
           if constexpr (Isa::kOrder.odd_sums) start = Isa::sub_i32(start, Isa::load_i32(t.odd_sum + n * Isa::kLanes));
         }
         Isa::store_i32(sum, Isa::add_i32(Isa::template row<r>(acc[0][g][n]), start));
@@ -182,7 +189,7 @@ void finish_at(const GemmArgs& g, Finish finish_tile, int64_t m, int64_t rows, i
                g.rhs.scale + n0,
                g.rhs.bias + n0,
                {g.output.y, m * g.output.ld_y + n0, g.output.ld_y, rows, min_of(g.rhs.n - n0, panels * kPanelColumns),
-                g.output.inverse, g.output.zero_point}});
+                g.output.u8}});
 }
 
 template <class Isa>

@@ -2,7 +2,8 @@
 //
 //   x  [C][H][W] or [H][W][C] floats  ->  u8 [H][W][C]  ->  rows of activations, one a pixel of y  ->  y
 //
-// One scale and zero point serve an image; else numbers are made as everywhere (quantize.h).
+// One scale and zero point serve an image; else numbers are made as everywhere (quantize.h). Where they are given beforehand, the
+// image may hold more than they do.
 #pragma once
 
 #include <string.h>
@@ -28,29 +29,43 @@ RowRange image_range(const void* x, ek_dtype dtype, int64_t start, int64_t count
   });
 }
 
-// `count` floats side by side to u8. Writes whole steps where they fit, and nothing past the last.
+// `count` floats side by side to u8, and nothing past the last.
 template <class Isa, ek_dtype D>
 EK_INLINE void round_run(const void* x, int64_t start, int64_t count, const RowScale& scale, uint8_t* q) {
   constexpr int64_t kStep = Isa::kParts * Isa::kLanes;
   const char* from = static_cast<const char*>(x) + start * (D == EK_F32 ? 4 : 2);
-  round_row<Isa, D>(from, count, scale, [&](typename Isa::Bytes bytes, int64_t i) EK_LAMBDA_INLINE {
-    alignas(64) uint8_t step[kStep];
-    Isa::store_bytes(step, bytes);
-    if (i + kStep <= count)
-      memcpy(q + i, step, kStep);
-    else
-      memcpy(q + i, step, static_cast<size_t>(count - i));
+  round_row_within<Isa, D>(from, count, scale, [&](typename Isa::Bytes bytes, int64_t i) EK_LAMBDA_INLINE {
+    if (i + kStep <= count) {
+      Isa::store_bytes(q + i, bytes);
+    } else {
+      alignas(64) uint8_t step[kStep];
+      Isa::store_bytes(step, bytes);
+      copy_bytes(q + i, step, count - i);
+    }
   });
 }
 
-constexpr int64_t kPixelRun = 64;  // of a channel that are quantised before they are spread over their pixels
-
-// Bytes of four channels to where they belong in each pixel.
-EK_INLINE void spread_four(const uint8_t (&planes)[4][kPixelRun], int64_t pixels, int64_t channels, uint8_t* q) {
-  alignas(64) uint8_t words[kPixelRun * 4];
-  for (int64_t i = 0; i < kPixelRun; ++i)
-    for (int64_t c = 0; c < 4; ++c) words[4 * i + c] = planes[c][i];
-  for (int64_t i = 0; i < pixels; ++i) memcpy(q + i * channels, words + 4 * i, 4);
+// Up to kLanes neighbouring pixels of kParts = 4 planes: of every pixel, the bytes of these channels side by side.
+template <class Isa, ek_dtype D>
+EK_INLINE void round_planes(const void* x, const int64_t (&planes)[4], int64_t pixels, const RowScale& scale,
+                            uint8_t (&words)[4 * Isa::kLanes]) {
+  static_assert(Isa::kParts == 4);
+  constexpr int64_t kBytes = D == EK_F32 ? 4 : 2;
+  typename Isa::F32 v[4];
+  unroll<4>([&](auto c) EK_LAMBDA_INLINE {
+    if (pixels == Isa::kLanes) {
+      v[c] = Isa::template load_as<D>(x, planes[c]);
+    } else {
+      alignas(64) char tail[Isa::kLanes * kBytes] = {};
+      copy_bytes(reinterpret_cast<uint8_t*>(tail), static_cast<const uint8_t*>(x) + planes[c] * kBytes, pixels * kBytes);
+      v[c] = Isa::template load_as<D>(tail, 0);
+    }
+  });
+  Bounds<Isa>(scale.scale).hold(v);
+  alignas(64) uint8_t bytes[4 * Isa::kLanes];
+  Isa::store_bytes(bytes, Isa::to_bytes(v, Isa::set(scale.inverse), Isa::set_i32(scale.zero_point)));
+  for (int64_t i = 0; i < Isa::kLanes; ++i)
+    for (int64_t c = 0; c < 4; ++c) words[4 * i + c] = bytes[c * Isa::kLanes + i];
 }
 
 // Pixels [0, pixels) from element `start` on: side by side with all their channels where `plane` is 0, else each channel by
@@ -58,20 +73,25 @@ EK_INLINE void spread_four(const uint8_t (&planes)[4][kPixelRun], int64_t pixels
 template <class Isa>
 void quantize_pixels(const void* x, ek_dtype dtype, int64_t start, int64_t plane, int64_t pixels, int64_t channels,
                      const RowScale& scale, uint8_t* q) {
+  if (scale.zero) {
+    memset(q, scale.zero_point, static_cast<size_t>(pixels * channels));
+    return;
+  }
   with_dtype(dtype, [&](auto d) EK_LAMBDA_INLINE {
     constexpr ek_dtype D = static_cast<ek_dtype>(int{d});
     if (plane == 0) return round_run<Isa, D>(x, start, pixels * channels, scale, q);
-    alignas(64) uint8_t planes[4][kPixelRun] = {};
-    for (int64_t i = 0; i < pixels; i += kPixelRun) {
-      const int64_t run = min_of(kPixelRun, pixels - i);
-      int64_t c = 0;
-      for (; c + 4 <= channels; c += 4) {
-        for (int64_t j = 0; j < 4; ++j) round_run<Isa, D>(x, start + (c + j) * plane + i, run, scale, planes[j]);
-        spread_four(planes, run, channels, q + i * channels + c);
-      }
-      for (; c < channels; ++c) {
-        round_run<Isa, D>(x, start + c * plane + i, run, scale, planes[0]);
-        for (int64_t j = 0; j < run; ++j) q[(i + j) * channels + c] = planes[0][j];
+    alignas(64) uint8_t words[4 * Isa::kLanes];
+    for (int64_t i = 0; i < pixels; i += Isa::kLanes) {
+      const int64_t run = min_of(Isa::kLanes, pixels - i);
+      for (int64_t c = 0; c < channels; c += 4) {
+        int64_t planes[4];
+        for (int64_t j = 0; j < 4; ++j) planes[j] = start + min_of(c + j, channels - 1) * plane + i;
+        round_planes<Isa, D>(x, planes, run, scale, words);
+        uint8_t* to = q + i * channels + c;
+        if (c + 4 <= channels)
+          for (int64_t p = 0; p < run; ++p) __builtin_memcpy(to + p * channels, words + 4 * p, 4);
+        else
+          for (int64_t p = 0; p < run; ++p) copy_bytes(to + p * channels, words + 4 * p, channels - c);
       }
     }
   });
@@ -89,19 +109,19 @@ void store_planes(const void* tile, int64_t ld_tile, int64_t rows, int64_t colum
                   int64_t plane) {
   if (dtype != EK_F32)
     return turn_words(static_cast<const uint16_t*>(tile), ld_tile, rows, columns, static_cast<uint16_t*>(y) + start, plane);
+  // Squares of words. Beyond the last row and column the tile has room, and what stands there is not stored.
   constexpr int64_t kLanes = Isa::kLanes;
   const int32_t* from = static_cast<const int32_t*>(tile);
-  int32_t* to = static_cast<int32_t*>(y) + start;
-  const int64_t whole_rows = rows / kLanes * kLanes, whole_columns = columns / kLanes * kLanes;
-  for (int64_t c = 0; c < whole_columns; c += kLanes)
-    for (int64_t m = 0; m < whole_rows; m += kLanes) {
+  for (int64_t c = 0; c < columns; c += kLanes)
+    for (int64_t m = 0; m < rows; m += kLanes) {
       typename Isa::I32 v[kLanes];
       unroll<Isa::kLanes>([&](auto i) EK_LAMBDA_INLINE { v[i] = Isa::load_i32(from + (m + i) * ld_tile + c); });
       Isa::transpose(v);
-      unroll<Isa::kLanes>([&](auto i) EK_LAMBDA_INLINE { Isa::store_i32(to + (c + i) * plane + m, v[i]); });
+      const int64_t left = min_of(kLanes, rows - m);
+      unroll<Isa::kLanes>([&](auto i) EK_LAMBDA_INLINE {
+        if (c + i < columns) Isa::template store_as<EK_F32>(y, start + (c + i) * plane + m, Isa::as_f32(v[i]), left);
+      });
     }
-  turn_words(from + whole_rows * ld_tile, ld_tile, rows - whole_rows, whole_columns, to + whole_rows, plane);
-  turn_words(from + whole_columns, ld_tile, rows, columns - whole_columns, to + whole_columns * plane, plane);
 }
 
 }  // namespace

@@ -53,13 +53,24 @@ struct Order {
   bool operator==(const Order&) const = default;
 };
 
+// What a scale of activations may be: below, and above, 1 / scale and what is computed from it would leave the floats.
+inline constexpr float kSmallestScale = 7.8886090522101181e-31f;  // 2^-100
+inline constexpr float kLargestScale = 1.2676506002282294e30f;    // 2^100
+
+inline bool valid_range(const ek_int8_range& range) {
+  bool scale = range.scale >= kSmallestScale && range.scale <= kLargestScale;  // NaN is neither
+  return scale && range.zero_point >= 0 && range.zero_point <= 255;
+}
+
 struct Header {
   char magic[8];  // kMagic
   int64_t n, k;
   ek_int8_form form;
   Order order;
   int32_t has_bias;
-  char reserved[24];
+  int32_t has_range;
+  ek_int8_range range;  // of the activations; zeros without has_range
+  char reserved[12];
 };
 static_assert(sizeof(Header) == 64);
 inline constexpr char kMagic[8] = {'E', 'K', 'I', '8', 'C', '1', '6', '3'};  // int8, 16 columns, version 3
@@ -98,5 +109,11 @@ const FormFunctions* functions_of(ek_int8_form form);  // nullptr for an unknown
 
 // EK_OK and the layout when `packed` is a whole, aligned matrix of this format. Cheap: it runs at every call.
 ek_status open_packed(const void* packed, size_t packed_size, Layout* layout);
+
+// The range of its activations, or nullptr where each row has its own.
+inline const ek_int8_range* range_of(const void* packed) {
+  const Header* header = static_cast<const Header*>(packed);
+  return header->has_range ? &header->range : nullptr;
+}
 
 }  // namespace edgekern::int8

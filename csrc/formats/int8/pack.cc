@@ -151,12 +151,24 @@ extern "C" ek_status ek_int8_pack(const ek_isa* isa, ek_int8_form form, int64_t 
   return EK_OK;
 }
 
+extern "C" ek_status ek_int8_set_range(void* packed, size_t packed_size, const ek_int8_range* range) {
+  Layout layout{};
+  ek_status status = open_packed(packed, packed_size, &layout);
+  if (status != EK_OK) return status;
+  if (range != nullptr && !valid_range(*range)) return EK_ERROR_VALUE;
+  Header* header = static_cast<Header*>(packed);
+  header->has_range = range != nullptr;
+  header->range = range == nullptr ? ek_int8_range{} : *range;
+  return EK_OK;
+}
+
 extern "C" ek_status ek_int8_describe(const void* packed, size_t packed_size, ek_int8_shape* shape) {
   if (shape == nullptr) return EK_ERROR_NULL_POINTER;
   Layout layout{};
   ek_status status = open_packed(packed, packed_size, &layout);
   if (status != EK_OK) return status;
-  *shape = {layout.n, layout.k, static_cast<const Header*>(packed)->has_bias, layout.form};
+  const Header* header = static_cast<const Header*>(packed);
+  *shape = {layout.n, layout.k, header->has_bias, layout.form, header->has_range, header->range};
   return EK_OK;
 }
 

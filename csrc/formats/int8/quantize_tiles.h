@@ -37,17 +37,40 @@ constexpr int32_t owed_zero_point(int32_t zero_point) {
     return zero_point - Isa::kBlockZeroOffset;
 }
 
-template <class Isa, ek_dtype D>
-void quantize_tiles_as(const void* x, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsTiles& out) {
+// How a row's values are held within a range that was found beforehand; where each row has its own, nothing needs to be.
+template <class Isa, bool kGiven>
+struct RowGuard {
+  EK_INLINE void hold(const Bounds<Isa>&, typename Isa::F32 (&)[Isa::kParts]) {}
+  EK_INLINE bool finite() const { return true; }
+};
+template <class Isa>
+struct RowGuard<Isa, true> {
+  Poison<Isa> poison;
+
+  EK_INLINE void hold(const Bounds<Isa>& bounds, typename Isa::F32 (&v)[Isa::kParts]) {
+    poison.look_at(v);
+    bounds.hold(v);
+  }
+  EK_INLINE bool finite() const { return poison.none(); }
+};
+
+template <class Isa, ek_dtype D, bool kGiven>
+void quantize_tiles_as(const void* x, int64_t ld_x, int64_t k, const ek_int8_range* range, int64_t m0, int64_t m1,
+                       const LhsTiles& out) {
   constexpr int64_t kBytes = D == EK_F32 ? 4 : 2;
   using F32 = typename Isa::F32;
+  const Bounds<Isa> bounds(kGiven ? range->scale : 1.0f);
   for (int64_t m = m0; m < m1; m += Isa::kLanes) {
     int64_t rows = min_of(Isa::kLanes, m1 - m);
     const char* row = static_cast<const char*>(x) + m * ld_x * kBytes;
     RowScale scale[Isa::kLanes];
+    RowGuard<Isa, kGiven> guards[Isa::kLanes];
     int32_t zero_point[Isa::kLanes] = {};
     for (int64_t r = 0; r < rows; ++r) {
-      scale[r] = scale_of(find_range<typename Isa::template Range<D>, D>(row + r * ld_x * kBytes, k));
+      if constexpr (kGiven)
+        scale[r] = scale_of(*range);
+      else
+        scale[r] = scale_of(find_range<typename Isa::template Range<D>, D>(row + r * ld_x * kBytes, k));
       zero_point[r] = scale[r].zero_point;
       out.scale[m + r] = scale[r].scale;
       out.zero_point[m + r] = owed_zero_point<Isa>(zero_point[r]);
@@ -56,16 +79,27 @@ void quantize_tiles_as(const void* x, int64_t ld_x, int64_t k, int64_t m0, int64
       if (scale[r].zero) return;  // bytes are zero, and stay so
       F32 v[Isa::kParts];
       load_parts<Isa, D>(row + r * ld_x * kBytes, i, k, v);
+      guards[r].hold(bounds, v);
       Isa::store_bytes(bytes, Isa::to_bytes(v, Isa::set(scale[r].inverse), Isa::set_i32(scale[r].zero_point)));
     });
+    for (int64_t r = 0; r < rows; ++r)
+      if (!guards[r].finite()) out.scale[m + r] = kNoScale.scale;
   }
 }
 
+template <class Isa, bool kGiven>
+void quantize_tiles_by(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, const ek_int8_range* range, int64_t m0,
+                       int64_t m1, const LhsTiles& out) {
+  if (dtype == EK_F32) return quantize_tiles_as<Isa, EK_F32, kGiven>(x, ld_x, k, range, m0, m1, out);
+  if (dtype == EK_F16) return quantize_tiles_as<Isa, EK_F16, kGiven>(x, ld_x, k, range, m0, m1, out);
+  return quantize_tiles_as<Isa, EK_BF16, kGiven>(x, ld_x, k, range, m0, m1, out);
+}
+
 template <class Isa>
-void quantize_tiles(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t m0, int64_t m1, const LhsTiles& out) {
-  if (dtype == EK_F32) return quantize_tiles_as<Isa, EK_F32>(x, ld_x, k, m0, m1, out);
-  if (dtype == EK_F16) return quantize_tiles_as<Isa, EK_F16>(x, ld_x, k, m0, m1, out);
-  return quantize_tiles_as<Isa, EK_BF16>(x, ld_x, k, m0, m1, out);
+void quantize_tiles(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, const ek_int8_range* range, int64_t m0, int64_t m1,
+                    const LhsTiles& out) {
+  if (range == nullptr) return quantize_tiles_by<Isa, false>(x, dtype, ld_x, k, range, m0, m1, out);
+  quantize_tiles_by<Isa, true>(x, dtype, ld_x, k, range, m0, m1, out);
 }
 
 template <class Isa>

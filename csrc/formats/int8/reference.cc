@@ -33,6 +33,21 @@ Quantized quantize_lhs(int64_t m, int64_t k, const float* lhs, int64_t ld_lhs) {
   return out;
 }
 
+Quantized quantize_lhs(int64_t m, int64_t k, const float* lhs, int64_t ld_lhs, ek_int8_range range) {
+  Quantized out{std::vector<uint8_t>(m * k), std::vector<float>(m, NAN), std::vector<int32_t>(m)};
+  for (int64_t row = 0; row < m; ++row) {
+    const float* x = lhs + row * ld_lhs;
+    if (!std::all_of(x, x + k, [](float value) { return isfinite(value); })) continue;  // q and zero point stay 0
+    out.scale[row] = range.scale;
+    out.zero_point[row] = range.zero_point;
+    for (int64_t i = 0; i < k; ++i) {
+      float q = nearbyintf(x[i] * (1.0f / range.scale)) + static_cast<float>(range.zero_point);
+      out.q[row * k + i] = static_cast<uint8_t>(std::clamp(q, 0.0f, 255.0f));
+    }
+  }
+  return out;
+}
+
 std::vector<int64_t> matmul(int64_t m, int64_t n, int64_t k, const uint8_t* q, const int32_t* zero_point, const int8_t* w) {
   std::vector<int64_t> acc(m * n);
   for (int64_t i = 0; i < m; ++i)

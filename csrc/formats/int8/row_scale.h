@@ -4,6 +4,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "edgekern/edgekern.h"
+#include "formats/int8/layout.h"
 #include "isa/tile.h"
 
 namespace edgekern::int8 {
@@ -22,14 +24,15 @@ struct RowScale {
 
 namespace {
 
-// Below this a row counts as zero: 1 / scale must stay finite.
-constexpr float kSmallestScale = 7.8886090522101181e-31f;  // 2^-100
+constexpr RowScale kNoScale{__builtin_nanf(""), 0.0f, 0, true};
+
+EK_INLINE RowScale scale_of(const ek_int8_range& range) { return {range.scale, 1.0f / range.scale, range.zero_point, false}; }
 
 EK_INLINE RowScale scale_of(RowRange range) {
   auto [low, high, finite] = range;
   float scale = high / 255.0f - low / 255.0f;  // divided first: high - low may overflow
-  if (!finite) return {__builtin_nanf(""), 0.0f, 0, true};
-  if (!(scale >= kSmallestScale)) return {1.0f, 0.0f, 0, true};
+  if (!finite) return kNoScale;
+  if (!(scale >= kSmallestScale)) return {1.0f, 0.0f, 0, true};  // a row that counts as zero
   float inverse = 1.0f / scale;
   // Adding 1.5 * 2^23 leaves round-half-even(v) in the low mantissa bits, for |v| < 2^22.
   float magic = -low * inverse + 12582912.0f;

@@ -40,13 +40,13 @@ typedef enum ek_status EK_ENUM_TYPE {
   EK_ERROR_PACKED = 6,        // not a packed matrix of this format, or truncated, or misaligned (64 bytes)
   EK_ERROR_ISA = 7,           // this CPU cannot run that ISA, or EDGEKERN_ISA names none
   EK_ERROR_WORKSPACE = 8,     // workspace smaller than asked for
-  EK_ERROR_VALUE = 9,         // a weight, scale or bias that is NaN, infinite or out of its format's range
+  EK_ERROR_VALUE = 9,         // a weight, scale, zero point or bias that is NaN, infinite or out of its format's range
   EK_ERROR_OUT_OF_MEMORY = 10,
   EK_ERROR_ORDER = 11,  // packed for an ISA that reads another order of bytes; pack again for this one
   EK_ERROR_FORM = 12,   // not one of the format's forms, not 1, 2, 4 or 8 channels, or a form that cannot hold this matrix
   EK_ERROR_GROUP = 13,  // int4's group_size is not 32, 64 or 128
   EK_ERROR_CLIP = 14,   // not one of ek_int4_clip
-  EK_ERROR_PARTS = 15,  // less than 1 or more than EK_MAX_PARTS layers in a call, or layers of different k or group_size
+  EK_ERROR_PARTS = 15,  // less than 1 or more than EK_MAX_PARTS layers in a call, or of different k, group_size or ranges
   EK_ERROR_INDEX = 16,  // an index of a table that is negative or beyond its rows, or not one of ek_index
   EK_ERROR_WINDOW = 17, // strides or dilations below 1, negative padding, or a kernel larger than the padded image
   EK_ERROR_GROUPS = 18, // groups that do not divide both the channels in and out
@@ -132,8 +132,9 @@ typedef struct ek_part {
 // y[m][n] = act( lhs_scale[m] * rhs_scale[n] * sum_k (q[m][k] - zero_point[m]) * w[n][k]  + bias[n] )
 //
 //   w  s8, symmetric per output channel; every s8 value is allowed, -128 too
-//   q  u8, one scale and zero point per row, found from that row at run time
-// The integer sum is exact and the same bit for bit on every ISA. A row that holds NaN or Inf gives a row of NaN.
+//   q  u8, one scale and zero point per row, found from that row at run time; or one for all rows of all calls, found
+//      beforehand and kept with the packed matrix (ek_int8_set_range): what lies beyond that range saturates
+// The integer sum is exact and the same bit for bit on every ISA. A row that holds NaN or Inf gives a row of NaN, in either case.
 
 #define EK_INT8_MAX_K_EXACT 65536  // up to here the sum is one int32; beyond it is a float sum of exact int32 blocks
 
@@ -165,10 +166,23 @@ EK_API size_t ek_int8_packed_size(const ek_isa* isa, ek_int8_form form, int64_t 
 EK_API ek_status ek_int8_pack(const ek_isa* isa, ek_int8_form form, int64_t n, int64_t k, const int8_t* q, int64_t ld_q,
                               const float* scale, const float* bias, void* packed, size_t packed_size,
                               const ek_parallel* parallel);
+
+// A range of activations: x ~ scale * (q - zero_point), q from 0 to 255. 2^-100 <= scale <= 2^100, zero_point from 0 to 255.
+typedef struct ek_int8_range {
+  float scale;
+  int32_t zero_point;
+} ek_int8_range;
+// The range that the rows of lhs are rounded by from now on, whatever they hold, which saves looking through each row for its own:
+//   q = clamp(round(x * (1 / scale)) + zero_point, 0, 255)            round: half to even
+// NULL: each row's own again, as after packing. EK_ERROR_VALUE for another scale or zero point; the matrix is then as it was.
+EK_API ek_status ek_int8_set_range(void* packed, size_t packed_size, const ek_int8_range* range);
+
 typedef struct ek_int8_shape {
   int64_t n, k;
   int has_bias;
   ek_int8_form form;
+  int has_range;
+  ek_int8_range range;  // where has_range is 1; zeros elsewhere
 } ek_int8_shape;
 EK_API ek_status ek_int8_describe(const void* packed, size_t packed_size, ek_int8_shape* shape);
 // The exact inverse of ek_int8_pack. bias may be NULL when not wanted.
@@ -183,14 +197,16 @@ EK_API ek_status ek_int8_linear(const ek_isa* isa, const void* packed, size_t pa
                                 ek_dtype dtype, int64_t ld_lhs, void* y, int64_t ld_y, ek_activation activation,
                                 void* workspace, size_t workspace_size, const ek_parallel* parallel);
 // ek_int8_linear for several layers of the same lhs, bit for bit: those in panels (EK_INT8_DENSE and the bitmap forms) quantise
-// it once, in one parallel region. The workspace is the largest that any of them needs.
+// it once, in one parallel region. So all have one range, or none has. The workspace is the largest that any of them needs.
 EK_API ek_status ek_int8_linears(const ek_isa* isa, const ek_part* parts, int64_t count, int64_t m, const void* lhs,
                                  ek_dtype dtype, int64_t ld_lhs, ek_activation activation, void* workspace,
                                  size_t workspace_size, const ek_parallel* parallel);
 
-// The two halves of ek_int8_linear, for tests and for integer pipelines.
+// The two halves of ek_int8_linear, for tests and for integer pipelines. By `range`, or where it is NULL by each row's own. A row
+// with NaN or Inf has scale NaN, zero point 0 and q 0; a zero row has scale 1 when its range is its own.
 EK_API ek_status ek_int8_quantize_lhs(const ek_isa* isa, int64_t m, int64_t k, const void* lhs, ek_dtype dtype, int64_t ld_lhs,
-                                      uint8_t* q, int64_t ld_q, float* scale, int32_t* zero_point, const ek_parallel* parallel);
+                                      const ek_int8_range* range, uint8_t* q, int64_t ld_q, float* scale, int32_t* zero_point,
+                                      const ek_parallel* parallel);
 // acc[m][n] = sum_k (q[m][k] - zero_point[m]) * w[n][k]; K <= EK_INT8_MAX_K_EXACT.
 EK_API ek_status ek_int8_matmul_s32(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m, const uint8_t* q,
                                     int64_t ld_q, const int32_t* zero_point, int32_t* acc, int64_t ld_acc, void* workspace,
@@ -214,7 +230,7 @@ EK_API ek_status ek_int8_embedding(const ek_isa* isa, const void* packed, size_t
 //
 // Instead of being found from each image at run time, x's range may be given: numbers beyond it are moved to its ends, and NaN
 // to the lower. x may be of u8 with such a range already, and y be stored so, for the next layer:
-//   u8 = clamp(round(y / scale) + zero_point, 0, 255)            round: half to even, of y * (1 / scale)
+//   u8 = clamp(round(y / scale) + zero_point, 0, 255)            right to a half and a few float roundings of the quotient
 
 typedef struct ek_conv2d_shape {
   int64_t out_channels, in_channels, groups;  // of all groups together
@@ -236,8 +252,7 @@ typedef struct ek_images {
   void* data;      // of x it is only read
   ek_dtype dtype;  // EK_U8 too, in EK_NHWC and with a range
   ek_image_order order;
-  float scale;         // of the range; 0: x's is found, or y is not u8. Else normal, and so must be 1 / scale
-  int32_t zero_point;  // from 0 to 255
+  ek_int8_range range;  // zeros: x's is found, and y is not u8
 } ek_images;
 
 // Height and width of y; EK_ERROR_WINDOW where there are none.
@@ -266,7 +281,7 @@ EK_API ek_status ek_int8_conv2d_unpack(const void* packed, size_t packed_size, i
 // Scratch that ek_int8_conv2d needs; no alignment asked; 0 for arguments that it refuses. It grows with the number of threads.
 EK_API size_t ek_int8_conv2d_workspace_size(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
                                             int64_t images, int64_t height, int64_t width, const ek_images* x,
-                                            const ek_images* y, const ek_parallel* parallel);
+                                            const ek_images* y, ek_activation activation, const ek_parallel* parallel);
 // The whole layer in one parallel region. height and width are x's. y has the order of x, and its dtype unless one is EK_U8.
 EK_API ek_status ek_int8_conv2d(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
                                 int64_t images, int64_t height, int64_t width, const ek_images* x, const ek_images* y,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+UNREACHED = "the calibration data never reached it"
+"""Why a layer was left alone."""
+
 
 class DataError(ValueError):
     """Calibration data that are no use. Users see it as the error of what they called."""

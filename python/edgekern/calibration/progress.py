@@ -7,8 +7,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress_bar(title: str, total: int, shown: bool) -> Iterator[Callable[[str], None]]:
-    """Inside, each call of what this gives, with the name of what was done, moves the bar by one of ``total``."""
+def progress_bar(title: str, total: int | None, shown: bool) -> Iterator[Callable[[str], None]]:
+    """Inside, each call of what this gives, with the name of what was done, moves the bar by one of ``total``.
+
+    ``total`` is None where nobody knows it.
+    """
     if not shown:
         yield lambda name: None
         return

@@ -50,7 +50,8 @@ def quantize(
     text: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="With --budget: UTF-8 text to see losses by; else Wikipedia's out of gensim."
+            metavar="FILE",
+            help="UTF-8 text to see losses by, with --budget, or to calibrate by; else Wikipedia's out of gensim.",
         ),
     ] = None,
     layout: Annotated[
@@ -62,11 +63,11 @@ def quantize(
     check_language_model(model)
     from . import quantize as command
 
-    command.check_one(scheme, config, budget, text)
+    command.check_one(scheme, config, budget)
     command.check_output(output)
     use_threads(threads)
-    chosen = command.choose(scheme, config) if budget is None else command.within(model, budget, text)
-    command.run(model, output, chosen, layout.value)
+    chosen = command.choose(scheme, config, text) if budget is None else command.within(model, budget, text)
+    command.run(model, output, chosen, layout.value, text)
 
 
 def evaluate(

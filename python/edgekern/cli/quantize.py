@@ -10,19 +10,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, check_config, read_config, scheme_from_dict, write_config
+from ..config import Config, check_config, needing_data, read_config, scheme_from_dict, write_config
 
 CONFIG_FILE = "edgekern.toml"
 WINDOWS, TOKENS = 2, 256  # of text, to see by what each layer loses
+CALIBRATION_WINDOWS, CALIBRATION_TOKENS = 8, 512  # to find ranges of activations by
 _ONE_OF_THEM = "quantize takes --config FILE, --scheme NAME or --budget AMOUNT, and one of them"
 
 
-def check_one(scheme: str | None, file: Path | None, budget: str | None, text: Path | None) -> None:
-    """ValueError when several of the options were given, or a text without a budget."""
+def check_one(scheme: str | None, file: Path | None, budget: str | None) -> None:
+    """ValueError when several of the options were given."""
     if sum(option is not None for option in (scheme, file, budget)) > 1:
         raise ValueError(_ONE_OF_THEM)
-    if text is not None and budget is None:
-        raise ValueError("--text has no effect without --budget")
 
 
 def check_output(output: Path) -> None:
@@ -31,19 +30,22 @@ def check_output(output: Path) -> None:
         raise FileExistsError(f"OUT: {output} exists already; remove it, or give another name")
 
 
-def choose(scheme: str | None, file: Path | None) -> Config | None:
+def choose(scheme: str | None, file: Path | None, text: Path | None = None) -> Config | None:
     """The configuration that one of these options asks for; None where neither was given.
 
     Raises:
-        ValueError: what was given is not for conversion.
+        ValueError: what was given is not for conversion, or a text was that nobody would read.
         OSError: the file cannot be read.
     """
-    if scheme is None and file is None:
-        return None
+    config = None
     try:
-        return check_config(scheme_from_dict({"format": scheme}) if file is None else read_config(file))
+        if scheme is not None or file is not None:
+            config = check_config(scheme_from_dict({"format": scheme}) if file is None else read_config(file))
     except TypeError as error:
         raise ValueError(f"{file or f'--scheme {scheme}'}: {error}") from None
+    if text is not None and (config is None or needing_data(config) is None):
+        raise ValueError("--text has no effect without --budget or a configuration that calibrates")
+    return config
 
 
 def within(folder: Path, budget: str, text: Path | None) -> Config:
@@ -54,7 +56,6 @@ def within(folder: Path, budget: str, text: Path | None) -> Config:
         ValueError: a budget that cannot be read or met; a text that is no UTF-8, or shorter than a window.
         MissingDataError: no text was given, and the package with the prose is not installed.
     """
-    from ..evaluate import windows
     from ..integrations.transformers import load_language_model, progress_bars
     from ..sensitivity import allocate, parse_budget
     from .texts import prose
@@ -63,13 +64,33 @@ def within(folder: Path, budget: str, text: Path | None) -> Config:
     read = prose(text)
     with progress_bars(False):
         loaded = load_language_model(folder)
-    longest = getattr(loaded.model.config, "max_position_embeddings", TOKENS)
-    cut = windows(loaded.ids(read), min(TOKENS, longest), WINDOWS)
-    data = [{"input_ids": window[None], "use_cache": False} for window in cut]
-    return allocate(loaded.model, budget, data, rows=1)
+    return allocate(loaded.model, budget, _batches(loaded, read, TOKENS, WINDOWS), rows=1)
 
 
-def run(folder: Path, output: Path, config: Config | None, layout: str) -> None:
+def _batches(loaded: Any, text: str, tokens: int, count: int) -> list[dict[str, Any]]:
+    """So many windows of a text, each a batch; ValueError for a text that is shorter."""
+    from ..evaluate import windows
+
+    longest = getattr(loaded.model.config, "max_position_embeddings", tokens)
+    cut = windows(loaded.ids(text), min(tokens, longest), count)
+    return [{"input_ids": window[None], "use_cache": False} for window in cut]
+
+
+def _calibrated(folder: Path, config: Config, text: Path | None) -> tuple[Any, Any]:
+    """Tokenizer and model, which was read as floats and converted when it had run on a text."""
+    from ..convert import convert_
+    from ..integrations.transformers import adopt_, load_language_model
+    from .texts import prose
+
+    read = prose(text)
+    loaded = load_language_model(folder)
+    data = _batches(loaded, read, CALIBRATION_TOKENS, CALIBRATION_WINDOWS)
+    convert_(loaded.model, config, data=data, progress=sys.stderr.isatty())
+    adopt_(loaded.model, config)
+    return loaded.tokenizer, loaded.model
+
+
+def run(folder: Path, output: Path, config: Config | None, layout: str, text: Path | None = None) -> None:
     """Writes the converted model, its tokenizer and the configuration; the folder appears whole or not at all.
 
     Args:
@@ -77,10 +98,12 @@ def run(folder: Path, output: Path, config: Config | None, layout: str) -> None:
         output: the folder to write.
         config: what to convert a float model to.
         layout: "edgekern" or "compressed-tensors".
+        text: what to find static ranges of activations by, where the configuration has any; Wikipedia's prose
+            otherwise. The model is then in memory as floats.
 
     Raises:
         ValueError: the model cannot be converted, or is incomplete; no configuration for a float model, or one for a
-            converted model.
+            converted model; a text to calibrate by that cannot be read, or is too short.
     """
     from ..convert import explain
     from ..integrations.transformers import load_model, load_tokenizer, progress_bars
@@ -89,7 +112,10 @@ def run(folder: Path, output: Path, config: Config | None, layout: str) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     with progress_bars(sys.stderr.isatty()):
-        tokenizer, model = load_tokenizer(folder), load_model(folder, config)
+        if config is not None and needing_data(config) is not None:
+            tokenizer, model = _calibrated(folder, config, text)
+        else:
+            tokenizer, model = load_tokenizer(folder), load_model(folder, config)
         _save(model, tokenizer, output, layout)
     report = explain(model)
     for row in report.skipped:

@@ -6,8 +6,8 @@ They are checked when made, compare by value, and turn into JSON-ready dictionar
 from __future__ import annotations
 
 from edgekern.config.calibrated import AWQ, GPTQ, Calibrated, Migrating, SmoothQuant
-from edgekern.config.formats import Float16, Float32, Int4, Int8
-from edgekern.config.per_layer import Config, PerLayer, check_config
+from edgekern.config.formats import DYNAMIC, STATIC, Float16, Float32, Int4, Int8
+from edgekern.config.per_layer import Config, PerLayer, check_config, needing_data
 from edgekern.config.prune import CALIBRATED_METHODS, PRUNE_METHODS, PRUNE_SCOPES, Prune, parse_pattern
 from edgekern.config.read import config_from_dict, scheme_from_dict
 from edgekern.config.scheme import MEASURED, Scheme
@@ -17,12 +17,14 @@ from edgekern.config.toml_file import read_config, write_config
 __all__ = [
     "AWQ",
     "CALIBRATED_METHODS",
+    "DYNAMIC",
     "GPTQ",
     "MEASURED",
     "PRUNE_METHODS",
     "PRUNE_SCOPES",
     "SHRINK_METHODS",
     "SHRINK_SCOPES",
+    "STATIC",
     "Calibrated",
     "Config",
     "Float16",
@@ -37,6 +39,7 @@ __all__ = [
     "SmoothQuant",
     "check_config",
     "config_from_dict",
+    "needing_data",
     "parse_pattern",
     "read_config",
     "scheme_from_dict",

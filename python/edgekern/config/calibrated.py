@@ -23,6 +23,11 @@ class Calibrated(Scheme):
     bias_correction: bool
 
     @property
+    def needs_data(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def target(self) -> Int4 | Int8:
         """What the layer shall be converted to."""
         return self.to.to if isinstance(self.to, GPTQ) else self.to

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgekern.config.checks import check_choice, kind_of, settled_rows
+from edgekern.config.checks import check_choice, check_number, kind_of, settled_rows
 from edgekern.config.scheme import MEASURED, Scheme
 from edgekern.kernels import F32_CHANNELS, FORMS, INT4_CLIPS, INT4_FORMS, INT4_GROUP_SIZES
+
+DYNAMIC, STATIC = "dynamic", "static"
+"""Activations that are rounded by each row's own range, and by one range for all rows."""
+RANGES = ("minmax", "percentile", "mse")
+"""How that one range is found."""
+_PERCENTILE = 99.99
 
 
 @dataclass(frozen=True, repr=False)
 class Int8(Scheme):
-    """Eight-bit weights and activations (W8A8), nothing to calibrate.
+    """Eight-bit weights and activations (W8A8); nothing to calibrate, unless ranges of activations are to be static.
 
     Weights are signed, symmetric, with one float32 scale per output channel. Activations are quantised while the layer
-    runs, each row (token), or each image of a convolution, with its own scale and zero point. Sums are exact int32;
-    results have the dtype of the input.
+    runs, each row (token), or each image of a convolution, with its own scale and zero point, or all with one that was
+    found from calibration data. Sums are exact int32; results have the dtype of the input.
 
     Pruned weights stay zero. Whether they make a layer faster depends on the mask and on the CPU, so by default the
     forms that weights can be packed in are measured for each pruned linear layer, and a sparse form is taken when it is
@@ -27,6 +34,19 @@ class Int8(Scheme):
         form: ``"measured"``, or a form: a key of :data:`edgekern.kernels.FORMS`.
         rows: numbers of rows (tokens) of a call to measure at: what the model will be called with.
         packings: 1, or 2 for two forms of the weights in memory where that is faster: one for few rows, one for many.
+        activations: ``"dynamic"``: each row is rounded by its own range, found while the layer runs. ``"static"``: all
+            by one range, which ``convert_(..., data=...)`` finds. That saves a look through the rows at every call, and
+            costs accuracy where rows differ in size; what lies beyond the range saturates.
+        ranges: how a static range is found. ``"minmax"`` covers all values of the data. ``"percentile"`` covers
+            ``percentile`` percent of them and leaves out as many at either end (Wu et al. 2020, arXiv 2004.09602).
+            ``"mse"`` is the range of the lowest expected squared error: a twelfth of the step's square for a value
+            inside that does not become 0, the square of the distance for one outside (Banner et al. 2019, arXiv
+            1810.05723; searched over a grid as in Nagel et al. 2021, arXiv 2106.08295).
+        percentile: of the values, for ``ranges="percentile"``: above 50, up to 100.
+
+    Raises:
+        TypeError: an option of another type.
+        ValueError: a value that an option does not take, or options that do not go together.
     """
 
     format: ClassVar[str] = "int8"
@@ -35,12 +55,33 @@ class Int8(Scheme):
     form: str = MEASURED
     rows: tuple[int, ...] | int = (1, 16, 128)
     packings: int = 1
+    activations: str = DYNAMIC
+    ranges: str = "minmax"
+    percentile: float = _PERCENTILE
 
     def __post_init__(self) -> None:
         check_choice("form", self.form, (MEASURED, *FORMS), "Int8")
         object.__setattr__(self, "rows", settled_rows(self.rows, "Int8"))
         if self.packings not in (1, 2) or isinstance(self.packings, bool):
             raise ValueError(f"Int8: packings must be 1 or 2, got {self.packings!r}")
+        check_choice("activations", self.activations, (DYNAMIC, STATIC), "Int8")
+        check_choice("ranges", self.ranges, RANGES, "Int8")
+        check_number("percentile", self.percentile, math.inf, "Int8")
+        if not 50 < self.percentile <= 100:
+            raise ValueError(f"Int8: percentile must be above 50 and at most 100, got {self.percentile}")
+        self._check_ranges()
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether ranges are to be found from calibration data."""
+        return self.activations == STATIC
+
+    def _check_ranges(self) -> None:
+        """ValueError for options of ranges that nobody would look for."""
+        if self.activations != STATIC and self.ranges != "minmax":
+            raise ValueError(f"Int8: ranges={self.ranges!r} is of activations='static', not {self.activations!r}")
+        if self.ranges != "percentile" and self.percentile != _PERCENTILE:
+            raise ValueError(f"Int8: percentile={self.percentile} is of ranges='percentile', not {self.ranges!r}")
 
 
 @dataclass(frozen=True, repr=False)

@@ -63,6 +63,12 @@ def check_config(config: object, taker: str = "convert_") -> Config:
     raise TypeError(f"config: expected a scheme such as Int8() or PerLayer({{...}}), got {kind_of(config)}")
 
 
+def needing_data(config: Config) -> Scheme | None:
+    """A scheme of ``config`` that takes calibration data to carry out; None when there is none."""
+    schemes = config.rules.values() if isinstance(config, PerLayer) else (config,)
+    return next((scheme for scheme in schemes if scheme is not None and scheme.needs_data), None)
+
+
 def _check_rule(name: object, scheme: object) -> None:
     if not isinstance(name, str):
         raise TypeError(f"PerLayer: a rule's key must be a string, got {kind_of(name)}")

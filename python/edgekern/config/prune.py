@@ -154,6 +154,10 @@ def _check_joint(value: object, method: str) -> None:
         raise TypeError(f"Prune: joint must be Int8(), Int4() or None, got {kind_of(value)}")
     if method != "sparsegpt":
         raise ValueError(f"Prune: joint rounding is for method='sparsegpt'; with {method!r}, prune and then convert")
+    if value is not None and value.needs_data:
+        raise ValueError(
+            f"Prune: joint rounds weights, and ranges of activations are convert_'s to find; got {value!r}"
+        )
 
 
 def _check_target(value: object) -> None:

@@ -18,6 +18,11 @@ class Scheme:
     rounds: ClassVar[bool] = False
     """Whether weights come out with other values."""
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether it takes calibration data to carry this out."""
+        return False
+
     def to_dict(self) -> dict[str, Any]:
         """This scheme as JSON-ready data: its format, and the options that are not their defaults."""
         options = {}

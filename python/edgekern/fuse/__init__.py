@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgekern.fuse.apply import FuseError, fuse_
+from edgekern.fuse.link import LinkReport, LinkRow, link_
 from edgekern.fuse.report import FuseReport, FuseRow
 
-__all__ = ["FuseError", "FuseReport", "FuseRow", "fuse_"]
+__all__ = ["FuseError", "FuseReport", "FuseRow", "LinkReport", "LinkRow", "fuse_", "link_"]

@@ -38,7 +38,8 @@ def load_compressed(
 
     Read are ``pack-quantized`` and ``int-quantized``: int4 by groups of a multiple of 32, by output channel or tensor,
     symmetric or not, and symmetric int8 by output channel or tensor; activations floats, or 8 bits found while it
-    runs. They are 8 bits here, by row, in either case. Integers and zero points stay what they are. Scales of int8
+    runs. They are 8 bits here, by row, in either case. Static ranges of the activations of int8 layers, one a layer,
+    stay what they are. Integers and zero points stay what they are. Scales of int8
     become float32, those of int4 float16, which holds all but the tiniest bfloat16 ones; where it rounds, a warning
     says by how much, and beyond 2^-11 of an output channel's largest scale nothing is read. ``save_pretrained`` saves
     the model in edgekern's own layout, :func:`save_compressed` in theirs.
@@ -78,9 +79,9 @@ def load_compressed(
 def save_compressed(model: PreTrainedModel, folder: str | os.PathLike[str], most_bytes: int = MOST_BYTES) -> None:
     """Saves a converted model as compressed-tensors writes them and vLLM reads them, layer by layer.
 
-    Int8 layers become ``int-quantized`` with 8-bit activations found while it runs, int4 layers ``pack-quantized`` of
-    weights alone. Converted tables and convolutions are stored as floats, which their readers have. No value changes;
-    what is not converted is stored as it is. The package itself is not needed.
+    Int8 layers become ``int-quantized`` with 8-bit activations, found while it runs or static as they are here, int4
+    layers ``pack-quantized`` of weights alone. Converted tables and convolutions are stored as floats, which their
+    readers have. No value changes; what is not converted is stored as it is. The package itself is not needed.
 
     Args:
         model: with ``Int8`` and ``Int4`` layers.

@@ -35,6 +35,7 @@ from edgekern.kernels.int4 import (
 from edgekern.kernels.int8 import (
     FORMS,
     Int8Packed,
+    Range,
     form_code,
     int8_linear,
     int8_matmul,
@@ -57,6 +58,7 @@ __all__ = [
     "F32Packed",
     "Int4Packed",
     "Int8Packed",
+    "Range",
     "cpu",
     "default_isa",
     "f16_halves",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,9 @@ multiplies, only blocks of R output channels x 2 or 4 input features (by ISA) th
 input features; both are expanded on the way, so they save memory, and time where reading it takes the time.
 """
 
+Range: TypeAlias = tuple[float, int]
+"""A range of activations, ``x ~ scale * (q - zero_point)``: scale, from 2^-100 to 2^100, and zero point, 0 to 255."""
+
 
 class Int8Packed(Packed):
     """An int8 weight matrix in kernel order, with its scales and bias.
@@ -51,15 +54,16 @@ class Int8Packed(Packed):
         k: input features (columns).
         has_bias: whether a bias is packed.
         form: a key of :data:`FORMS`.
+        input_range: scale and zero point that all activations are rounded by; None where each row has its own.
     """
 
-    __slots__ = ("form",)
+    __slots__ = ("form", "input_range")
 
     maker: ClassVar[str] = "int8_pack"
 
     def __init__(self, data: npt.NDArray[np.uint8]) -> None:
         super().__init__(data)
-        self.n, self.k, self.has_bias, form = core.int8_describe(self.data)
+        self.n, self.k, self.has_bias, form, self.input_range = core.int8_describe(self.data)
         self.form = name_of(form, FORMS)
 
     def unpack(self) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
@@ -101,6 +105,7 @@ def int8_pack(
     bias: npt.NDArray[np.float32] | None = None,
     *,
     form: str = "dense",
+    input_range: Range | None = None,
     isa: str | None = None,
 ) -> Int8Packed:
     """Packs int8 weights into the order that an ISA's kernels read; other ISAs may refuse them.
@@ -110,12 +115,15 @@ def int8_pack(
         scale: [N] float32, finite.
         bias: [N] float32, or None.
         form: a key of :data:`FORMS`.
+        input_range: scale and zero point to round all activations by, whatever they hold; what lies beyond saturates.
+            None: each row's own.
     """
     if not isinstance(q, np.ndarray) or q.ndim != 2:
         raise TypeError(f"q must be an int8 NumPy array of shape [N, K], got {describe(q)}")
     code = form_code(form)
     data = aligned_bytes(core.int8_packed_size(q, code, isa))
     core.int8_pack(q, scale, bias, data, code, isa)
+    core.int8_set_range(data, input_range)
     return Int8Packed(data)
 
 
@@ -127,7 +135,7 @@ def int8_linear(
     isa: str | None = None,
     dtype: BFloat16 | None = None,
 ) -> FloatArray:
-    """A whole linear layer: ``act(x @ weight.T + bias)`` with x quantised row by row at run time.
+    """A whole linear layer: ``act(x @ weight.T + bias)`` with x quantised at run time, by rows or ``packed``'s range.
 
     Args:
         x: [..., K] float32 or float16, or bfloat16 bits. A row with NaN or Inf gives a row of NaN.
@@ -141,7 +149,7 @@ def int8_linear(
 
 
 def int8_quantize_lhs(
-    x: FloatArray, *, isa: str | None = None, dtype: BFloat16 | None = None
+    x: FloatArray, *, input_range: Range | None = None, isa: str | None = None, dtype: BFloat16 | None = None
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
     """The activation half of :func:`int8_linear`: x to uint8, asymmetric, one scale and zero point per row.
 
@@ -150,11 +158,12 @@ def int8_quantize_lhs(
 
     Args:
         x: [M, K] float32 or float16, or bfloat16 bits.
+        input_range: scale and zero point for all rows that are finite, in place of each row's own.
 
     Returns:
         ``q`` uint8 [M, K], ``scale`` float32 [M], ``zero_point`` int32 [M] in 0..255.
     """
-    return core.int8_quantize_lhs(x, isa, dtype)
+    return core.int8_quantize_lhs(x, isa, dtype, input_range)
 
 
 def int8_matmul(

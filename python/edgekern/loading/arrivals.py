@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from edgekern.calibration.ranges import needs_range
 from edgekern.config import Config, Scheme, check_config
 from edgekern.convert import LeftAlone, bytes_of, convert_layer_, report_on
 from edgekern.nn.layers import Layer, obstacle
@@ -30,13 +31,20 @@ class Arrivals:
 
     Raises:
         TypeError: not a configuration for ``convert_``.
-        ConvertError: as ``convert_``, but for weights that are not finite: that shows when they arrive.
+        ConvertError: as ``convert_``, but for weights that are not finite: that shows when they arrive. A scheme that
+            needs calibration data.
     """
 
     def __init__(self, model: nn.Module, config: Config, tied: Mapping[str, str] | None = None) -> None:
         self._model = model
         others = {**{source: name for name, source in (tied or {}).items()}, **(tied or {})}
         decisions = plan(model, check_config(config), None, _Awaiting(others), tied)
+        if needing := next((each for each in decisions if needs_range(each)), None):
+            raise ConvertError(
+                f"{needing.scheme!r} for {needing.layer.name!r} needs calibration data, which a model cannot run on "
+                "while it is read; read it as floats, then convert_(model, config, data=batches), and adopt_(model, "
+                "config) of edgekern.integrations.transformers to save it"
+            )
         self._left_alone = {each.layer.name: LeftAlone(each.reason) for each in decisions if each.scheme is None}
         self._bytes = sum(map(bytes_of, decisions))
         self._awaited: dict[str, _Awaited] = {}

@@ -66,7 +66,7 @@ class NativeEmbedding(nn.Module):
         super().__init__()
         name = type(self).__name__
         if tied_to is None:
-            scheme = in_rows(self.scheme_class() if scheme is None else scheme)
+            scheme = without_inputs(in_rows(self.scheme_class() if scheme is None else scheme))
             tied_to = self.table_class(embedding_dim, num_embeddings, False, dtype=dtype, scheme=scheme)
             self.tied = False
         else:
@@ -233,6 +233,11 @@ class Int4Embedding(NativeEmbedding):
     scheme_class: ClassVar[type[Scheme]] = Int4
     table_class: ClassVar[type[NativeLinear]] = Int4Linear
     _read: ClassVar[Callable[..., Tensor]] = torch.ops.edgekern.int4_embedding.default
+
+
+def without_inputs(scheme: Scheme) -> Scheme:
+    """The scheme for a table that nothing is multiplied by: there are no activations to round."""
+    return Int8(scheme.form, scheme.rows, scheme.packings) if isinstance(scheme, Int8) else scheme
 
 
 def in_rows(scheme: Scheme) -> Scheme:

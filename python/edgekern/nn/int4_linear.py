@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgekern import ops
 from edgekern._lib import core
-from edgekern.config import MEASURED, Int4
+from edgekern.config import DYNAMIC, MEASURED, Int4
 from edgekern.kernels import INT4_FORMS, default_isa
 from edgekern.nn.forms import DENSE, Call, choose
 from edgekern.nn.memory import copies_of
@@ -56,6 +56,11 @@ class Int4Linear(NativeLinear):
     def kernels(self) -> tuple[str, ...]:
         """The kernels that may run it: for many rows of input, for few."""
         return tuple(f"{self.format}_{name}_{default_isa()}" for name in ("gemm", "gemv"))
+
+    @property
+    def activations(self) -> str:
+        """Each row by its own range."""
+        return DYNAMIC
 
     @property
     def dense_packed_size(self) -> int:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from edgekern import ops
 from edgekern._lib import core
-from edgekern.config import MEASURED, Int8, Scheme
-from edgekern.kernels import default_isa
+from edgekern.config import MEASURED, STATIC, Int8, Scheme
+from edgekern.kernels import Range, default_isa
+from edgekern.nn import input_range
 from edgekern.nn.convolution import (
     NO_PADS,
     as_pairs,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 # Looked up once: going through torch.ops at every call would cost as much as a small layer.
 _int8_conv2d = torch.ops.edgekern.int8_conv2d.default
+_int8_conv2d_static = torch.ops.edgekern.int8_conv2d_static.default
 
 
 class Int8Conv2d(NativeLayer):
@@ -46,7 +48,14 @@ class Int8Conv2d(NativeLayer):
     :class:`FusedConv2d`; see :class:`NativeLayer` for the rest, and for how weights are held. ``from_conv2d`` makes a
     layer that is not empty. A state dict holds ``weight`` int8
     ``[out_channels, in_channels / groups, kernel height, kernel width]``, ``weight_scale`` float32
-    ``[out_channels, 1, 1, 1]`` and ``bias``.
+    ``[out_channels, 1, 1, 1]`` and ``bias``; where the scheme has static activations, also ``input_scale`` float32
+    ``[1]`` and ``input_zero_point`` int8 ``[1]``, the value from -128 to 127 that stands for 0.
+
+    Attributes:
+        input_range: with static activations, the scale and the zero point, from 0 to 255, that all inputs are rounded
+            by. An empty layer has to be given them before :meth:`take_`. Inputs may then be uint8 that are rounded so.
+        output_range: where all that reads the output is layers with this input range, the range that it is rounded by:
+            it is uint8 then, in channels_last. :func:`edgekern.link_` sets it.
 
     Raises:
         TypeError: a scheme for another kind of layer.
@@ -57,7 +66,8 @@ class Int8Conv2d(NativeLayer):
     format: ClassVar[str] = Int8.format
     scheme_class: ClassVar[type[Int8]] = Int8
     float_name: ClassVar[str] = "nn.Conv2d"
-    exact: ClassVar[tuple[str, ...]] = ("weight", "weight_scale")
+    exact: ClassVar[tuple[str, ...]] = ("weight", "weight_scale", "input_scale")
+    _chosen_here: ClassVar[tuple[str, ...]] = ("packed", "choice", "input_range", "output_range", "_ranges")
     FORMS: ClassVar[tuple[str, ...]] = (DENSE, "bitmap", "bitmap_4")
     """What weights can be packed as; those of several groups only as the first. That is also what "measured" gives."""
 
@@ -72,6 +82,8 @@ class Int8Conv2d(NativeLayer):
     padding_mode: str
     same_padding: bool
     pads: Pads | None
+    output_range: Range | None
+    _ranges: tuple[float, int, float, int, int] | None
 
     def __init__(
         self,
@@ -130,11 +142,27 @@ class Int8Conv2d(NativeLayer):
         elif self.padding_mode != "zeros":
             images, pads = nn.functional.pad(images, pads, self.padding_mode), NO_PADS
         left, right, top, bottom = pads
-        return _int8_conv2d(images, self.packed, *self._before_pads, top, bottom, left, right, *self._after_pads)
+        rest = (*self._before_pads, top, bottom, left, right, *self._after_pads)
+        if self._ranges is None:
+            return _int8_conv2d(images, self.packed, *rest)
+        return _int8_conv2d_static(images, self.packed, *rest, *self._ranges)
 
     def _pads_for(self, height: int, width: int) -> Pads:
         (kh, kw), (sh, sw), (dh, dw) = self.kernel_size, self.stride, self.dilation
         return (*same_pads(width, kw, sw, dw), *same_pads(height, kh, sh, dh))
+
+    def set_output_range(self, output_range: Range | None) -> None:
+        """Has the output rounded by a range, or left in floats."""
+        self.output_range = output_range
+        none: Range = (0.0, 0)
+        given, wanted = self.input_range or none, output_range or none
+        known = self.input_range is not None or output_range is not None
+        self._ranges = (*given, *wanted, ops.FLOATS[str(self.dtype).removeprefix("torch.")]) if known else None
+
+    @property
+    def activations(self) -> str:
+        """How its inputs are rounded: as the scheme says."""
+        return self.scheme.activations
 
     @property
     def kernels(self) -> tuple[str, ...]:
@@ -201,10 +229,10 @@ class Int8Conv2d(NativeLayer):
         """Quantises finite dense weights of ``weight_shape`` and packs them, into what ``reserve`` gave.
 
         Raises:
-            ValueError: a bias that is not finite.
+            ValueError: a bias that is not finite, or static activations without ``input_range``.
         """
         q, scale = self._round(weight)
-        self._pack_into(q, scale, bias, packed)
+        self._pack_into(q, scale, bias, self.input_range, packed)
 
     @property
     def _form(self) -> str:
@@ -216,11 +244,15 @@ class Int8Conv2d(NativeLayer):
 
     def _weight_like(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         shape = self.weight_shape
-        return {"weight": (shape, torch.int8), "weight_scale": ((shape[0], 1, 1, 1), torch.float32)}
+        own = input_range.LIKE if self.activations == STATIC else {}
+        return {"weight": (shape, torch.int8), "weight_scale": ((shape[0], 1, 1, 1), torch.float32), **own}
 
     def _unpack(self) -> tuple[dict[str, Tensor], Tensor | None]:
         q, scale, bias = ops.int8_conv2d_unpack(self.packed)
-        return {"weight": q, "weight_scale": scale.view(-1, 1, 1, 1)}, bias
+        tensors = {"weight": q, "weight_scale": scale.view(-1, 1, 1, 1)}
+        if self.input_range is not None:
+            tensors |= input_range.to_tensors(self.input_range)
+        return tensors, bias
 
     def _float_weight(self, tensors: dict[str, Tensor]) -> Tensor:
         return tensors["weight"].float().mul_(tensors["weight_scale"]).to(self.dtype)
@@ -228,13 +260,24 @@ class Int8Conv2d(NativeLayer):
     def _pack(self, tensors: dict[str, Tensor]) -> None:
         if not tensors["weight_scale"].isfinite().all():
             raise ValueError("NaN or infinite scale")
-        self._pack_into(tensors["weight"].contiguous(), tensors["weight_scale"], tensors.get("bias"))
+        given = input_range.from_tensors(tensors) if self.activations == STATIC else None
+        self._pack_into(tensors["weight"].contiguous(), tensors["weight_scale"], tensors.get("bias"), given)
 
-    def _pack_into(self, q: Tensor, scale: Tensor, bias: Tensor | None, packed: Tensor | None = None) -> None:
+    def _pack_into(
+        self, q: Tensor, scale: Tensor, bias: Tensor | None, given: Range | None, packed: Tensor | None = None
+    ) -> None:
+        if (given is None) == (self.activations == STATIC):
+            raise ValueError(f"with {self.scheme!r} input_range must {'' if given is None else 'not '}be given")
         floats = None if bias is None else bias.detach().float()
         options: dict[str, Any] = {"groups": self.groups, "form": self._form, "out": packed}
         self.packed = ops.int8_conv2d_pack(q, scale.flatten(), floats, **options)
         self.choice = Choice(self._form, zeros=1 - int(q.count_nonzero()) / q.numel())
+        self.input_range = given
+        self.set_output_range(None)
+
+    def _empty(self) -> None:
+        super()._empty()
+        self.input_range = self.output_range = self._ranges = None
 
     def extra_repr(self) -> str:
         """Options as ``nn.Conv2d`` shows them, those that are not the usual ones."""

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from edgekern import ops
 from edgekern._lib import core
-from edgekern.config import MEASURED, Int8
-from edgekern.kernels import FORMS, default_isa
+from edgekern.config import MEASURED, STATIC, Int8
+from edgekern.kernels import FORMS, Range, default_isa
+from edgekern.nn import input_range
 from edgekern.nn.forms import DENSE, Call, choose
 from edgekern.nn.memory import copies_of
 from edgekern.nn.native_layer import empty_bytes
@@ -28,13 +29,21 @@ class Int8Linear(NativeLinear):
 
     The weights may be packed a second time (``packed_few``), when the scheme allows it, for calls of few rows. A state
     dict holds ``weight`` int8 ``[out_features, in_features]``, ``weight_scale`` float32 ``[out_features, 1]`` and
-    ``bias``.
+    ``bias``; where the scheme has static activations, also ``input_scale`` float32 ``[1]`` and ``input_zero_point``
+    int8 ``[1]``, the value from -128 to 127 that stands for 0.
+
+    Attributes:
+        input_range: with static activations, the scale and the zero point, from 0 to 255, that all inputs are rounded
+            by. An empty layer has to be given them before :meth:`take_`.
     """
 
     format: ClassVar[str] = Int8.format
     scheme_class: ClassVar[type[Int8]] = Int8
-    exact: ClassVar[tuple[str, ...]] = ("weight", "weight_scale")
-    _chosen_here: ClassVar[tuple[str, ...]] = ("packed", "packed_few", "choice", "_few_elements", "shared")
+    exact: ClassVar[tuple[str, ...]] = ("weight", "weight_scale", "input_scale")
+    _chosen_here: ClassVar[tuple[str, ...]] = (
+        *("packed", "packed_few", "choice", "_few_elements", "shared"),
+        "input_range",  # chosen nowhere, but canonical: input_scale and input_zero_point
+    )
 
     scheme: Int8
     packed_few: Tensor | None
@@ -57,6 +66,11 @@ class Int8Linear(NativeLinear):
         """The kernels that may run it: for many rows of input, for few."""
         names = ("spmm",) if self.choice.form.startswith(("blocks", "csr")) else ("gemm", "gemv")
         return tuple(f"{self.format}_{name}_{default_isa()}" for name in names)
+
+    @property
+    def activations(self) -> str:
+        """How its inputs are rounded: as the scheme says."""
+        return self.scheme.activations
 
     @property
     def dense_packed_size(self) -> int:
@@ -82,18 +96,23 @@ class Int8Linear(NativeLinear):
         """Quantises finite dense weights ``[out_features, in_features]`` and packs them, into what ``reserve`` gave.
 
         Raises:
-            ValueError: the scheme names a form that cannot hold these weights.
+            ValueError: the scheme names a form that cannot hold these weights, or has static activations and
+                ``input_range`` is not set.
         """
         q, scale = ops.int8_quantize(weight.detach())
-        self._pack_into(q, scale, bias, packed)
+        self._pack_into(q, scale, bias, self.input_range, packed)
 
     def _weight_like(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         n, k = self.out_features, self.in_features
-        return {"weight": ((n, k), torch.int8), "weight_scale": ((n, 1), torch.float32)}
+        own = input_range.LIKE if self.activations == STATIC else {}
+        return {"weight": ((n, k), torch.int8), "weight_scale": ((n, 1), torch.float32), **own}
 
     def _unpack(self) -> tuple[dict[str, Tensor], Tensor | None]:
         q, scale, bias = ops.int8_unpack(self.packed)
-        return {"weight": q, "weight_scale": scale.unsqueeze(1)}, bias
+        tensors = {"weight": q, "weight_scale": scale.unsqueeze(1)}
+        if self.input_range is not None:
+            tensors |= input_range.to_tensors(self.input_range)
+        return tensors, bias
 
     def _float_weight(self, tensors: dict[str, Tensor]) -> Tensor:
         return tensors["weight"].float().mul_(tensors["weight_scale"]).to(self.dtype)
@@ -101,20 +120,28 @@ class Int8Linear(NativeLinear):
     def _pack(self, tensors: dict[str, Tensor]) -> None:
         if not tensors["weight_scale"].isfinite().all():
             raise ValueError("NaN or infinite scale")
-        self._pack_into(tensors["weight"], tensors["weight_scale"], tensors.get("bias"))
+        given = input_range.from_tensors(tensors) if self.activations == STATIC else None
+        self._pack_into(tensors["weight"], tensors["weight_scale"], tensors.get("bias"), given)
 
-    def _pack_into(self, q: Tensor, scale: Tensor, bias: Tensor | None, packed: Tensor | None = None) -> None:
-        choice = choose(_Forms(q), self.scheme.form, self.scheme.rows, self.scheme.packings)
+    def _pack_into(
+        self, q: Tensor, scale: Tensor, bias: Tensor | None, given: Range | None, packed: Tensor | None = None
+    ) -> None:
+        if (given is None) == (self.activations == STATIC):
+            raise ValueError(f"with {self.scheme!r} input_range must {'' if given is None else 'not '}be given")
+        choice = choose(_Forms(q, given), self.scheme.form, self.scheme.rows, self.scheme.packings)
         scale, bias = scale.flatten(), None if bias is None else bias.detach().float()
         if choice.form not in (DENSE, self.scheme.form):
             packed = None  # a smaller form was chosen
-        self.packed = ops.int8_pack(q, scale, bias, choice.form, packed)
-        self.packed_few = ops.int8_pack(q, scale, bias, choice.few) if choice.few else None
+        self.packed = ops.int8_pack(q, scale, bias, choice.form, packed, given)
+        self.packed_few = ops.int8_pack(q, scale, bias, choice.few, None, given) if choice.few else None
+        if self.shared is not None and given is not None:
+            self.shared.part()  # one call rounds by one range, and this one may be new
         self.choice, self._few_elements = choice, choice.few_rows * self.in_features
+        self.input_range = given
 
     def _empty(self) -> None:
         super()._empty()
-        self.packed_few = None
+        self.packed_few = self.input_range = None
         self._few_elements = 0
 
     def _memory(self) -> list[Tensor]:
@@ -122,15 +149,15 @@ class Int8Linear(NativeLinear):
 
 
 class _Forms:
-    """What ``q`` int8 [N, K] can be packed as."""
+    """What ``q`` int8 [N, K] can be packed as, with a range to round activations by or without."""
 
     dtype = torch.float32
 
-    def __init__(self, q: Tensor) -> None:
-        self._q = q
+    def __init__(self, q: Tensor, input_range: Range | None) -> None:
+        self._q, self._range = q, input_range
         self.zeros = 1 - int(q.count_nonzero()) / q.numel()
         self.features = q.shape[1]
-        self.kind: Hashable = ("int8", tuple(q.shape))
+        self.kind: Hashable = ("int8", tuple(q.shape), input_range is None)
 
     def sizes(self) -> Mapping[str, float]:
         return {form: self._size(form) for form in FORMS}
@@ -143,5 +170,5 @@ class _Forms:
 
     def ready(self, form: str, copies: int) -> Sequence[Call]:
         n = len(self._q)
-        packed = ops.int8_pack(self._q, torch.ones(n, device="cpu"), None, form)
+        packed = ops.int8_pack(self._q, torch.ones(n, device="cpu"), None, form, None, self._range)
         return [partial(_int8_linear, packed=copy, out_features=n, activation=0) for copy in copies_of(packed, copies)]

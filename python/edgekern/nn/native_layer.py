@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from edgekern import ops
 from edgekern.config import Scheme
+from edgekern.kernels import Range
 from edgekern.nn.forms import Choice
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class NativeLayer(nn.Module, ABC):
 
     packed: Tensor
     choice: Choice
+    input_range: Range | None = None
+    """The scale and the zero point, from 0 to 255, that all inputs are rounded by, where that is known beforehand."""
 
     def __init__(
         self, bias: bool, activation: str, dtype: torch.dtype, bias_dtype: torch.dtype | None, scheme: Scheme | None
@@ -70,6 +73,11 @@ class NativeLayer(nn.Module, ABC):
         self._empty()
 
     # ------------------------------------------------------------------------------ what a kind of layer provides
+
+    @property
+    def activations(self) -> str:
+        """How its inputs are rounded, as :class:`edgekern.Int8` has it; empty where they are not."""
+        return ""
 
     @classmethod
     @abstractmethod

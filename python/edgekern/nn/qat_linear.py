@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgekern import ops
-from edgekern.config import Int4, Int8, Scheme
+from edgekern.config import STATIC, Int4, Int8, Scheme
 
 _MOVED_IN = 0.51  # of a step: a weight that is further from its value lies beyond the levels of its group
 
@@ -52,8 +52,8 @@ class QATLinear(nn.Linear):
         super().__init__(in_features, out_features, bias, device, dtype)
         self._float_class: type[nn.Linear] = nn.Linear
         self.scheme = Int8() if scheme is None else scheme
-        if not isinstance(self.scheme, Int4 | Int8):
-            raise TypeError(f"QATLinear: scheme must be Int8() or Int4(...), got {scheme!r}")
+        if reason := untrainable(self.scheme):
+            raise TypeError(f"QATLinear: scheme must be Int8() or Int4(...), got {scheme!r}{reason}")
 
     def forward(self, input: Tensor) -> Tensor:
         """``[..., in_features]`` to ``[..., out_features]``.
@@ -102,6 +102,18 @@ def become_float_(linear: QATLinear) -> None:
     linear.__class__ = float_class  # type: ignore[assignment]
 
 
+def untrainable(scheme: object) -> str:
+    """What to say of a scheme that no layer can train for; empty when one can."""
+    if not isinstance(scheme, Int4 | Int8):
+        return "; only these round both weights and activations"
+    if isinstance(scheme, Int8) and scheme.activations == STATIC:
+        return (
+            ", whose ranges are found once, from calibration data, and would not follow the weights while they train; "
+            "train for Int8(), then undo_qat_(model) and convert_(model, Int8(activations='static'), data=batches)"
+        )
+    return ""
+
+
 def at_odds(module: nn.Module, scheme: Scheme) -> str:
     """Why a layer must not be made what ``scheme`` says; empty when it is not prepared, or for that."""
     if not isinstance(module, QATLinear) or values_of(module.scheme) == values_of(scheme):
@@ -113,10 +125,10 @@ def at_odds(module: nn.Module, scheme: Scheme) -> str:
 
 
 def values_of(scheme: Scheme) -> object:
-    """What of a scheme decides about the values that weights are rounded to."""
+    """What of a scheme decides about the values that weights and activations are rounded to."""
     if isinstance(scheme, Int4):
         return (scheme.format, scheme.group_size, scheme.symmetric, scheme.clip)
-    return scheme.format
+    return (scheme.format, scheme.activations) if isinstance(scheme, Int8) else scheme.format
 
 
 class _RoundRows(torch.autograd.Function):

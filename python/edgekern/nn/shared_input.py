@@ -31,9 +31,9 @@ def share_inputs_(model: nn.Module) -> tuple[tuple[str, ...], ...]:
     """Lets the first of each module's query, key and value, and of its gate and up, compute them all in one call.
 
     They are known by the names that transformers gives them, ``q_proj``, ``gate_proj``, ``query`` and the like, and
-    have to be native, of one format. Results stay what they were, to the bit. Weights and state stay with each layer;
-    copies, pickles and compiled models compute layer by layer, and so do calls of fewer than 16 rows (tokens), for
-    which it does not pay.
+    have to be native, of one format, and to round inputs alike: by each row's own range, or by one static range.
+    Results stay what they were, to the bit. Weights and state stay with each layer; copies, pickles and compiled models
+    compute layer by layer, and so do calls of fewer than 16 rows (tokens), for which it does not pay.
 
     Args:
         model: converted.
@@ -63,7 +63,8 @@ def _shareable(module: nn.Module | None) -> Int8Linear | Int4Linear | None:
 
 def _kind(layer: Int8Linear | Int4Linear) -> tuple[object, ...]:
     """Equal for layers that can be computed in one call."""
-    return type(layer), layer.in_features, layer.activation, getattr(layer.scheme, "group_size", None)
+    alike = (getattr(layer.scheme, "group_size", None), getattr(layer, "input_range", None))
+    return type(layer), layer.in_features, layer.activation, *alike
 
 
 class SharedInput:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekern.calibration.errors import data_errors_as
+from edgekern.calibration.errors import UNREACHED, data_errors_as
 from edgekern.calibration.journal import journal
 from edgekern.calibration.observe import Hessian, Norms, Observe, check_data, gather
 from edgekern.calibration.progress import progress_bar
@@ -22,8 +22,6 @@ from edgekern.prune.allocate import global_masks, outlier_ratio, owl_shares
 from edgekern.prune.job import Job
 from edgekern.prune.report import PruneReport, PruneRow
 from edgekern.prune.task import PruneError, Pruning, target_verdict
-
-_UNREACHED = "the calibration data never reached it"
 
 
 def prune_(
@@ -157,7 +155,7 @@ class _Run:
         watchers = {job.layer.module: Norms(job.layer.module) for job in jobs}
         gather(self.model, watchers, self.batches)
         for job in jobs:
-            job.reason = "" if watchers[job.layer.module].seen(job.name) else _UNREACHED
+            job.reason = "" if watchers[job.layer.module].seen(job.name) else UNREACHED
         for scheme, group in _by_scheme(self._open("owl")).items():
             scores = (job.wanda_scores(watchers[job.layer.module].norms()) for job in group)
             ratios = [outlier_ratio(score, scheme.outlier_factor) for score in scores]
@@ -178,7 +176,7 @@ class _Run:
             watcher = watchers.pop(lot[0].layer.module)  # freed once it was used
             for job in lot:
                 if not watcher.seen(job.name):
-                    job.reason = _UNREACHED
+                    job.reason = UNREACHED
                 elif isinstance(watcher, Norms):
                     self.settle(job, job.masked(job.wanda_scores(watcher.norms()), by_row=True))
                 else:

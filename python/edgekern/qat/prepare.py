@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from edgekern.config import Config, Int4, Int8, PerLayer, check_config
-from edgekern.nn.qat_linear import QATLinear, become_float_, become_qat_
+from edgekern.nn.qat_linear import QATLinear, become_float_, become_qat_, untrainable
 from edgekern.nn.swap import settle_fused_paths, uninterrupted
 from edgekern.plan import FilterFn, check_filter_fn, check_model, plan
 from edgekern.qat.report import QATReport, QATRow
@@ -29,7 +29,7 @@ def prepare_qat_(model: nn.Module, config: Config, filter_fn: FilterFn | None = 
     Args:
         model: any module that holds layers, or a layer.
         config: ``Int8()`` or ``Int4(...)`` for every layer, or ``PerLayer`` with them; the same as for ``convert_``
-            later. Of a layer that is prepared already, the same scheme changes nothing.
+            later. Activations have to be dynamic. Of a layer that is prepared already, the same scheme changes nothing.
         filter_fn: called as ``filter_fn(module, name)`` for each linear layer; false leaves it alone.
 
     Returns:
@@ -42,8 +42,10 @@ def prepare_qat_(model: nn.Module, config: Config, filter_fn: FilterFn | None = 
     """
     check_model(model, Preparing.verb, QATError)
     for scheme in config.rules.values() if isinstance(config, PerLayer) else (check_config(config),):
-        if scheme is not None and not isinstance(scheme, Int4 | Int8):
-            raise TypeError(f"config: prepare_qat_ takes Int8() and Int4(...), alone or in PerLayer; got {scheme!r}")
+        if scheme is not None and (reason := untrainable(scheme)):
+            raise TypeError(
+                f"config: prepare_qat_ takes Int8() and Int4(...), alone or in PerLayer; got {scheme!r}{reason}"
+            )
     check_filter_fn(filter_fn)
     decisions = plan(model, config, filter_fn, Preparing())
     rows = []

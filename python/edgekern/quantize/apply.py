@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from edgekern.calibration.errors import data_errors_as
+from edgekern.calibration.errors import UNREACHED, data_errors_as
 from edgekern.calibration.journal import Replace, journal
 from edgekern.calibration.observe import Moments, check_data
 from edgekern.calibration.progress import progress_bar
@@ -15,7 +15,7 @@ from edgekern.calibration.walk import Walk
 from edgekern.config import Calibrated, Config, Int4, Int8, Migrating, check_config
 from edgekern.nn.layers import tensor_identity
 from edgekern.plan import Decision, FilterFn, check_filter_fn, check_model, plan
-from edgekern.quantize.job import UNREACHED, Job
+from edgekern.quantize.job import Job
 from edgekern.quantize.migrate import migrate
 from edgekern.quantize.producers import count_owners
 from edgekern.quantize.report import QuantizeReport, QuantizeRow
@@ -39,7 +39,8 @@ def quantize_(
 
     The model stays an ordinary float model, whose weights have the values that converting keeps:
     ``convert_(model, report.config)`` then stores the very integers that were chosen here. It can be scored, saved and
-    loaded before that. Weights that are zero stay zero, so it comes after pruning.
+    loaded before that. Weights that are zero stay zero, so it comes after pruning. Static ranges of activations are not
+    found here but by ``convert_(model, report.config, data=data)``, from what the rounded weights make of the data.
 
     Layers are quantised in the order in which the model first calls them, each by inputs that come through the layers
     quantised before it, as they will in use; in a chain of blocks without starting over for each, see

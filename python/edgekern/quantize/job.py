@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from edgekern.calibration.errors import UNREACHED
 from edgekern.config import Calibrated
 from edgekern.nn.layers import Layer
 from edgekern.quantize.gptq import gptq, nearest, squared_error
 from edgekern.quantize.task import QuantizeError
-
-UNREACHED = "the calibration data never reached it"
 
 
 @dataclass

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgekern import kernels
+from edgekern import ops
 from edgekern.calibration.observe import Inputs
+from edgekern.calibration.ranges import InputRange
 from edgekern.config import AWQ, Int4, Int8, Migrating, SmoothQuant
 from edgekern.quantize.gptq import nearest
 
@@ -82,15 +83,24 @@ class _Judge:
 
     def error(self, scale: Tensor | None) -> float:
         """The squared error of each layer's outputs as a share of their square, added up."""
-        rows = rounded_rows(self.rows if scale is None else self.rows / scale)
+        rows = self.rows if scale is None else self.rows / scale
+        kept: dict[Int8 | Int4 | None, Tensor] = {}  # rows as they are rounded, of which most layers share one
         total = 0.0
         for (matrix, to), outputs, square in zip(self.matrices, self._outputs, self._squares, strict=True):
             rounded = nearest(matrix if scale is None else matrix * scale, to)
-            total += float((outputs - rows @ rounded.T).square().sum()) / square if square else 0.0
+            by = to if to.needs_data else None
+            if by not in kept:
+                kept[by] = rounded_rows(rows, to)
+            total += float((outputs - kept[by] @ rounded.T).square().sum()) / square if square else 0.0
         return total
 
 
-def rounded_rows(rows: Tensor) -> Tensor:
-    """Activations [samples, in] as int8 and int4 layers round them while they run."""
-    q, scale, zero = (torch.from_numpy(part) for part in kernels.int8_quantize_lhs(rows.numpy()))
+def rounded_rows(rows: Tensor, to: Int4 | Int8) -> Tensor:
+    """Activations [samples, in] as layers of ``to`` round them: a static range is the one of these rows."""
+    found = None
+    if isinstance(to, Int8) and to.needs_data:
+        seen = InputRange(to)
+        seen(rows)
+        found = seen.found("a layer")
+    q, scale, zero = ops.int8_quantize_rows(rows, None if isinstance(found, str) else found)
     return (q - zero[:, None]) * scale[:, None]

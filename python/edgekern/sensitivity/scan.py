@@ -24,7 +24,7 @@ from edgekern.sensitivity.latency import Stopwatch, example_inputs, made_up_inpu
 from edgekern.sensitivity.quality import Judge, Metric, Quality, check_metric
 from edgekern.sensitivity.result import Sensitivity, SensitivityRow
 from edgekern.sensitivity.trial import Trial, native, runs_as, trial
-from edgekern.sensitivity.units import Unit, needs_data, reached, units_of
+from edgekern.sensitivity.units import Unit, reached, units_of
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -137,7 +137,7 @@ def _checked_data(data: Iterable[Any] | None, by_name: bool, for_shapes: bool, u
     """Batches that can be iterated again and again; none where none are needed."""
     if data is not None:
         return list(data) if iter(data) is data else data
-    calibrated = next((scheme for unit in units for scheme in unit.schemes if needs_data(scheme)), None)
+    calibrated = next((scheme for unit in units for scheme in unit.schemes if scheme.needs_data), None)
     if by_name:
         raise ValueError("data: a metric by name compares outputs on data; pass an iterable of batches")
     if calibrated is not None:

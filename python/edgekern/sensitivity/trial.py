@@ -11,7 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from edgekern.calibration.ranges import find_ranges
 from edgekern.config import GPTQ, Int8, Prune, Scheme
+from edgekern.kernels import Range
 from edgekern.nn import NativeLayer
 from edgekern.nn.layers import Layer
 from edgekern.nn.schemes import empty_native, obstacle_in_scheme
@@ -53,7 +55,11 @@ def trial(
         elif isinstance(scheme, GPTQ):
             quantize_(model, unit.rules(scheme), batches, progress=False)
         to = scheme.to if isinstance(scheme, GPTQ) else pruned_as if isinstance(scheme, Prune) else scheme
-        made = [] if to is None else [native(layer, to) for layer in unit.layers if not obstacle_in_scheme(layer, to)]
+        units = [] if to is None else [layer for layer in unit.layers if not obstacle_in_scheme(layer, to)]
+        ranges: dict[nn.Module, Range | str] = {}
+        if isinstance(to, Int8) and to.needs_data:
+            ranges = find_ranges(model, {each.module: (each.name, to) for each in units}, batches, progress=False)
+        made = [] if to is None else [native(layer, to, ranges.get(layer.module)) for layer in units]
         reason = next((each for each in made if isinstance(each, str)), "")
         natives = tuple(each for each in made if isinstance(each, NativeLayer))
         complete = natives if len(natives) == len(unit.layers) else ()
@@ -69,14 +75,23 @@ def trial(
             yield Trial(complete, complete, zeros)
 
 
-def native(layer: Layer, scheme: Scheme) -> NativeLayer | str:
+def native(layer: Layer, scheme: Scheme, found: Range | str | None = None) -> NativeLayer | str:
     """What converting makes of a layer, which stays as it is; or why it would leave it alone.
+
+    Args:
+        layer: of a model.
+        scheme: what to convert it to.
+        found: for static activations, the range of its inputs, or why there is none.
 
     Raises:
         ConvertError: the weights do not go with the scheme.
     """
+    if isinstance(found, str):
+        return found
     linear = layer.linear
     made = cast(NativeLayer, empty_native(layer, scheme))  # of a scan's layers none is a table
+    if found is not None:
+        made.input_range = found
     try:
         packed, reason = made.reserve(linear.weight, linear.bias)
     except ValueError as error:

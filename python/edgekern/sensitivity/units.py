@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from edgekern.calibration.matrix import to_matrix
-from edgekern.config import GPTQ, Config, PerLayer, Prune, Scheme, check_config
+from edgekern.config import Config, PerLayer, Prune, Scheme, check_config
 from edgekern.convert import check_convertible
 from edgekern.match import DEFAULT, match
 from edgekern.nn.layers import Layer, find_layers, tied_weights
@@ -124,11 +124,6 @@ def reached(units: list[Unit], modules: Container[nn.Module]) -> tuple[list[Unit
     if not kept:
         raise ValueError(f"nothing to scan: the data never reached any of {len(unreached)} layers")
     return kept, dict.fromkeys(sorted(unreached), "the data never reached it")
-
-
-def needs_data(scheme: Scheme) -> bool:
-    """Whether it takes data to carry the scheme out."""
-    return isinstance(scheme, GPTQ) or (isinstance(scheme, Prune) and scheme.needs_data)
 
 
 def _variants(scheme: Scheme, sparsities: Sequence[float] | None) -> list[Scheme]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from edgekern.checkpoint.compressed.scheme import PACKED, PLAIN, WAY_OUT, StoredAs, read_scheme
 from edgekern.checkpoint.errors import CheckpointFormatError, CheckpointUnsupportedError
-from edgekern.config import Int4, Int8, Scheme
+from edgekern.config import STATIC, Int4, Int8, Scheme
 
 METHOD = "compressed-tensors"
 _MIXED = "mixed-precision"
@@ -151,14 +151,14 @@ def config_to_dict(layers: Mapping[str, Scheme], ignore: Iterable[str]) -> dict[
     """
     alike: dict[tuple[tuple[str, Any], ...], list[str]] = {}
     for name, scheme in layers.items():
-        alike.setdefault(tuple(_weights(scheme).items()), []).append(name)
+        alike.setdefault((*_weights(scheme).items(), *(_activations(scheme) or {}).items()), []).append(name)
     groups = {}
-    for number, (weights, names) in enumerate(alike.items()):
+    for number, names in enumerate(alike.values()):
         scheme = layers[names[0]]
         groups[f"group_{number}"] = {
             "targets": ["Linear"] if len(alike) == 1 else names,
-            "weights": dict(weights),
-            "input_activations": _ACTIVATIONS if isinstance(scheme, Int8) else None,
+            "weights": _weights(scheme),
+            "input_activations": _activations(scheme),
             "output_activations": None,
             # Older versions of the package do not know the key, and need it only where groups differ.
             **({} if len(alike) == 1 else {"format": layout_of(scheme)}),
@@ -197,3 +197,11 @@ _ACTIVATIONS = {
     "strategy": "token",
     "dynamic": True,
 }
+# With zero points, which their readers have kernels for too: to leave them out would change the values.
+_STATIC_ACTIVATIONS = {**_ACTIVATIONS, "symmetric": False, "strategy": "tensor", "dynamic": False}
+
+
+def _activations(scheme: Scheme) -> dict[str, Any] | None:
+    if not isinstance(scheme, Int8):
+        return None
+    return _STATIC_ACTIVATIONS if scheme.activations == STATIC else _ACTIVATIONS

@@ -116,7 +116,8 @@ def layer_parts(
     if bias is not None:
         choices["bias"] = [((shape[0],), _FLOATS)]
     # Symmetric layers have no zero points to store; some versions stored their zeros all the same.
-    optional = ("weight_g_idx", "weight_zero_point") if stored.symmetric else ("weight_g_idx",)
+    optional = {"weight_g_idx", *(["weight_zero_point"] if stored.symmetric else [])}
+    optional |= {"input_zero_point"} if stored.centred else set()
     if absent := [part for part in choices if part not in there and part not in optional]:
         raise CheckpointMismatchError(
             f"layer {name!r}: the checkpoint has no {absent[0]} of it; it has {', '.join(sorted(there)) or 'nothing'}"
@@ -158,4 +159,7 @@ def _choices(stored: StoredAs, shape: tuple[int, int]) -> dict[str, list[_Choice
         if stored.packed and stored.strategy != "tensor":
             choices["weight_zero_point"].insert(0, ((-(-n * stored.bits // 32), columns), (torch.int32,)))
     choices["weight_g_idx"] = [((k,), (torch.int32, torch.int64))]
+    if stored.static:
+        choices["input_scale"] = [(size, _FLOATS) for size in sizes["tensor"]]
+        choices["input_zero_point"] = [(size, (torch.int8,)) for size in sizes["tensor"]]
     return choices

@@ -23,7 +23,7 @@ from torch.nn.functional import pad
 from edgekern import ops
 from edgekern.checkpoint.compressed.scheme import WAY_OUT, StoredAs
 from edgekern.checkpoint.errors import CheckpointCorruptError, CheckpointUnsupportedError
-from edgekern.config import Int4
+from edgekern.config import STATIC, Int4
 from edgekern.nn import NativeLinear
 
 # Of a scale, or of the largest of its output channel where that is more: what rounding to float16 changes at most in
@@ -61,6 +61,7 @@ def canonical(stored: StoredAs, parts: Mapping[str, Tensor], shape: tuple[int, i
     if stored.symmetric and "weight_zero_point" in parts and bool(parts["weight_zero_point"].any()):
         raise CheckpointCorruptError(f"layer {name!r} has zero points that are not 0, and is said to be symmetric")
     own = {"bias": parts["bias"]} if "bias" in parts else {}
+    own |= _inputs(stored, parts, name) if stored.static else {}
     scale = _by_channel(scale, stored, shape)
     if not isinstance(stored.scheme, Int4):
         integers = _bytes(parts["weight_packed"], shape[1]) ^ 128 if stored.packed else parts["weight"]
@@ -73,6 +74,17 @@ def canonical(stored: StoredAs, parts: Mapping[str, Tensor], shape: tuple[int, i
         zero = _zero_points(parts["weight_zero_point"], shape[0], name)
         own["weight_zero"] = _repeat(_by_channel(zero, stored, shape), repeats)
     return Canonical(own, rounded)
+
+
+def _inputs(stored: StoredAs, parts: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The range of the activations. Their integers reach from -128 to 127 there as in our files."""
+    scale = parts["input_scale"].float().reshape(1)
+    zero_point = parts.get("input_zero_point", torch.zeros(1, dtype=torch.int8, device="cpu")).reshape(1)
+    if not (scale.isfinite() & (scale > 0)):
+        raise CheckpointCorruptError(f"layer {name!r}: its input_scale must be above 0 and finite, got {float(scale)}")
+    if stored.centred and zero_point.any():
+        raise CheckpointCorruptError(f"layer {name!r} has an input_zero_point of {int(zero_point)}, and is symmetric")
+    return {"input_scale": scale, "input_zero_point": zero_point}
 
 
 def _check_shape(parts: Mapping[str, Tensor], shape: tuple[int, int], name: str) -> None:
@@ -180,6 +192,9 @@ def parts_of(native: NativeLinear) -> dict[str, Tensor]:
     own = {"bias": tensors["bias"]} if "bias" in tensors else {}
     own["weight_scale"] = _as_the_layer(tensors["weight_scale"], native.dtype)
     if not isinstance(native.scheme, Int4):
+        if native.activations == STATIC:
+            own["input_scale"] = _as_the_layer(tensors["input_scale"], native.dtype)
+            own["input_zero_point"] = tensors["input_zero_point"]
         return {**own, "weight": tensors["weight"]}
     own["weight_packed"] = _words(tensors["weight"])
     own["weight_shape"] = torch.tensor([native.out_features, native.in_features], device="cpu")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgekern.checkpoint.errors import CheckpointFormatError
-from edgekern.config import Int4, Int8, Scheme
+from edgekern.config import STATIC, Int4, Int8, Scheme
 from edgekern.kernels import INT4_GROUP_SIZES
 
 PACKED = "pack-quantized"
@@ -55,12 +55,16 @@ class StoredAs:
     """Neighbouring input features of a group; a multiple of 32."""
     symmetric: bool
     """Whether there are no zero points."""
+    static: bool = False
+    """Whether a scale of the activations is stored with them, one for all."""
+    centred: bool = False
+    """Whether those have no zero point."""
 
     @property
     def scheme(self) -> Scheme:
         """What multiplies them. Scales over more than our groups are repeated: that changes no value."""
         if self.bits == 8:
-            return Int8()
+            return Int8(activations=STATIC) if self.static else Int8()
         whole = self.group_size or max(INT4_GROUP_SIZES)
         return Int4(max(size for size in INT4_GROUP_SIZES if whole % size == 0), self.symmetric)
 
@@ -86,13 +90,15 @@ def read_scheme(group: Mapping[str, Any], layout: str | None, where: str) -> Sto
         return "quantised activations, but weights that are not"
     if group.get("output_activations") is not None:
         return "quantised outputs"
-    if reason := _obstacle_in_weights(weights) or _obstacle_in_inputs(inputs):
+    if reason := _obstacle_in_weights(weights) or _obstacle_in_inputs(inputs, weights):
         return reason
     if layout not in _LAYOUTS:
         return f"weights of the format {layout!r}"
     bits, size = weights["num_bits"], weights.get("group_size")
     group_size = size if _strategy(weights) == "group" else None
-    return StoredAs(bits, _LAYOUTS[layout], _strategy(weights), group_size, _symmetric(weights))
+    static = inputs is not None and inputs.get("dynamic") is not True
+    centred = static and inputs is not None and _symmetric(inputs)
+    return StoredAs(bits, _LAYOUTS[layout], _strategy(weights), group_size, _symmetric(weights), static, centred)
 
 
 def _obstacle_in_weights(weights: Mapping[str, Any]) -> str:
@@ -113,16 +119,23 @@ def _obstacle_in_weights(weights: Mapping[str, Any]) -> str:
     return ""
 
 
-def _obstacle_in_inputs(inputs: Mapping[str, Any] | None) -> str:
+def _obstacle_in_inputs(inputs: Mapping[str, Any] | None, weights: Mapping[str, Any]) -> str:
     if inputs is None:
         return ""
     kind, bits = inputs.get("type", "int"), inputs.get("num_bits", 8)
     if (kind, bits) != ("int", 8):
         return f"activations of {bits} bits of the type {kind!r}; int of 8 bits, or floats, are supported"
-    if inputs.get("dynamic") is not True:
-        return "static scales for its activations; those that are found while it runs (dynamic) are supported"
-    if _strategy(inputs) not in ("token", "tensor"):
-        return f"a scale for each {_strategy(inputs)} of its activations; for each token or tensor is supported"
+    strategy, dynamic = _strategy(inputs), inputs.get("dynamic")
+    if isinstance(dynamic, str):
+        return (
+            f"scales for its activations that are found in the way {dynamic!r}; static and dynamic ones are supported"
+        )
+    if not dynamic and weights["num_bits"] != 8:
+        return "static scales for its activations, and int4 weights; these run with such as are found while it runs"
+    if not dynamic and strategy != "tensor":
+        return f"a static scale for each {strategy} of its activations; one for all (tensor) is supported"
+    if strategy not in ("token", "tensor"):
+        return f"a scale for each {strategy} of its activations; for each token or tensor is supported"
     return ""
 
 

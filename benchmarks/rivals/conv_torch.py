@@ -1,0 +1,71 @@
+"""One convolution in torch: float32, and edgekern's int8 layer."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from rivals.cnn_torch import ORDERS
+from rivals.conv_layer import Conv, ConvSubject, FloatArray, Weights
+from rivals.linear_layer import Bound
+
+
+def torch_conv(conv: Conv, weights: Weights) -> nn.Conv2d:
+    """An nn.Conv2d with its own copy of the weights."""
+    layer = nn.Conv2d(
+        conv.in_channels, conv.out_channels, conv.kernel, conv.stride, conv.padding, groups=conv.groups, device="meta"
+    ).to_empty(device="cpu")
+    layer.load_state_dict({"weight": torch.from_numpy(weights.weight), "bias": torch.from_numpy(weights.bias)})
+    return layer.eval()
+
+
+class TorchConv(ConvSubject):
+    """nn.Conv2d in float32, channels_last (oneDNN)."""
+
+    packages: ClassVar[tuple[str, ...]] = ("torch",)
+    order: torch.memory_format = torch.channels_last
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        torch.set_num_threads(threads)
+
+    def session(self) -> AbstractContextManager[Any]:
+        return torch.inference_mode()
+
+    def convert(self, layer: nn.Conv2d) -> nn.Module:
+        """What is timed, from the float32 layer."""
+        return layer.to(memory_format=self.order)
+
+    def bind(self, conv: Conv, weights: Weights, x: FloatArray) -> Bound:
+        with torch.inference_mode(False), torch.no_grad():
+            layer = self.convert(torch_conv(conv, weights))
+        images = torch.from_numpy(x).to(memory_format=self.order)
+        return Bound(partial(layer, images), lambda: layer(images).numpy())
+
+
+class EdgekernConv(TorchConv):
+    """Converted in place, by the defaults of edgekern.Int8; images in the order that its argument names."""
+
+    packages: ClassVar[tuple[str, ...]] = ("edgekern", "torch")
+
+    def __init__(self, threads: int, order: str) -> None:
+        super().__init__(threads)
+        self.order = ORDERS[order]
+
+    def convert(self, layer: nn.Conv2d) -> nn.Module:
+        import edgekern as ek
+
+        model = nn.Sequential(layer)
+        ek.convert_(model, ek.Int8())
+        if not isinstance(model[0], ek.nn.Int8Conv2d):
+            raise TypeError(f"expected convert_ to give an Int8Conv2d, got {type(model[0]).__name__}")
+        return model[0]
+
+    def prepare(self, **task: Any) -> dict[str, Any]:
+        import edgekern as ek
+
+        return {**super().prepare(**task), "isa": ek.kernels.default_isa()}
