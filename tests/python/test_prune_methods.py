@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from edgekern import Int8, PerLayer, Prune, convert_, ops, prune_
 from edgekern.calibration.matrix import to_matrix
+from edgekern.nn import FusedConv2d
 from edgekern.prune.allocate import outlier_ratio
 
 
@@ -216,6 +217,8 @@ CONVS = [
     lambda: nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=1, dilation=2),
     lambda: nn.Conv2d(4, 8, 3, groups=2, padding="same"),
     lambda: nn.Conv2d(8, 8, 3, groups=8, padding=1, padding_mode="reflect"),
+    lambda: FusedConv2d(4, 6, 3, pads=(0, 1, 2, 0), activation="relu"),
+    lambda: FusedConv2d(4, 6, 4, stride=2, same_padding=True),
 ]
 
 
@@ -228,7 +231,10 @@ def test_a_convolution_sees_its_patches(make):
     rows, kernel = conv.out_channels // conv.groups, conv.weight[0, 0].numel()
     mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
     padding = {"same": (1, 1), 1: (1, 1)}.get(conv.padding, conv.padding)
-    padded = F.pad(x, (padding[1], padding[1], padding[0], padding[0]), mode)
+    pads = (padding[1], padding[1], padding[0], padding[0])
+    if isinstance(conv, FusedConv2d):
+        pads = conv.pads or (1, 2, 1, 2)  # "SAME": 5 steps of 2 with 4 taps meet 12 pixels, of 9
+    padded = F.pad(x, pads, mode)
     patches = F.unfold(padded, conv.kernel_size, conv.dilation, 0, conv.stride)
     for method in ("wanda", "sparsegpt"):
         got = to_matrix(pruned(nn.Sequential(conv), Prune(0.5, method=method), [x])[0].weight.detach())

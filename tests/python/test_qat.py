@@ -437,6 +437,7 @@ def test_layers_left_alone_are_listed_with_the_reason():
         nn.Linear(16, 8),
         nn.Linear(8, 8),
     )
+    model.fused = ek.nn.FusedLinear(4, 4, activation="relu")
     convert_(model, PerLayer({"native": Int8()}))
     report = ek.prepare_qat_(model, Int4(32), lambda module, name: name != "declined")
     assert [row.name for row in report.prepared] == BLOCK_LAYERS
@@ -444,6 +445,7 @@ def test_layers_left_alone_are_listed_with_the_reason():
     assert "the output head" in reasons["lm_head"]
     assert "forward of its own" in reasons["own"]
     assert "training with rounding is for linear layers" in reasons["conv"]
+    assert reasons["fused"] == "applies relu itself, which training does not; prepare before fuse_"
     assert "int8 already, and without a backward; dense_(model) makes it trainable" in reasons["native"]
     assert reasons["declined"] == "filter_fn declined it"
     assert report.config == PerLayer(dict.fromkeys(BLOCK_LAYERS, Int4(32)))

@@ -6,7 +6,7 @@ Options are arguments of :class:`FusedConv2d` and of :class:`Int8Conv2d` by name
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -53,17 +53,16 @@ def is_depthwise(options: Mapping[str, Any]) -> bool:
 
 def pads_of(options: Mapping[str, Any]) -> Pads:
     """How far a convolution pads; one with ``same_padding`` does that by the size of each image instead."""
-    padding = options["padding"]
-    if options["pads"] is not None:
-        left, right, top, bottom = options["pads"]
-    elif padding == "valid":
+    padding, pads = options["padding"], options["pads"]
+    if pads is not None:
+        return cast(Pads, pads)
+    if padding == "valid":
         return NO_PADS
-    elif padding == "same":  # the same rule, which without strides takes any size
+    if padding == "same":  # the same rule, which without strides takes any size
         (kh, kw), (dh, dw) = options["kernel_size"], options["dilation"]
         return (*same_pads(1, kw, 1, dw), *same_pads(1, kh, 1, dh))
-    else:
-        top, left = bottom, right = padding
-    return (left, right, top, bottom)
+    height, width = padding
+    return (width, width, height, height)
 
 
 def misfit(options: Mapping[str, Any]) -> str:
@@ -104,8 +103,9 @@ def _pair(size: object) -> object:
 
 
 def _are_sizes(value: object, count: int, least: int) -> bool:
-    plain = isinstance(value, tuple) and len(value) == count
-    return plain and all(type(size) is int and size >= least for size in value)
+    if not isinstance(value, tuple) or len(value) != count:
+        return False
+    return all(type(size) is int and size >= least for size in value)
 
 
 def _beyond_limits(options: Mapping[str, Any]) -> str:
