@@ -53,8 +53,6 @@ SCHEMES = {
     "int8 static": (CHANNEL, STATIC, ek.Int8(activations="static")),
     "int8 static asymmetric": (CHANNEL, {**STATIC, "symmetric": False}, ek.Int8(activations="static")),
 }
-LIMIT = 6.0
-"""Static ranges reach so far down, and twice as far up."""
 DEQUANTIZE = CompressedTensorsConfig(dequantize=True)
 SIZES = {"hidden_size": 384, "intermediate_size": 768, "num_hidden_layers": 2, "tied": False}
 
@@ -71,8 +69,23 @@ def parameters(module, weights):
     return calculate_qparams(low, high, weights)
 
 
+def input_ends(model):
+    """The smallest and the largest input of each linear layer, by module."""
+    ends = {}
+
+    def hook(module, args):
+        ends[module] = args[0].float().aminmax()
+
+    handles = [each.register_forward_pre_hook(hook) for each in model.modules() if isinstance(each, torch.nn.Linear)]
+    logits(model)
+    for handle in handles:
+        handle.remove()
+    return ends
+
+
 def written_by_them(model, folder, config):
     """Has the package quantise, pack and save a model."""
+    ends = input_ends(model)
     apply_quantization_config(model, config)
     for module in model.modules():
         if scheme := getattr(module, "quantization_scheme", None):
@@ -80,8 +93,8 @@ def written_by_them(model, folder, config):
             module.weight_scale.data.copy_(scale)
             module.weight_zero_point.data.copy_(zero)
             if scheme.input_activations is not None and not scheme.input_activations.dynamic:
-                ends = torch.tensor([-LIMIT]), torch.tensor([LIMIT * 2.0])
-                scale, zero = calculate_qparams(*ends, scheme.input_activations)
+                low, high = ends[module]
+                scale, zero = calculate_qparams(low[None], high[None], scheme.input_activations)
                 module.input_scale.data.copy_(scale)
                 module.input_zero_point.data.copy_(zero)
     compressor = ModelCompressor.from_pretrained_model(model)
@@ -160,7 +173,7 @@ def test_static_activations_are_rounded_as_they_round_them(name, dtype, tmp_path
     tensors = load_file(folder / "model.safetensors")
     prefix = "model.layers.0.mlp.up_proj.input_"
     zero = tensors.get(f"{prefix}zero_point", torch.zeros(1, dtype=torch.int8))
-    x = torch.linspace(-2 * LIMIT, 3 * LIMIT, 384 * 30).view(30, 384)  # and beyond the range, on both sides
+    x = torch.linspace(-2, 2, 384 * 30).view(30, 384) * 255 * tensors[f"{prefix}scale"].float()  # and beyond the range
     theirs = fake_quantize(x, tensors[f"{prefix}scale"].float(), zero, args)
     scale, own_zero = layer.input_range
     assert (scale, own_zero) == (float(tensors[f"{prefix}scale"]), int(zero) + 128)
@@ -168,7 +181,7 @@ def test_static_activations_are_rounded_as_they_round_them(name, dtype, tmp_path
     apart = ((q.float() - own_zero) * scale - theirs).abs()
     assert apart.max() <= 1.001 * scale  # where x / scale is a tie, either neighbour will do
     assert (apart > 0.001 * scale).float().mean() < 0.01
-    assert theirs.amin() < 0 < theirs.amax() < 3 * LIMIT
+    assert x.amin() < theirs.amin() < 0 < theirs.amax() < x.amax()
 
 
 def test_schemes_and_floats_side_by_side(tmp_path):

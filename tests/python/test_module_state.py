@@ -104,7 +104,7 @@ def test_any_nibble_survives_whatever_stands_for_zero(zero):
     assert torch.equal(layer.weight, nibbles.float() - (8 if zero is None else zero))
 
 
-INT8_CHOSEN = {"packed", "packed_few", "choice", "_few_elements", "shared"}
+INT8_CHOSEN = {"packed", "packed_few", "choice", "_few_elements", "shared", "input_range"}
 INT4_CHOSEN = {"packed", "choice", "shared"}
 F32_CHOSEN = {"packed", "choice", "_plain", "shared"}
 CHOSEN = [INT8_CHOSEN, *[INT4_CHOSEN] * 2, *[F32_CHOSEN] * 3]

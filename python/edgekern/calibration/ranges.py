@@ -134,17 +134,18 @@ class InputRange:
             histogram = _Histogram.of(self._counts, low, high)
             percentile = self._scheme.ranges == "percentile"
             low, high = histogram.inner(self._scheme.percentile / 100) if percentile else histogram.best()
-            if low == high:  # nearly all values are zeros
-                low, high = self._low, self._high
-        # A row of both ends has this very range: the native side settles scale and zero point.
-        q, scale, zero_point = ops.int8_quantize_rows(torch.tensor([[low, high]], dtype=torch.float32, device="cpu"))
-        if not q.any():
-            return NOTHING_BUT_ZEROS
-        if scale > _LARGEST_SCALE:
+        found = _range_of(low, high) or _range_of(self._low, self._high)  # of the whole where nearly all are zeros
+        if found is not None and found[0] > _LARGEST_SCALE:
             raise DataError(
-                f"the calibration data give {name!r} inputs from {low:.3g} to {high:.3g}, too large for int8"
+                f"the calibration data give {name!r} inputs from {low:.3g} to {high:.3g}, too large to round"
             )
-        return float(scale), int(zero_point)
+        return found or NOTHING_BUT_ZEROS
+
+
+def _range_of(low: float, high: float) -> Range | None:
+    """What the native side rounds a row with these two ends by; None for one that counts as zeros."""
+    q, scale, zero_point = ops.int8_quantize_rows(torch.tensor([[low, high]], dtype=torch.float32, device="cpu"))
+    return (float(scale), int(zero_point)) if q.any() else None
 
 
 @dataclass(frozen=True)

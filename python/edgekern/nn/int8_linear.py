@@ -39,7 +39,7 @@ class Int8Linear(NativeLinear):
 
     format: ClassVar[str] = Int8.format
     scheme_class: ClassVar[type[Int8]] = Int8
-    exact: ClassVar[tuple[str, ...]] = ("weight", "weight_scale", "input_scale")
+    exact: ClassVar[tuple[str, ...]] = ("weight", "weight_scale", "input_scale", "input_zero_point")
     _chosen_here: ClassVar[tuple[str, ...]] = (
         *("packed", "packed_few", "choice", "_few_elements", "shared"),
         "input_range",  # chosen nowhere, but canonical: input_scale and input_zero_point
