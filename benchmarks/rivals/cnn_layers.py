@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-RUNS = 30
+RUNS = 50
 
 
 class LayerFacts(NamedTuple):
