@@ -23,7 +23,7 @@ EXPLANATION = (
 )
 LAYERS_EXPLANATION = (
     "By kind of layer, with images in channels_last. Each layer's time is the shortest of many calls, and 'other' is "
-    "what they leave of the shortest whole call. 'Of peak' is the share of the int8 multiply-adds that the machine "
+    "the least that a call took beyond its layers. 'Of peak' is the share of the int8 multiply-adds that the machine "
     "does from registers."
 )
 

@@ -147,7 +147,7 @@ def test_subjects_give_the_networks_answers(name):
         assert call.args[0].is_contiguous(memory_format=order)
         profile = subject.profile()
         assert set(profile) == {*KINDS, cnn_task.OTHER}
-        assert all(seconds > 0 for layer, seconds in profile.items() if layer != cnn_task.OTHER)
+        assert min(profile.values()) > 0
 
 
 def test_a_network_that_is_wired_up_wrongly_is_not_timed(folder):
@@ -181,9 +181,9 @@ class Slow(nn.Linear):
 def test_layers_are_timed_and_the_hooks_go():
     model = nn.Sequential(Slow(4, 4), nn.ReLU(), nn.Linear(4, 4))
     x = torch.zeros(1, 4)
-    seconds, whole = cnn_layers.time_layers(model, lambda: model(x), runs=3)
+    seconds, other = cnn_layers.time_layers(model, lambda: model(x), runs=5)
     assert set(seconds) == {"0", "2"}
-    assert seconds["2"] < 3e-3 <= min(seconds["0"], whole)
+    assert max(seconds["2"], other) < 3e-3 <= seconds["0"]
     assert set(cnn_layers.describe_layers(model, lambda: model(x))) == {"0", "2"}
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
