@@ -16,7 +16,7 @@ TITLES = {"efficientnet-lite0": "EfficientNet-lite0", "resnet18": "ResNet-18", "
 COMPARED = ("edgekern-nhwc", "edgekern-static-nhwc")  # of edgekern's: with the rivals, and layer by layer
 
 EXPLANATION = (
-    "Milliseconds a call, medians. The fastest of edgekern's rivals is in italics, the fastest of all in bold. edgekern "
+    "Milliseconds a call, medians. The fastest of edgekern's rivals is in italics, the fastest of all bold. edgekern "
     "finds the range of each image anew; 'static' finds those of all twenty beforehand, as the rivals' quantiser does. "
     "Same class: for how many of these images the likeliest class is float32's. The error is the distance of their "
     "logits from float32's, in proportion. The weights of ResNet-18 and MobileNetV2 are random, so that their classes "
