@@ -31,18 +31,20 @@ from harness.command import (
     run,
 )
 from harness.process import BENCHMARKS, Worker
+from harness.subject import CONV_KINDS
 from harness.table import Plan
 from rivals.lm_task import FOLDER_VARIABLE
 
 NETWORKS = ("efficientnet-lite0", "resnet18", "mobilenetv2")
 BATCHES = (1, 8)
-OURS = ("cnn-edgekern-nhwc", "cnn-edgekern-nchw")
+OURS = tuple(f"cnn-edgekern-{kind}" for kind in CONV_KINDS)
+PROFILED = ("cnn-edgekern-nhwc", "cnn-edgekern-static-nhwc")
 ONNX = ("onnxruntime-fp32", "onnxruntime-int8-static", "openvino-fp32", "openvino-int8-static")
 RIVALS = ("torch-fp32", "torch-compile", *ONNX)
 LIMITS = ("peak-int8",)
 QUICK_CELLS = ("efficientnet-lite0-b1", "resnet18-b1")
 LAYER_CELLS = ("*-b1",)
-PEAK_SECONDS = 0.1  # of measuring the peak for --layers
+PEAK_SECONDS = 0.3  # of measuring the peak for --layers
 FOLDER = BENCHMARKS.parent / "build/benchmarks"
 
 
@@ -68,15 +70,19 @@ def make_files(folder: Path, networks: list[str], graphs: bool) -> None:
 
 def show_layers(tasks: list[dict[str, Any]], threads: int, environment: dict[str, str]) -> None:
     """Prints the time of each layer, and its share of the int8 peak."""
-    from rendering.cnn import layer_table  # after the options have been looked at: it imports matplotlib
+    from rendering.charts import label  # after the options have been looked at: it imports matplotlib
+    from rendering.cnn import layer_table
+    from rendering.pages import plural
+    from rendering.results import short_name
 
-    with Worker(LIMITS[0], threads, environment) as limit, Worker(OURS[0], threads, environment) as ours:
-        for task in tasks:
-            work = limit.prepare(task)["work"]
-            peak = work / min(limit.sample(PEAK_SECONDS))
-            facts = ours.prepare(task)
-            typer.echo(f"\n{task['name']}, {threads} threads\n")
-            typer.echo(layer_table(facts["layers"], ours.profile(), peak))
+    for subject in PROFILED:
+        with Worker(LIMITS[0], threads, environment) as limit, Worker(subject, threads, environment) as ours:
+            for task in tasks:
+                work = limit.prepare(task)["work"]
+                peak = work / min(limit.sample(PEAK_SECONDS))
+                facts = ours.prepare(task)
+                typer.echo(f"\n{label(short_name(subject))}: {task['name']}, {plural(threads)}\n")
+                typer.echo(layer_table(facts["layers"], ours.profile(), peak))
 
 
 def main(
@@ -114,8 +120,8 @@ def main(
         rounds=min(rounds, 3) if quick else rounds,
         seconds=min(seconds, 0.1) if quick else seconds,
         environment=environment,
-        required=[*OURS, *LIMITS],
-        profiled=OURS,
+        required=[OURS[0], *LIMITS],
+        profiled=PROFILED,
     )
     run("cnn", plan, tier, isa, output)
 

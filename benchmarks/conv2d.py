@@ -28,10 +28,11 @@ from harness.command import (
     choose_rivals,
     run,
 )
+from harness.subject import CONV_KINDS
 from harness.table import Plan
 from rivals.conv_layer import Conv
 
-OURS = ("conv-edgekern-nhwc", "conv-edgekern-nchw")
+OURS = tuple(f"conv-edgekern-{kind}" for kind in CONV_KINDS)
 RIVALS = ("torch-fp32", "onnxruntime-int8-static", "openvino-int8-static")
 LIMITS = ("peak-int8",)
 
@@ -134,7 +135,7 @@ def main(
         rounds=rounds,
         seconds=seconds,
         environment=caps(tier, isa),
-        required=[*OURS, *LIMITS] if ours else (),
+        required=[OURS[0], *LIMITS] if ours else (),
     )
     run("conv2d", plan, tier, isa, output)
 

@@ -14,8 +14,8 @@ FORMS = ("dense", "blocks_1", "blocks_2", "blocks_4", "blocks_8", "csr", "bitmap
 INT4_FORMS = ("dense", "bitmap", "bitmap_2")
 # And a float32 or float16 weight: kept blocks of so many output features.
 FLOAT_CHANNELS = (1, 4)
-# A convolution and a network of them: the order of their images.
-IMAGE_ORDERS = ("nhwc", "nchw")
+# A convolution and a network of them: how ranges of images are found, if not for each anew, and the order of images.
+CONV_KINDS = ("nhwc", "nchw", "static-nhwc", "static-nchw")
 # What a network's ONNX graph computes in.
 GRAPH_KINDS = ("fp32", "int8-static")
 # A language model: its layers, and with "-head" the output head too.
@@ -55,11 +55,11 @@ SUBJECTS: dict[str, str] = {
     "lm-torch-fp32": "rivals.lm_transformers:TransformersModel:float32",
     "lm-torch-bf16": "rivals.lm_transformers:TransformersModel:bfloat16",
     "lm-torch-int8-x86": "rivals.lm_transformers:TorchDynamicModel:x86",
-    **{f"conv-edgekern-{order}": f"rivals.conv_torch:EdgekernConv:{order}" for order in IMAGE_ORDERS},
+    **{f"conv-edgekern-{kind}": f"rivals.conv_torch:EdgekernConv:{kind}" for kind in CONV_KINDS},
     "conv-torch-fp32": "rivals.conv_torch:TorchConv",
     "conv-onnxruntime-int8-static": "rivals.conv_onnx:OnnxRuntimeConv",
     "conv-openvino-int8-static": "rivals.conv_onnx:OpenVinoConv",
-    **{f"cnn-edgekern-{order}": f"rivals.cnn_torch:EdgekernCnn:{order}" for order in IMAGE_ORDERS},
+    **{f"cnn-edgekern-{kind}": f"rivals.cnn_torch:EdgekernCnn:{kind}" for kind in CONV_KINDS},
     "cnn-torch-fp32": "rivals.cnn_torch:TorchCnn",
     "cnn-torch-compile": "rivals.cnn_torch:TorchCompiledCnn",
     **{f"cnn-onnxruntime-{kind}": f"rivals.cnn_onnx:OnnxRuntimeCnn:{kind}" for kind in GRAPH_KINDS},

@@ -52,6 +52,8 @@ LABELS = {
     "torch-compile": "torch.compile float32",
     "edgekern-nhwc": "edgekern, channels_last",
     "edgekern-nchw": "edgekern, NCHW",
+    "edgekern-static-nhwc": "edgekern static, channels_last",
+    "edgekern-static-nchw": "edgekern static, NCHW",
     "edgekern-dense": "edgekern dense",
     "edgekern-int4-dense": "edgekern int4 dense",
     "edgekern-int4-bitmap": "edgekern int4 bitmap",

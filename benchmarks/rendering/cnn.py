@@ -13,17 +13,18 @@ from rendering.pages import MISSING, best_rival, facts, is_ours, marked, millise
 from rendering.results import Cell, Results, profile_of
 
 TITLES = {"efficientnet-lite0": "EfficientNet-lite0", "resnet18": "ResNet-18", "mobilenetv2": "MobileNetV2"}
-PROFILED = "edgekern-nhwc"
+COMPARED = ("edgekern-nhwc", "edgekern-static-nhwc")  # of edgekern's: with the rivals, and layer by layer
 
 EXPLANATION = (
-    "Milliseconds a call, medians. The fastest of edgekern's rivals is in italics, the fastest of all in bold. Same "
-    "class: for how many of the images, which the static quantiser was calibrated on too, the likeliest class is "
-    "float32's. The error is the distance of their logits from float32's, in proportion. The weights of ResNet-18 and "
-    "MobileNetV2 are random, so that their classes are close calls."
+    "Milliseconds a call, medians. The fastest of edgekern's rivals is in italics, the fastest of all bold. edgekern "
+    "finds the range of each image anew; 'static' finds those of all twenty beforehand, as the rivals' quantiser does. "
+    "Same class: for how many of these images the likeliest class is float32's. The error is the distance of their "
+    "logits from float32's, in proportion. The weights of ResNet-18 and MobileNetV2 are random, so that their classes "
+    "are close calls."
 )
 LAYERS_EXPLANATION = (
-    "By kind of layer, with images in channels_last. Each layer's time is the shortest of many calls, and 'other' is "
-    "what they leave of the shortest whole call. 'Of peak' is the share of the int8 multiply-adds that the machine "
+    "By kind of layer. Each layer's time is the shortest of many calls, and 'other' is "
+    "the least that a call took beyond its layers. 'Of peak' is the share of the int8 multiply-adds that the machine "
     "does from registers."
 )
 
@@ -79,21 +80,20 @@ def _times_table(results: Results, cells: list[Cell]) -> str:
     return table(["", *map(_column, cells), "same class", "error"], rows)
 
 
-def _ahead(results: Results, cells: list[Cell]) -> str:
-    """How much faster than each rival, as a sentence; empty without rivals."""
+def _ahead(results: Results, cells: list[Cell], subject: str) -> str:
+    """How much faster than each rival one of edgekern's is, as a sentence; empty without rivals."""
     parts = []
+    cells = [cell for cell in cells if subject in cell.timings]
     for rival in (name for name in results.subjects() if not is_ours(name)):
-        ratios = [
-            theirs / ours for cell in cells if (theirs := cell.seconds(rival)) and (ours := cell.seconds(PROFILED))
-        ]
+        ratios = [theirs / cell.seconds(subject) for cell in cells if (theirs := cell.seconds(rival))]
         if ratios:
             parts.append(f"{geometric_mean(ratios):.2f} times as fast as {label(rival)}")
     if not parts:
         return ""
-    first = sum(cell.seconds(PROFILED) <= cell.seconds(rival) for cell in cells if (rival := best_rival(cell)))
+    first = sum(cell.seconds(subject) <= cell.seconds(rival) for cell in cells if (rival := best_rival(cell)))
     return (
-        f"Geometric means over these columns, {label(PROFILED)}: {', '.join(parts)}. "
-        f"First in {first} of {len(cells)} columns."
+        f"Geometric means over these columns, {label(subject)}: {', '.join(parts)}. "
+        f"Ahead of all rivals in {first} of {len(cells)} columns."
     )
 
 
@@ -104,13 +104,13 @@ def _int8_layers(cells: list[Cell]) -> str:
     return f"edgekern left {floats} of the layers in floats." if floats else ""
 
 
-def _profile_table(results: Results, network: str) -> str:
-    """Where the time goes with one image, by kind, for each thread count."""
+def _profile_table(results: Results, network: str, subject: str) -> str:
+    """Where one of edgekern's spends its time on one image, by kind, for each thread count."""
     found: dict[int, tuple[Cell, dict[str, tuple[int, int, float]]]] = {}
     for cell in results.cells:
-        seconds = profile_of(results, PROFILED, cell.name, cell.threads)
+        seconds = profile_of(results, subject, cell.name, cell.threads)
         if seconds and (cell.task["network"], cell.task["batch"]) == (network, 1):
-            found[cell.threads] = (cell, _by_kind(cell.timings[PROFILED]["layers"], seconds))
+            found[cell.threads] = (cell, _by_kind(cell.timings[subject]["layers"], seconds))
     if not found:
         return ""
     first = next(iter(found.values()))[1]
@@ -123,7 +123,7 @@ def _profile_table(results: Results, network: str) -> str:
             row.append(percent(macs / own / peak) if macs and peak else "")
         rows.append(row)
     columns = [text for count in found for text in (f"ms, {plural(count)}", "of time", "of peak")]
-    return table([TITLES[network], "layers", "million multiply-adds", *columns], rows)
+    return table([f"{TITLES[network]}, {label(subject)}", "layers", "million multiply-adds", *columns], rows)
 
 
 def cnn_section(results: Results) -> str:
@@ -132,8 +132,9 @@ def cnn_section(results: Results) -> str:
     parts = [f"### Whole networks: {results.title}", facts(results), EXPLANATION]
     for network in networks:
         cells = [cell for cell in results.cells if cell.task["network"] == network]
-        parts += [f"#### {TITLES[network]}", _times_table(results, cells), _ahead(results, cells), _int8_layers(cells)]
-    profiles = [_profile_table(results, network) for network in networks]
+        parts += [f"#### {TITLES[network]}", _times_table(results, cells), _int8_layers(cells)]
+        parts += [_ahead(results, cells, subject) for subject in COMPARED]
+    profiles = [_profile_table(results, network, subject) for network in networks for subject in COMPARED]
     if any(profiles):
         parts += ["#### Where the time goes, one image", LAYERS_EXPLANATION, *profiles]
     return "\n\n".join(part for part in parts if part)

@@ -27,9 +27,9 @@ class OnnxRuntimeCnn(OnnxCnn):
     def load(self, folder: Path, network: str, batch: int) -> Bound:
         import onnxruntime
 
-        from rivals.linear_onnxruntime import bound_session, session_options
+        from rivals.linear_onnxruntime import bound_session, own_session_options
 
-        options = session_options(self.threads)
+        options = own_session_options(self.threads)
         options.add_free_dimension_override_by_name(BATCH_AXIS, batch)
         path = str(folder / GRAPHS[self.kind])
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -58,6 +58,7 @@ class OpenVinoCnn(OnnxCnn):
         request = core.compile_model(model, "CPU", options).create_infer_request()
         x = np.zeros(shape, np.float32)
         request.set_input_tensor(openvino.Tensor(x, shared_memory=True))
+        self._shared = x  # a request reads shared memory, and does not keep it
 
         def read() -> FloatArray:
             return request.get_output_tensor().data

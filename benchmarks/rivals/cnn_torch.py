@@ -20,6 +20,12 @@ from rivals.cnn_task import IMAGES, OTHER, WEIGHTS, Bound, CnnSubject, FloatArra
 ORDERS = {"nhwc": torch.channels_last, "nchw": torch.contiguous_format}
 
 
+def settings_of(kind: str) -> tuple[bool, torch.memory_format]:
+    """Of one of edgekern's subjects, "nhwc" or "static-nhwc": whether ranges are static, and the images' order."""
+    ranges, _, order = kind.rpartition("-")
+    return ranges == "static", ORDERS[order]
+
+
 def load_network(folder: Path, network: str) -> nn.Module:
     """The network with the weights that everybody starts from."""
     model = build(network)
@@ -53,16 +59,16 @@ class TorchCnn(CnnSubject):
     def session(self) -> AbstractContextManager[Any]:
         return torch.inference_mode()
 
-    def convert(self, model: nn.Module) -> nn.Module:
-        """What is timed, from the float32 network, which may change."""
+    def convert(self, model: nn.Module, images: torch.Tensor) -> nn.Module:
+        """What is timed, from the float32 network, which may change. `images` are for whoever needs data."""
         fold_norms_(model)
         return model.to(memory_format=self.order)
 
     def load(self, folder: Path, network: str, batch: int) -> Bound:
         with torch.inference_mode(False), torch.no_grad():  # parameters made under inference_mode cannot be folded
-            self._model = self.convert(load_network(folder, network))
-        size = np.load(folder / IMAGES, mmap_mode="r").shape[1:]
-        x = torch.empty(batch, *size).to(memory_format=self.order)
+            images = torch.from_numpy(np.load(folder / IMAGES))
+            self._model = self.convert(load_network(folder, network), images)
+        x = torch.empty(batch, *images.shape[1:]).to(memory_format=self.order)
 
         def write(images: FloatArray) -> None:
             x.copy_(torch.from_numpy(images))
@@ -73,28 +79,35 @@ class TorchCnn(CnnSubject):
 class TorchCompiledCnn(TorchCnn):
     """The same through torch.compile, its weights frozen: convolutions and activations become one."""
 
-    def convert(self, model: nn.Module) -> nn.Module:
+    def convert(self, model: nn.Module, images: torch.Tensor) -> nn.Module:
         import torch._inductor.config
 
         torch._inductor.config.freezing = True
         torch.compiler.reset()  # of what was compiled for another network or batch
-        return torch.compile(super().convert(model))
+        return torch.compile(super().convert(model, images))
 
 
 class EdgekernCnn(TorchCnn):
-    """Fused, every convolution and linear layer int8; images in the order that its argument names."""
+    """Fused, every convolution and linear layer int8; images in the order that its argument names.
+
+    With "static-" before it, ranges are found once, by all the images, and convolutions hand on eight bits.
+    """
 
     packages: ClassVar[tuple[str, ...]] = ("edgekern", "torch")
 
-    def __init__(self, threads: int, order: str) -> None:
+    def __init__(self, threads: int, kind: str) -> None:
         super().__init__(threads)
-        self.order = ORDERS[order]
+        self.static, self.order = settings_of(kind)
 
-    def convert(self, model: nn.Module) -> nn.Module:
+    def convert(self, model: nn.Module, images: torch.Tensor) -> nn.Module:
         import edgekern as ek
 
         ek.fuse_(model)
-        ek.convert_(model, ek.Int8())
+        if self.static:
+            ek.convert_(model, ek.Int8(activations="static"), data=images.split(1), progress=False)
+            ek.link_(model)
+        else:
+            ek.convert_(model, ek.Int8())
         return model
 
     def prepare(self, **task: Any) -> dict[str, Any]:
@@ -109,5 +122,5 @@ class EdgekernCnn(TorchCnn):
 
     def profile(self) -> dict[str, float]:
         """Seconds of each layer by name, and of what no layer takes."""
-        seconds, whole = time_layers(self._model, self.calls[0])
-        return {**seconds, OTHER: whole - sum(seconds.values())}
+        seconds, other = time_layers(self._model, self.calls[0])
+        return {**seconds, OTHER: other}

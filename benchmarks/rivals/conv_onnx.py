@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rivals.conv_layer import Conv, ConvSubject, FloatArray, Weights
 from rivals.linear_layer import Bound
-from rivals.linear_onnxruntime import bound_session, session_options
+from rivals.linear_onnxruntime import bound_session, own_session_options
 from rivals.onnx_static import quantize
 
 
@@ -61,12 +61,9 @@ class OnnxConv(ConvSubject):
 class OnnxRuntimeConv(OnnxConv):
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
-    def __init__(self, threads: int) -> None:
-        super().__init__(threads)
-        self._options = session_options(threads)  # before the quantiser's sessions: the pool has to be made first
-
     def compile(self, model: bytes, conv: Conv, x: FloatArray) -> Bound:
-        session = onnxruntime.InferenceSession(model, self._options, providers=["CPUExecutionProvider"])
+        options = own_session_options(self.threads)
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         shape = (conv.batch, conv.out_channels, conv.out_size, conv.out_size)
         images, output = map(onnxruntime.OrtValue.ortvalue_from_numpy, (x, np.empty(shape, np.float32)))
         return Bound(bound_session(session, images, output), output.numpy)
@@ -84,4 +81,5 @@ class OpenVinoConv(OnnxConv):
         compiled = core.compile_model(core.read_model(model), "CPU", compile_options(self.threads))
         request = compiled.create_infer_request()
         request.set_input_tensor(openvino.Tensor(x, shared_memory=True))
+        self._shared = model, x  # a request reads shared memory, and does not keep it
         return Bound(request.infer, lambda: request.get_output_tensor().data.copy())

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from rivals.cnn_torch import ORDERS
+from rivals.cnn_torch import settings_of
 from rivals.conv_layer import Conv, ConvSubject, FloatArray, Weights
 from rivals.linear_layer import Bound
 
@@ -36,31 +36,37 @@ class TorchConv(ConvSubject):
     def session(self) -> AbstractContextManager[Any]:
         return torch.inference_mode()
 
-    def convert(self, layer: nn.Conv2d) -> nn.Module:
-        """What is timed, from the float32 layer."""
+    def convert(self, layer: nn.Conv2d, images: torch.Tensor) -> nn.Module:
+        """What is timed, from the float32 layer. `images` are for whoever needs data."""
         return layer.to(memory_format=self.order)
 
     def bind(self, conv: Conv, weights: Weights, x: FloatArray) -> Bound:
         with torch.inference_mode(False), torch.no_grad():
-            layer = self.convert(torch_conv(conv, weights))
-        images = torch.from_numpy(x).to(memory_format=self.order)
+            images = torch.from_numpy(x).to(memory_format=self.order)
+            layer = self.convert(torch_conv(conv, weights), images)
         return Bound(partial(layer, images), lambda: layer(images).numpy())
 
 
 class EdgekernConv(TorchConv):
-    """Converted in place, by the defaults of edgekern.Int8; images in the order that its argument names."""
+    """Converted in place, by the defaults of edgekern.Int8; images in the order that its argument names.
+
+    With "static-" before it, the range of the images is found before they are timed.
+    """
 
     packages: ClassVar[tuple[str, ...]] = ("edgekern", "torch")
 
-    def __init__(self, threads: int, order: str) -> None:
+    def __init__(self, threads: int, kind: str) -> None:
         super().__init__(threads)
-        self.order = ORDERS[order]
+        self.static, self.order = settings_of(kind)
 
-    def convert(self, layer: nn.Conv2d) -> nn.Module:
+    def convert(self, layer: nn.Conv2d, images: torch.Tensor) -> nn.Module:
         import edgekern as ek
 
         model = nn.Sequential(layer)
-        ek.convert_(model, ek.Int8())
+        if self.static:
+            ek.convert_(model, ek.Int8(activations="static"), data=[images], progress=False)
+        else:
+            ek.convert_(model, ek.Int8())
         if not isinstance(model[0], ek.nn.Int8Conv2d):
             raise TypeError(f"expected convert_ to give an Int8Conv2d, got {type(model[0]).__name__}")
         return model[0]

@@ -72,16 +72,24 @@ def matmul_nbits(weight: FloatArray, bias: FloatArray) -> onnx.ModelProto:
 
 
 @cache
-def _make_pool(threads: int) -> None:
-    """The pool of this process, which can be made once only."""
-    onnxruntime.set_global_thread_pool_sizes(threads, 1)
-
-
 def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """One pool of `threads` threads for every session of this process, as the rotation through layers needs."""
-    _make_pool(threads)
+    """One pool of `threads` threads for every session of this process, as the rotation through layers needs.
+
+    The pool can be made once only, hence the cache. No session can have one of its own then, nor can those of the
+    static quantiser.
+    """
+    onnxruntime.set_global_thread_pool_sizes(threads, 1)
     options = onnxruntime.SessionOptions()
     options.use_per_session_threads = False
+    options.log_severity_level = 3
+    return options
+
+
+def own_session_options(threads: int) -> onnxruntime.SessionOptions:
+    """A pool of `threads` threads for one session, in processes that have one at a time."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
     options.log_severity_level = 3
     return options
 

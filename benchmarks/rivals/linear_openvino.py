@@ -63,6 +63,7 @@ class OpenVinoInt8Weights(LinearSubject):
         model = compressed_linear(self.compress(weight), bias, op.parameter(x.shape, np.float32))
         request = self._core.compile_model(model, "CPU", compile_options(self.threads)).create_infer_request()
         request.set_input_tensor(openvino.Tensor(x, shared_memory=True))
+        self._shared = x  # a request reads shared memory, and does not keep it
         return Bound(request.infer, lambda: request.get_output_tensor().data.copy())
 
 

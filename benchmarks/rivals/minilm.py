@@ -218,6 +218,7 @@ class OpenVinoModel(ModelSubject):
         request = openvino.Core().compile_model(converted, "CPU", compile_options(self.threads)).create_infer_request()
         for name, tensor in inputs.items():
             request.set_tensor(name, openvino.Tensor(tensor.numpy(), shared_memory=True))
+        self._shared = inputs  # a request reads shared memory, and does not keep it
 
         def run() -> openvino.Tensor:
             request.infer()

@@ -77,9 +77,7 @@ def test_the_correct_answer_is_torchs(conv):
 
 
 @pytest.mark.parametrize("conv", CONVS)
-@pytest.mark.parametrize(
-    ("name", "largest"), [("conv-torch-fp32", 1e-5), ("conv-edgekern-nhwc", 0.03), ("conv-edgekern-nchw", 0.03)]
-)
+@pytest.mark.parametrize(("name", "largest"), [("conv-torch-fp32", 1e-5), *((name, 0.03) for name in conv2d.OURS)])
 def test_subjects_convolve(name, largest, conv):
     subject = load_subject(name, 1)
     with subject.session():
