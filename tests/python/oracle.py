@@ -95,6 +95,10 @@ def activate(y, activation):
         return y / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))
     if activation == "silu":
         return y / (1 + np.exp(-y))
+    if activation == "relu6":
+        return np.clip(y, 0, 6)
+    if activation == "hardswish":
+        return y * np.clip(y + 3, 0, 6) / 6
     return y
 
 

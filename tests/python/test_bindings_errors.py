@@ -179,8 +179,8 @@ TORCH_ERRORS = {
     "packed is garbage": (torch.ones(2, K), torch.zeros_like, N, 0, "holds no packed int8 matrix"),
     "packed is empty": (torch.ones(2, K), lambda p: p[:0], N, 0, "packed is empty.*load_state_dict"),
     "out_features differs": (torch.ones(2, K), lambda p: p, N + 1, 0, "out_features must be 5 as in packed, got 6"),
-    "activation is negative": (torch.ones(2, K), lambda p: p, N, -1, r"activation must be .*\(0 to 4\), got -1"),
-    "activation is unknown": (torch.ones(2, K), lambda p: p, N, 5, r"activation must be .*\(0 to 4\), got 5"),
+    "activation is negative": (torch.ones(2, K), lambda p: p, N, -1, r"activation must be .*\(0 to 6\), got -1"),
+    "activation is unknown": (torch.ones(2, K), lambda p: p, N, 7, r"activation must be .*\(0 to 6\), got 7"),
 }
 
 
