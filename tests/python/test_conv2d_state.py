@@ -88,7 +88,7 @@ def test_any_int8_value_survives_also_minus_128(channels, groups, form):
 def test_a_pickle_names_nothing_that_was_chosen_here():
     layer = native(make_conv(PLAIN))
     state = layer.__getstate__()
-    assert vars(layer).keys() - state.keys() == {"packed", "choice"}
+    assert vars(layer).keys() - state.keys() == {"packed", "choice", "input_range", "output_range", "_ranges"}
     assert state["canonical"].keys() == canonical(layer).keys()
 
 
