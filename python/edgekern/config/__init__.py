@@ -6,7 +6,7 @@ They are checked when made, compare by value, and turn into JSON-ready dictionar
 from __future__ import annotations
 
 from edgekern.config.calibrated import AWQ, GPTQ, Calibrated, Migrating, SmoothQuant
-from edgekern.config.formats import Float16, Float32, Int4, Int8
+from edgekern.config.formats import ACTIVATION_KINDS, ACTIVATIONS_KEPT, Float16, Float32, Int4, Int8
 from edgekern.config.per_layer import Config, PerLayer, check_config
 from edgekern.config.prune import CALIBRATED_METHODS, PRUNE_METHODS, PRUNE_SCOPES, Prune, parse_pattern
 from edgekern.config.read import config_from_dict, scheme_from_dict
@@ -15,6 +15,8 @@ from edgekern.config.shrink import SHRINK_METHODS, SHRINK_SCOPES, Shrink
 from edgekern.config.toml_file import read_config, write_config
 
 __all__ = [
+    "ACTIVATIONS_KEPT",
+    "ACTIVATION_KINDS",
     "AWQ",
     "CALIBRATED_METHODS",
     "GPTQ",

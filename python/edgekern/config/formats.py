@@ -9,6 +9,11 @@ from edgekern.config.checks import check_choice, kind_of, settled_rows
 from edgekern.config.scheme import MEASURED, Scheme
 from edgekern.kernels import F32_CHANNELS, FORMS, INT4_CLIPS, INT4_FORMS, INT4_GROUP_SIZES
 
+ACTIVATIONS_KEPT = "float"
+"""Activations that are not quantised."""
+ACTIVATION_KINDS = ("int8", ACTIVATIONS_KEPT)
+"""What the activations of an int8 or int4 layer can be."""
+
 
 @dataclass(frozen=True, repr=False)
 class Int8(Scheme):
@@ -25,6 +30,9 @@ class Int8(Scheme):
         form: ``"measured"``, or a form: a key of :data:`edgekern.kernels.FORMS`.
         rows: numbers of rows (tokens) of a call to measure at: what the model will be called with.
         packings: 1, or 2 for two forms of the weights in memory where that is faster: one for few rows, one for many.
+        activations: ``"int8"``, or ``"float"`` for layers whose activations do not bear rounding: weights are made
+            floats while they are multiplied, and sums are float32. As fast where reading weights takes the time, with
+            few rows; with many it is a float32 layer's speed. Weights are then packed in the dense form, pruned or not.
     """
 
     format: ClassVar[str] = "int8"
@@ -33,12 +41,16 @@ class Int8(Scheme):
     form: str = MEASURED
     rows: tuple[int, ...] | int = (1, 16, 128)
     packings: int = 1
+    activations: str = "int8"
 
     def __post_init__(self) -> None:
         check_choice("form", self.form, (MEASURED, *FORMS), "Int8")
+        _check_activations(self.activations, self.form, "Int8")
         object.__setattr__(self, "rows", settled_rows(self.rows, "Int8"))
         if self.packings not in (1, 2) or isinstance(self.packings, bool):
             raise ValueError(f"Int8: packings must be 1 or 2, got {self.packings!r}")
+        if self.packings == 2 and self.activations == ACTIVATIONS_KEPT:
+            raise ValueError("Int8: packings=2 is for activations='int8'; with 'float' there is one form to pack")
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,6 +77,7 @@ class Int4(Scheme):
             does so for the sum of |error|^(3/4), which lets few weights be far off for the sake of the others, by
             half-quadratic steps on the scale and zero point (Badri and Shaji 2023); when ``symmetric``, on the scale
             alone. What either does to the model's own error is another matter: measure it.
+        activations: as in :class:`Int8`.
 
     Raises:
         TypeError: an option of another type.
@@ -79,6 +92,7 @@ class Int4(Scheme):
     form: str = MEASURED
     rows: tuple[int, ...] | int = (1, 16, 128)
     clip: str = "none"
+    activations: str = "int8"
 
     def __post_init__(self) -> None:
         if type(self.group_size) is not int or self.group_size not in INT4_GROUP_SIZES:
@@ -89,6 +103,14 @@ class Int4(Scheme):
         check_choice("form", self.form, (MEASURED, *INT4_FORMS), "Int4")
         object.__setattr__(self, "rows", settled_rows(self.rows, "Int4"))
         check_choice("clip", self.clip, tuple(INT4_CLIPS), "Int4")
+        _check_activations(self.activations, self.form, "Int4")
+
+
+def _check_activations(activations: str, form: str, scheme: str) -> None:
+    """ValueError unless these activations are known, and run on weights of this form."""
+    check_choice("activations", activations, ACTIVATION_KINDS, scheme)
+    if activations == ACTIVATIONS_KEPT and form not in (MEASURED, "dense"):
+        raise ValueError(f"{scheme}: activations='float' needs the dense form, got form={form!r}; leave form out")
 
 
 @dataclass(frozen=True, repr=False)

@@ -12,18 +12,19 @@ from torch import Tensor
 
 from edgekern import ops
 from edgekern._lib import core
-from edgekern.config import MEASURED, Int8
+from edgekern.config import ACTIVATIONS_KEPT, MEASURED, Int8
 from edgekern.kernels import FORMS, default_isa
-from edgekern.nn.forms import DENSE, Call, choose
+from edgekern.nn.forms import DENSE, Call, choose, dense_for_floats
 from edgekern.nn.memory import copies_of
 from edgekern.nn.native_linear import NativeLinear, empty_bytes
 
 # Looked up once: going through torch.ops at every call would cost as much as a small layer.
 _int8_linear = torch.ops.edgekern.int8_linear.default
+_int8_float_linear = torch.ops.edgekern.int8_float_linear.default
 
 
 class Int8Linear(NativeLinear):
-    """``nn.Linear`` on 8-bit weights and activations; see :class:`NativeLinear` for arguments and use.
+    """``nn.Linear`` on 8-bit weights; see :class:`NativeLinear` for arguments and use.
 
     The weights may be packed a second time (``packed_few``), when the scheme allows it, for calls of few rows. A state
     dict holds ``weight`` int8 ``[out_features, in_features]``, ``weight_scale`` float32 ``[out_features, 1]`` and
@@ -47,6 +48,8 @@ class Int8Linear(NativeLinear):
     def alone(self, input: Tensor) -> Tensor:
         """What ``forward`` gives, computed by a call of this layer's own."""
         packed = self.packed
+        if self.scheme.activations == ACTIVATIONS_KEPT:
+            return _int8_float_linear(input, packed, self.out_features, self._activation_code)
         if self.packed_few is not None and input.numel() <= self._few_elements:
             packed = self.packed_few
         return _int8_linear(input, packed, self.out_features, self._activation_code)
@@ -54,6 +57,8 @@ class Int8Linear(NativeLinear):
     @property
     def kernels(self) -> tuple[str, ...]:
         """The kernels that may run it: for many rows of input, for few."""
+        if self.scheme.activations == ACTIVATIONS_KEPT:
+            return tuple(f"{self.format}_float_{name}_{default_isa()}" for name in ("gemm", "gemv"))
         names = ("spmm",) if self.choice.form.startswith(("blocks", "csr")) else ("gemm", "gemv")
         return tuple(f"{self.format}_{name}_{default_isa()}" for name in names)
 
@@ -103,9 +108,13 @@ class Int8Linear(NativeLinear):
         self._pack_into(tensors["weight"], tensors["weight_scale"], tensors.get("bias"))
 
     def _pack_into(self, q: Tensor, scale: Tensor, bias: Tensor | None, packed: Tensor | None = None) -> None:
-        choice = choose(_Forms(q), self.scheme.form, self.scheme.rows, self.scheme.packings)
+        scheme = self.scheme
+        if scheme.activations == ACTIVATIONS_KEPT:
+            choice = dense_for_floats(_Forms(q), scheme.form)
+        else:
+            choice = choose(_Forms(q), scheme.form, scheme.rows, scheme.packings)
         scale, bias = scale.flatten(), None if bias is None else bias.detach().float()
-        if choice.form not in (DENSE, self.scheme.form):
+        if choice.form not in (DENSE, scheme.form):
             packed = None  # a smaller form was chosen
         self.packed = ops.int8_pack(q, scale, bias, choice.form, packed)
         self.packed_few = ops.int8_pack(q, scale, bias, choice.few) if choice.few else None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgekern import kernels
 from edgekern.calibration.observe import Inputs
-from edgekern.config import AWQ, Int4, Int8, Migrating, SmoothQuant
+from edgekern.config import ACTIVATIONS_KEPT, AWQ, Int4, Int8, Migrating, SmoothQuant
 from edgekern.quantize.gptq import nearest
 
 _WIDEST = 1e4
@@ -79,13 +79,15 @@ class _Judge:
     def __post_init__(self) -> None:
         self._outputs = [self.rows @ matrix.T for matrix, _ in self.matrices]
         self._squares = [float(outputs.square().sum()) for outputs in self._outputs]
+        self._kinds = {to.activations for _, to in self.matrices}
 
     def error(self, scale: Tensor | None) -> float:
         """The squared error of each layer's outputs as a share of their square, added up."""
-        rows = rounded_rows(self.rows if scale is None else self.rows / scale)
+        given = self.rows if scale is None else self.rows / scale
+        seen = {kind: rounded_rows(given) if kind != ACTIVATIONS_KEPT else given for kind in self._kinds}
         total = 0.0
         for (matrix, to), outputs, square in zip(self.matrices, self._outputs, self._squares, strict=True):
-            rounded = nearest(matrix if scale is None else matrix * scale, to)
+            rounded, rows = nearest(matrix if scale is None else matrix * scale, to), seen[to.activations]
             total += float((outputs - rows @ rounded.T).square().sum()) / square if square else 0.0
         return total
 
