@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgekern.checkpoint.errors import CheckpointFormatError
-from edgekern.config import Int4, Int8, Scheme
+from edgekern.config import ACTIVATIONS_KEPT, Int4, Int8, Scheme
 from edgekern.kernels import INT4_GROUP_SIZES
 
 PACKED = "pack-quantized"
@@ -55,14 +55,17 @@ class StoredAs:
     """Neighbouring input features of a group; a multiple of 32."""
     symmetric: bool
     """Whether there are no zero points."""
+    activations: str
+    """What they are multiplied by, as our schemes have it: ``"int8"`` or ``"float"``."""
 
     @property
     def scheme(self) -> Scheme:
         """What multiplies them. Scales over more than our groups are repeated: that changes no value."""
         if self.bits == 8:
-            return Int8()
+            return Int8(activations=self.activations)
         whole = self.group_size or max(INT4_GROUP_SIZES)
-        return Int4(max(size for size in INT4_GROUP_SIZES if whole % size == 0), self.symmetric)
+        size = max(size for size in INT4_GROUP_SIZES if whole % size == 0)
+        return Int4(size, self.symmetric, activations=self.activations)
 
     def scale_columns(self, in_features: int) -> int:
         """Scales of an output channel."""
@@ -92,7 +95,8 @@ def read_scheme(group: Mapping[str, Any], layout: str | None, where: str) -> Sto
         return f"weights of the format {layout!r}"
     bits, size = weights["num_bits"], weights.get("group_size")
     group_size = size if _strategy(weights) == "group" else None
-    return StoredAs(bits, _LAYOUTS[layout], _strategy(weights), group_size, _symmetric(weights))
+    activations = ACTIVATIONS_KEPT if inputs is None else "int8"
+    return StoredAs(bits, _LAYOUTS[layout], _strategy(weights), group_size, _symmetric(weights), activations)
 
 
 def _obstacle_in_weights(weights: Mapping[str, Any]) -> str:
