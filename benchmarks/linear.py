@@ -8,7 +8,7 @@ Usage:
     python benchmarks/linear.py --quick                a taste, in about a minute
     python benchmarks/linear.py --cells '128x*' --rivals torch-fp32 --threads 2
     python benchmarks/linear.py --weights int4
-    python benchmarks/linear.py --rivals edgekern-float --rivals torch-fp32    activations that stay floats
+    python benchmarks/linear.py --rivals edgekern-float --rivals torch-fp32 -o floats.jsonl
 """
 
 from __future__ import annotations
