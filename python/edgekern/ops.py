@@ -2,6 +2,8 @@
 
 ``int8_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
 ``int4_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
+``int8_float_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
+``int4_float_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
 ``f32_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
 ``f16_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
 ``int8_embedding(Tensor indices, Tensor packed, SymInt embedding_dim, int dtype) -> Tensor``
@@ -36,8 +38,8 @@ SymInt top, SymInt bottom, SymInt left, SymInt right, int dilation_h, int dilati
 
 ``int8_conv2d_static`` takes five more: ``float x_scale, int x_zero_point, float y_scale, int y_zero_point, int dtype``.
 ``x_scale`` and ``x_zero_point`` are the range of x, which is then not looked for; x may be uint8 with that range. With
-``y_scale`` > 0 the result is uint8 with the range of y, in channels_last; else it is of x's dtype, or where x is uint8 of
-``dtype``, a code of :data:`FLOATS`. A scale of 0 leaves x's range to be found.
+``y_scale`` > 0 the result is uint8 with the range of y, in channels_last; else it is of x's dtype, or where x is uint8
+of ``dtype``, a code of :data:`FLOATS`. A scale of 0 leaves x's range to be found.
 
 Inference only: raises ``ValueError`` when x requires grad and grad mode is on. The kernels are native and registered
 through torch's stable C ABI, so one build of edgekern serves every torch from 2.9 on.
@@ -159,6 +161,7 @@ for _op in ("int8_embedding", "int4_embedding"):
     _library.impl(_op, torch.library.fallthrough_kernel, "Autograd")
     torch.library.register_fake(f"edgekern::{_op}", _fake_embedding(_op))
 
+
 def _fake_conv2d(
     x: torch.Tensor,
     packed: torch.Tensor,
@@ -178,8 +181,7 @@ def _fake_conv2d(
     _check_fake("int8_conv2d", x, packed)
     if x.dim() != 4:
         raise ValueError(
-            "edgekern.int8_conv2d: x must be images [batch, channels, height, width], "
-            f"got shape {list(x.shape)}"
+            f"edgekern.int8_conv2d: x must be images [batch, channels, height, width], got shape {list(x.shape)}"
         )
     height = (x.shape[2] + top + bottom - dilation_h * (kernel_h - 1) - 1) // stride_h + 1
     width = (x.shape[3] + left + right - dilation_w * (kernel_w - 1) - 1) // stride_w + 1
@@ -206,7 +208,8 @@ for _op, _fake in (("int8_conv2d", _fake_conv2d), ("int8_conv2d_static", _fake_c
     _library.impl(_op, torch.library.fallthrough_kernel, "Autograd")
     torch.library.register_fake(f"edgekern::{_op}", _fake)
 
-_OPS = {"int8_linear": (1, 2, 3), "int4_linear": (1, 2, 3), "f32_linear": (1,), "f16_linear": (1,)}
+_ALONE = ("int8_float_linear", "int4_float_linear", "f32_linear", "f16_linear")
+_OPS = {"int8_linear": (1, 2, 3), "int4_linear": (1, 2, 3), **dict.fromkeys(_ALONE, (1,))}
 for _op, _count in ((op, count) for op, counts in _OPS.items() for count in counts):
     # The ops have no backward, and their kernels say so themselves. Without this line torch's fallback for ops that
     # know no autograd runs before every call: it costs half a microsecond and would let a backward pass go through with
