@@ -80,7 +80,8 @@ void conv2d(StableIValue* stack, const Ranges& ranges) {
   const ek_window window{number(5), number(6), number(11), number(12), number(7), number(8), number(9), number(10)};
   if (view.dim != 4) fail(kConv2d, text("x must be images [batch, channels, height, width], got shape ", view.shape()));
   if (view.sizes[1] != layer.shape.in_channels) {
-    fail(kConv2d, text("x must have ", layer.shape.in_channels, " channels (what packed was made for), got shape ", view.shape()));
+    fail(kConv2d,
+         text("x must have ", layer.shape.in_channels, " channels (what packed was made for), got shape ", view.shape()));
   }
   expect("out_channels", number(2), layer.shape.out_channels);
   expect("kernel_h", number(3), layer.shape.kernel_h);
@@ -92,8 +93,8 @@ void conv2d(StableIValue* stack, const Ranges& ranges) {
   int64_t out[4] = {sizes[0], layer.shape.out_channels, 0, 0};
   ek_status status = ek_conv2d_output(&layer.shape, &window, sizes[2], sizes[3], &out[2], &out[3]);
   if (status == EK_ERROR_WINDOW) {
-    fail(kConv2d, text("a window of ", layer.shape.kernel_h, " x ", layer.shape.kernel_w, " at dilation (", window.dilation_h, ", ",
-                       window.dilation_w, ") must fit x with its padding, and strides be at least 1: got x of shape ",
+    fail(kConv2d, text("a window of ", layer.shape.kernel_h, " x ", layer.shape.kernel_w, " at dilation (", window.dilation_h,
+                       ", ", window.dilation_w, ") must fit x with its padding, and strides be at least 1: got x of shape ",
                        view.shape(), ", padding ", window.top, ", ", window.bottom, ", ", window.left, ", ", window.right,
                        " (top, bottom, left, right) and stride (", window.stride_h, ", ", window.stride_w, ")"));
   }
@@ -118,8 +119,8 @@ void conv2d(StableIValue* stack, const Ranges& ranges) {
     Threads threads;
     Workspace workspace(ek_int8_conv2d_workspace_size(nullptr, weights, packed_size, &window, sizes[0], sizes[2], sizes[3],
                                                       &from, &to, activation, threads.parallel()));
-    check(ek_int8_conv2d(nullptr, weights, packed_size, &window, sizes[0], sizes[2], sizes[3], &from, &to,
-                         activation, workspace.data(), workspace.size(), threads.parallel()),
+    check(ek_int8_conv2d(nullptr, weights, packed_size, &window, sizes[0], sizes[2], sizes[3], &from, &to, activation,
+                         workspace.data(), workspace.size(), threads.parallel()),
           kConv2d.op);
     threads.check();
   }

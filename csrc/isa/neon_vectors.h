@@ -150,7 +150,8 @@ struct NeonVectors {
     vst2q_u8(out, uint8x16x2_t{{vld1q_u8(rows[0] + at), vld1q_u8(rows[1] + at)}});
   }
   static EK_INLINE void join_rows(const uint8_t* const (&rows)[4], int64_t at, uint8_t* out) {
-    vst4q_u8(out, uint8x16x4_t{{vld1q_u8(rows[0] + at), vld1q_u8(rows[1] + at), vld1q_u8(rows[2] + at), vld1q_u8(rows[3] + at)}});
+    vst4q_u8(out,
+             uint8x16x4_t{{vld1q_u8(rows[0] + at), vld1q_u8(rows[1] + at), vld1q_u8(rows[2] + at), vld1q_u8(rows[3] + at)}});
   }
 
   // ----------------------------------------------------------------------------------- weights to floats (formats/mixed)

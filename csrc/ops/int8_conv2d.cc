@@ -44,9 +44,9 @@ bool reads_in_place(const DenseKernels& kernels, const Geometry& geometry) {
 // How a call's work is cut, and where its parts stand in the workspace.
 struct Plan {
   Geometry geometry;
-  bool planes;  // x and y are channel by channel
-  bool in_place;  // x is u8 already, and all that windows meet
-  bool folds;     // y is u8, and its range and activation go into the layer's scale and bias
+  bool planes;          // x and y are channel by channel
+  bool in_place;        // x is u8 already, and all that windows meet
+  bool folds;           // y is u8, and its range and activation go into the layer's scale and bias
   int64_t value_bytes;  // of y
   int64_t slab_images, range_pieces;
   int64_t threads;
@@ -55,7 +55,7 @@ struct Plan {
   int64_t block_rows, k_blocks, gather_stride, lhs_stride;
   // Depthwise: columns of the image that a run of pixels meets.
   int64_t span, column_bytes;
-  int64_t tile_stride;  // elements, of results that are on their way to planes
+  int64_t tile_stride;      // elements, of results that are on their way to planes
   int64_t folded_channels;  // of which a ticket folds the scales and biases: a group's, or 64 of a depthwise layer
 
   int64_t images_bytes() const { return in_place ? 0 : aligned(slab_images * geometry.image_bytes() + kSlack); }
@@ -68,9 +68,7 @@ struct Plan {
   int64_t bytes() const { return kSlack + images_bytes() + ranges_bytes() + threads * slot_bytes(); }
 };
 
-bool is_limits(ek_activation activation) {
-  return activation == EK_NONE || activation == EK_RELU || activation == EK_RELU6;
-}
+bool is_limits(ek_activation activation) { return activation == EK_NONE || activation == EK_RELU || activation == EK_RELU6; }
 
 Plan plan_of(const edgekern::Kernels& kernels, const Conv2dLayout& layout, const Geometry& geometry, int64_t images,
              const ek_images& x, const ek_images& y, ek_activation activation, const ek_parallel* parallel) {
@@ -86,7 +84,8 @@ Plan plan_of(const edgekern::Kernels& kernels, const Conv2dLayout& layout, const
   plan.threads = thread_count(parallel);
   if (layout.depthwise()) {
     plan.block_rows = min_of(kRunPixels, geometry.out_width);
-    plan.span = (plan.block_rows - 1) * geometry.window.stride_w + (geometry.shape.kernel_w - 1) * geometry.window.dilation_w + 1;
+    plan.span =
+        (plan.block_rows - 1) * geometry.window.stride_w + (geometry.shape.kernel_w - 1) * geometry.window.dilation_w + 1;
     plan.column_bytes = layout.lanes().row_groups() * plan.span * 64 * layout.depth;
     plan.tile_stride = plan.folded_channels = 64;
     return plan;
@@ -178,7 +177,8 @@ int64_t quantize_rows(const Call& call, int64_t b, int64_t row, int64_t end, con
     if (call.x.dtype == EK_U8)
       memcpy(out + left * channels, static_cast<const uint8_t*>(call.x.data) + start, static_cast<size_t>(pixels * channels));
     else
-      call.kernels.int8_images.quantize(call.x.data, call.x.dtype, start, plane, pixels, channels, scale, out + left * channels);
+      call.kernels.int8_images.quantize(call.x.data, call.x.dtype, start, plane, pixels, channels, scale,
+                                        out + left * channels);
   }
   if (left + used < met)
     memset(out + (left + used) * channels, scale.zero_point, static_cast<size_t>((met - left - used) * channels));
@@ -266,7 +266,8 @@ void multiply_lanes(const Call& call, const Slot& slot, int64_t b, int64_t oy, i
   // The kernel counts channels of y from 0: the tile holds 64 from c0 on.
   Output output = output_at(call, slot, b, p0, 0);
   if (call.plan.planes) output.y = slot.tile - c0 * call.plan.value_bytes;
-  const float *rhs_scale = at<float>(call.layer.body, lanes.scale_offset()), *bias = at<float>(call.layer.body, lanes.bias_offset());
+  const float *rhs_scale = at<float>(call.layer.body, lanes.scale_offset()),
+              *bias = at<float>(call.layer.body, lanes.bias_offset());
   if (call.plan.folds) {
     fold(call, slot, scale.scale, rhs_scale + c0, bias + c0, call.plan.folded_channels);
     rhs_scale = slot.scale - c0;
@@ -365,9 +366,9 @@ ek_status geometry_of(const ek_conv2d_shape& shape, const ek_window* window, int
   *out = {shape, *window, height, width, 0, 0};
   ek_status status = ek_conv2d_output(&shape, window, height, width, &out->out_height, &out->out_width);
   if (status != EK_OK) return status;
-  for (double bytes : {1.0 * out->met_height() * out->met_width() * shape.in_channels,
-                       4.0 * images * height * width * shape.in_channels,
-                       4.0 * images * out->out_height * out->out_width * shape.out_channels})
+  for (double bytes :
+       {1.0 * out->met_height() * out->met_width() * shape.in_channels, 4.0 * images * height * width * shape.in_channels,
+        4.0 * images * out->out_height * out->out_width * shape.out_channels})
     if (bytes > 4e18) return EK_ERROR_SHAPE;
   return EK_OK;
 }
@@ -461,8 +462,16 @@ extern "C" ek_status ek_int8_conv2d(const ek_isa* isa, const void* packed, size_
 
   char* start = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(workspace) + 63) & ~uintptr_t{63});
   char* ranges = start + plan.images_bytes();
-  Call call{*kernels, layer,    plan, *x, *y, activation, parallel, reinterpret_cast<uint8_t*>(start),
-            reinterpret_cast<RowRange*>(ranges), ranges + plan.ranges_bytes()};
+  Call call{*kernels,
+            layer,
+            plan,
+            *x,
+            *y,
+            activation,
+            parallel,
+            reinterpret_cast<uint8_t*>(start),
+            reinterpret_cast<RowRange*>(ranges),
+            ranges + plan.ranges_bytes()};
   if (plan.in_place) call.images = static_cast<uint8_t*>(x->data);
   for (int64_t b = 0; b < images; b += plan.slab_images) {
     run_slab(call, min_of(plan.slab_images, images - b));

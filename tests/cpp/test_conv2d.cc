@@ -277,11 +277,12 @@ TEST_CASE("convolutions of f16 and bf16") {
             for (int64_t i = 0; i < c.x_size(); ++i) {
               int64_t channel = i / 81, y = i / 9 % 9, z = i % 9;
               float value = x[b * c.x_size() + i];
-              from[b * c.x_size() + place(order, 20, 9, 9, channel, y, z)] = dtype == EK_F16 ? f32_to_f16(value) : f32_to_bf16(value);
+              from[b * c.x_size() + place(order, 20, 9, 9, channel, y, z)] =
+                  dtype == EK_F16 ? f32_to_f16(value) : f32_to_bf16(value);
             }
           ek_images in = floats(from.data(), order, dtype), out = floats(to.data(), order, dtype);
-          std::vector<char> scratch(
-              ek_int8_conv2d_workspace_size(isa, packed.data(), packed.size, &c.window, c.images, 9, 9, &in, &out, EK_NONE, nullptr));
+          std::vector<char> scratch(ek_int8_conv2d_workspace_size(isa, packed.data(), packed.size, &c.window, c.images, 9, 9,
+                                                                  &in, &out, EK_NONE, nullptr));
           REQUIRE(ek_int8_conv2d(isa, packed.data(), packed.size, &c.window, c.images, 9, 9, &in, &out, EK_NONE, scratch.data(),
                                  scratch.size(), nullptr) == EK_OK);
           int64_t wrong = 0;
@@ -307,7 +308,8 @@ TEST_CASE("convolutions with given ranges, from and to u8") {
     std::vector<double> want;
     int64_t height, width;
     REQUIRE(ek_conv2d_output(&c.shape, &c.window, c.height, c.width, &height, &width) == EK_OK);
-    const int64_t in = c.shape.in_channels, out = c.shape.out_channels, group_in = c.group_in(), group_out = out / c.shape.groups;
+    const int64_t in = c.shape.in_channels, out = c.shape.out_channels, group_in = c.group_in(),
+                  group_out = out / c.shape.groups;
     for (int64_t b = 0; b < c.images; ++b)
       for (int64_t i = 0; i < height; ++i)
         for (int64_t j = 0; j < width; ++j)
@@ -332,8 +334,11 @@ TEST_CASE("convolutions with given ranges, from and to u8") {
             if (from == EK_U8)
               x.as<uint8_t>()[i] = q[i];
             else  // and beyond the range, which moves them to its ends
-              x.as<float>()[i] = x_scale * (static_cast<float>(q[i] - x_zero) + (q[i] == 255 ? 1e12f : q[i] == 0 ? -1e12f : 0.0f));
-          ek_images images{x.as<char>(), from, EK_NHWC, {x_scale, x_zero}}, results{y.as<char>(), to, EK_NHWC, {y_scale, y_zero}};
+              x.as<float>()[i] = x_scale * (static_cast<float>(q[i] - x_zero) + (q[i] == 255 ? 1e12f
+                                                                                 : q[i] == 0 ? -1e12f
+                                                                                             : 0.0f));
+          ek_images images{x.as<char>(), from, EK_NHWC, {x_scale, x_zero}},
+              results{y.as<char>(), to, EK_NHWC, {y_scale, y_zero}};
           size_t scratch_size = ek_int8_conv2d_workspace_size(isa, packed.data(), packed.size, &c.window, c.images, c.height,
                                                               c.width, &images, &results, EK_RELU, nullptr);
           Guarded scratch(scratch_size);

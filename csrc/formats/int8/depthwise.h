@@ -98,8 +98,8 @@ void depthwise(const DepthwiseArgs& a, int64_t oy, int64_t ox, int64_t pixels, i
   for (int64_t p = 0; p < pixels; p += kTilePixels) {
     const int64_t rows = min_of(kTilePixels, pixels - p);
     for (int64_t c = 0; c < channels; c += Isa::kLanes)
-      sum_lanes<Isa>(a, {a.columns + p * a.stride_w * kColumnBytes + c * kDepth, a.words + c0 + c, a.column_sum + c0 + c, tile + c,
-                         rows});
+      sum_lanes<Isa>(
+          a, {a.columns + p * a.stride_w * kColumnBytes + c * kDepth, a.words + c0 + c, a.column_sum + c0 + c, tile + c, rows});
     finish_tile({tile,
                  nullptr,
                  scale,

@@ -183,13 +183,13 @@ void add_block(const GemmArgs& g, int64_t block, int64_t rows, const int32_t* ti
 
 void finish_at(const GemmArgs& g, Finish finish_tile, int64_t m, int64_t rows, int64_t n0, int64_t panels, const int32_t* tile,
                const float* total) {
-  finish_tile({tile,
-               g.rhs.blocks > 1 ? total : nullptr,
-               g.lhs.scale + m,
-               g.rhs.scale + n0,
-               g.rhs.bias + n0,
-               {g.output.y, m * g.output.ld_y + n0, g.output.ld_y, rows, min_of(g.rhs.n - n0, panels * kPanelColumns),
-                g.output.u8}});
+  finish_tile(
+      {tile,
+       g.rhs.blocks > 1 ? total : nullptr,
+       g.lhs.scale + m,
+       g.rhs.scale + n0,
+       g.rhs.bias + n0,
+       {g.output.y, m * g.output.ld_y + n0, g.output.ld_y, rows, min_of(g.rhs.n - n0, panels * kPanelColumns), g.output.u8}});
 }
 
 template <class Isa>

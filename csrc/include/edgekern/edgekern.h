@@ -42,15 +42,15 @@ typedef enum ek_status EK_ENUM_TYPE {
   EK_ERROR_WORKSPACE = 8,     // workspace smaller than asked for
   EK_ERROR_VALUE = 9,         // a weight, scale, zero point or bias that is NaN, infinite or out of its format's range
   EK_ERROR_OUT_OF_MEMORY = 10,
-  EK_ERROR_ORDER = 11,  // packed for an ISA that reads another order of bytes; pack again for this one
-  EK_ERROR_FORM = 12,   // not one of the format's forms, not 1, 2, 4 or 8 channels, or a form that cannot hold this matrix
-  EK_ERROR_GROUP = 13,  // int4's group_size is not 32, 64 or 128
-  EK_ERROR_CLIP = 14,   // not one of ek_int4_clip
-  EK_ERROR_PARTS = 15,  // less than 1 or more than EK_MAX_PARTS layers in a call, or of different k, group_size or ranges
-  EK_ERROR_INDEX = 16,  // an index of a table that is negative or beyond its rows, or not one of ek_index
-  EK_ERROR_WINDOW = 17, // strides or dilations below 1, negative padding, or a kernel larger than the padded image
-  EK_ERROR_GROUPS = 18, // groups that do not divide both the channels in and out
-  EK_ERROR_IMAGES = 19  // not one of ek_image_order, x and y that differ in order or in float dtype, or a range that cannot be
+  EK_ERROR_ORDER = 11,   // packed for an ISA that reads another order of bytes; pack again for this one
+  EK_ERROR_FORM = 12,    // not one of the format's forms, not 1, 2, 4 or 8 channels, or a form that cannot hold this matrix
+  EK_ERROR_GROUP = 13,   // int4's group_size is not 32, 64 or 128
+  EK_ERROR_CLIP = 14,    // not one of ek_int4_clip
+  EK_ERROR_PARTS = 15,   // less than 1 or more than EK_MAX_PARTS layers in a call, or of different k, group_size or ranges
+  EK_ERROR_INDEX = 16,   // an index of a table that is negative or beyond its rows, or not one of ek_index
+  EK_ERROR_WINDOW = 17,  // strides or dilations below 1, negative padding, or a kernel larger than the padded image
+  EK_ERROR_GROUPS = 18,  // groups that do not divide both the channels in and out
+  EK_ERROR_IMAGES = 19   // not one of ek_image_order, x and y that differ in order or in float dtype, or a range that cannot be
 } ek_status;
 
 // English, static storage, never NULL.
@@ -294,8 +294,7 @@ EK_API size_t ek_int8_conv2d_workspace_size(const ek_isa* isa, const void* packe
 // The whole layer in one parallel region. height and width are x's. y has the order of x, and its dtype unless one is EK_U8.
 EK_API ek_status ek_int8_conv2d(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
                                 int64_t images, int64_t height, int64_t width, const ek_images* x, const ek_images* y,
-                                ek_activation activation, void* workspace, size_t workspace_size,
-                                const ek_parallel* parallel);
+                                ek_activation activation, void* workspace, size_t workspace_size, const ek_parallel* parallel);
 
 // ---------------------------------------------------------------------------------------------- int4 (W4A8)
 //
