@@ -104,8 +104,9 @@ def _pair(size: object) -> object:
 
 
 def _are_sizes(value: object, count: int, least: int) -> bool:
-    plain = isinstance(value, tuple) and len(value) == count
-    return plain and all(type(size) is int and size >= least for size in value)
+    if not isinstance(value, tuple) or len(value) != count:
+        return False
+    return all(type(size) is int and size >= least for size in value)
 
 
 def _beyond_limits(options: Mapping[str, Any]) -> str:
