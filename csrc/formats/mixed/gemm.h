@@ -1,7 +1,7 @@
 // f32 activations by packed weights: README.md says how.
 //
-// Register budgets. Few rows: rows x 16 channels x phases of sums, kMixedSums of them at most; the words of a unit; a weight and
-// an activation. More: kMixedRows x kMixedPanels panels of sums, the weights of one k, an activation: 12 x 32 is 24 + 2 + 1 of
+// Register budgets. Few rows: rows x 16 channels x phases of sums, and zero points, kMixedSums of both at most; the words of a
+// unit; a weight and an activation. More: kMixedRows x kMixedPanels panels of sums, the weights of one k, an activation: 12 x 32 is 24 + 2 + 1 of
 // AVX-512's 32 registers, 6 x 16 is 12 + 2 + 1 of AVX2's 16, and 24 + 4 + 1 of NEON's 32.
 #pragma once
 
@@ -84,7 +84,7 @@ void finish_at(const Args<Rhs>& g, Finish finish_tile, int64_t m, int64_t rows, 
 template <class Isa, int MR, class Source>
 void accumulate_few(const Args<typename Source::Rhs>& g, int64_t m, int64_t panel, float* total) {
   using F32 = typename Isa::F32;
-  constexpr int NV = kVectors<Isa>, kMost = Isa::kMixedSums / (NV * MR);
+  constexpr int NV = kVectors<Isa>, kMost = (Isa::kMixedSums - Source::kKept) / (NV * MR);
   constexpr int PH = kMost >= 4 ? 4 : kMost >= 2 ? 2 : 1;
   const int64_t stride = g.lhs.stride, padded_k = g.rhs.padded_k, group_size = Source::group_size(g.rhs);
   const float* x[MR];

@@ -46,6 +46,7 @@ struct Int8Weights {
   using F32 = typename Isa::F32;
   using Rhs = int8::RhsPanels;
   static constexpr bool kGroups = false;
+  static constexpr int kKept = 0;  // vectors that are kept for all of a group
   static constexpr int64_t kUnitBytes = kColumns * kUnit;
   const char* at;
 
@@ -83,6 +84,7 @@ struct Int4Weights {
   using F32 = typename Isa::F32;
   using Rhs = int4::RhsPanels;
   static constexpr bool kGroups = true;
+  static constexpr int kKept = kZeros ? kVectors<Isa> : 0;
   static constexpr int64_t kUnitBytes = kColumns * kUnit / 2;
   const char* at;
   const uint16_t* scale;  // of the next group
