@@ -159,6 +159,11 @@ struct Avx2Vectors {
   // ----------------------------------------------------------------------------------- weights to floats (formats/mixed)
   static constexpr int kMixedFewRows = 2, kMixedSums = 8, kMixedRows = 6, kMixedPanels = 1;
   static constexpr int64_t kMixedAhead = 1024;
+  // One instruction by hand: gcc 12 leaves some sums in a weight's register, and copies them back once a turn.
+  static EK_INLINE F32 fma_onto(F32 sum, F32 a, F32 b) {
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+    return sum;
+  }
   template <int kByte>
   static EK_INLINE F32 signed_byte(I32 words) {
     if constexpr (kByte < 3) words = _mm256_slli_epi32(words, 24 - 8 * kByte);
@@ -173,9 +178,8 @@ struct Avx2Vectors {
   }
   template <int kBit>
   static EK_INLINE F32 nibble_less(I32 words, I32 zero) {
-    if constexpr (kBit > 0) words = _mm256_srli_epi32(words, kBit);
-    if constexpr (kBit < 28) words = _mm256_and_si256(words, _mm256_set1_epi32(15));
-    return _mm256_cvtepi32_ps(_mm256_sub_epi32(words, zero));
+    if constexpr (kBit < 28) words = _mm256_slli_epi32(words, 28 - kBit);  // a mask has no register left
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_srli_epi32(words, 28), zero));
   }
 
   // ------------------------------------------------------------------------------- activations to u8, 32 a step

@@ -143,6 +143,7 @@ struct Avx512Vectors {
   // ----------------------------------------------------------------------------------- weights to floats (formats/mixed)
   static constexpr int kMixedFewRows = 3, kMixedSums = 16, kMixedRows = 12, kMixedPanels = 2;
   static constexpr int64_t kMixedAhead = 1024;
+  static EK_INLINE F32 fma_onto(F32 sum, F32 a, F32 b) { return fma(a, b, sum); }
   template <int kByte>
   static EK_INLINE F32 signed_byte(I32 words) {
     if constexpr (kByte < 3) words = _mm512_slli_epi32(words, 24 - 8 * kByte);

@@ -159,6 +159,7 @@ struct NeonVectors {
   // ----------------------------------------------------------------------------------- weights to floats (formats/mixed)
   static constexpr int kMixedFewRows = 2, kMixedSums = 8, kMixedRows = 6, kMixedPanels = 1;
   static constexpr int64_t kMixedAhead = 0;  // as kPrefetchBytes
+  static EK_INLINE F32 fma_onto(F32 sum, F32 a, F32 b) { return fma(a, b, sum); }
   template <int kByte>
   static EK_INLINE F32 signed_byte(I32 words) {
     if constexpr (kByte < 3) words = vshlq_n_s32(words, 24 - 8 * kByte);

@@ -182,6 +182,7 @@ struct ScalarVectors {
   // ----------------------------------------------------------------------------------- weights to floats (formats/mixed)
   static constexpr int kMixedFewRows = 2, kMixedSums = 8, kMixedRows = 2, kMixedPanels = 1;
   static constexpr int64_t kMixedAhead = 0;
+  static EK_INLINE F32 fma_onto(F32 sum, F32 a, F32 b) { return fma(a, b, sum); }
   template <int kByte>
   static EK_INLINE F32 signed_byte(I32 words) {
     return map<float>([&](int i) { return static_cast<float>(static_cast<int8_t>(words.lane[i] >> 8 * kByte)); });

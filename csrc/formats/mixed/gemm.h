@@ -108,7 +108,7 @@ void accumulate_few(const Args<typename Source::Rhs>& g, int64_t m, int64_t pane
         unroll<NV>([&](auto v) EK_LAMBDA_INLINE { w[v] = source.template weight<v, j>(words[v]); });
         unroll<MR>([&](auto r) EK_LAMBDA_INLINE {
           F32 a = Isa::set(x[r][i + j]);
-          unroll<NV>([&](auto v) EK_LAMBDA_INLINE { acc[j % PH][r][v] = Isa::fma(w[v], a, acc[j % PH][r][v]); });
+          unroll<NV>([&](auto v) EK_LAMBDA_INLINE { acc[j % PH][r][v] = Isa::fma_onto(acc[j % PH][r][v], w[v], a); });
         });
       });
       i += kUnit;
@@ -179,7 +179,7 @@ void accumulate_piece(const float* lhs, int64_t stride, int64_t depth, const flo
     unroll<NV>([&](auto v) EK_LAMBDA_INLINE { w[v] = Isa::load(piece + v * Isa::kLanes); });
     unroll<MR>([&](auto r) EK_LAMBDA_INLINE {
       F32 a = Isa::set(lhs[r * stride]);
-      unroll<NV>([&](auto v) EK_LAMBDA_INLINE { acc[r][v] = Isa::fma(w[v], a, acc[r][v]); });
+      unroll<NV>([&](auto v) EK_LAMBDA_INLINE { acc[r][v] = Isa::fma_onto(acc[r][v], w[v], a); });
     });
   }
   unroll<MR>([&](auto r) EK_LAMBDA_INLINE {

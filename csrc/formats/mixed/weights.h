@@ -4,6 +4,7 @@
 //   signed_byte<i>(words)             byte i as floats
 //   nibble_less_eight<bit>(words)     the nibble from that bit on, less 8, as floats
 //   nibble_less<bit>(words, zero)     the same, less a zero point of 0..15 in each lane
+//   fma_onto(sum, a, b)               sum + a * b, such that a loop of them keeps each sum in its register
 //   even_words(a, b), odd_words(a, b)    where a line is 8 k deep: words 0, 2, .. and 1, 3, .. of both
 //   kMixedFewRows, kMixedSums         how many rows are few, and the sums of theirs that fit in registers beside the rest
 //   kMixedRows, kMixedPanels          the tile of more
