@@ -330,18 +330,19 @@ def test_their_checkpoint_comes_back_byte_for_byte(name, tmp_path):
         assert read == (group[side] and QuantizationArgs.model_validate(group[side]).model_dump())
 
 
-def test_odd_sizes_are_packed_as_they_pack_them():
+@pytest.mark.parametrize("in_features", [32, 96])  # of one group, and of several
+def test_odd_sizes_are_packed_as_they_pack_them(in_features):
     torch.manual_seed(0)
     for out_features in (1, 5, 8, 13):
-        layer = ek.nn.Int4Linear.from_linear(torch.nn.Linear(96, out_features), ek.Int4(32))
+        layer = ek.nn.Int4Linear.from_linear(torch.nn.Linear(in_features, out_features), ek.Int4(32))
         from edgekern.checkpoint.compressed import parts_of
 
         parts, own = parts_of(layer), layer.state_dict()
-        values = ek.ops.int4_unpair(own["weight"], 96).to(torch.int8) - 8
+        values = ek.ops.int4_unpair(own["weight"], in_features).to(torch.int8) - 8
         assert torch.equal(parts["weight_packed"], pack_to_int32(values, 4))
         zero = own["weight_zero"].to(torch.int8) - 8
         assert torch.equal(parts["weight_zero_point"], pack_to_int32(zero, 4, packed_dim=0))
-        assert parts["weight_shape"].tolist() == [out_features, 96]
+        assert parts["weight_shape"].tolist() == [out_features, in_features]
 
 
 def test_odd_columns_of_int8_are_packed_as_they_pack_them():

@@ -130,7 +130,9 @@ def _bytes(words: Tensor, count: int) -> Tensor:
 
 def _words(rows: Tensor) -> Tensor:
     """Rows of bytes as int32 words, ended by zeros."""
-    return pad(rows, (0, -rows.shape[1] % 4)).contiguous().view(torch.int32)
+    even = pad(rows, (0, -rows.shape[1] % 4))
+    # Through one dimension: of a single row, the stride may be anything, and view looks at it.
+    return even.reshape(-1).view(torch.int32).view(len(even), -1)
 
 
 def _int4(stored: StoredAs, parts: Mapping[str, Tensor], in_features: int, name: str) -> Tensor:
