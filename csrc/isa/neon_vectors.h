@@ -146,14 +146,13 @@ struct NeonVectors {
     v[1] = vreinterpretq_s32_s16(vzip2q_s16(a, b));
   }
 
-  // Named first: clang's vst2q_u8 is a macro, which would take a braced list apart.
   static EK_INLINE void join_rows(const uint8_t* const (&rows)[2], int64_t at, uint8_t* out) {
-    uint8x16x2_t joined = {{vld1q_u8(rows[0] + at), vld1q_u8(rows[1] + at)}};
-    vst2q_u8(out, joined);
+    uint8x16x2_t v{{vld1q_u8(rows[0] + at), vld1q_u8(rows[1] + at)}};
+    vst2q_u8(out, v);
   }
   static EK_INLINE void join_rows(const uint8_t* const (&rows)[4], int64_t at, uint8_t* out) {
-    uint8x16x4_t joined = {{vld1q_u8(rows[0] + at), vld1q_u8(rows[1] + at), vld1q_u8(rows[2] + at), vld1q_u8(rows[3] + at)}};
-    vst4q_u8(out, joined);
+    uint8x16x4_t v{{vld1q_u8(rows[0] + at), vld1q_u8(rows[1] + at), vld1q_u8(rows[2] + at), vld1q_u8(rows[3] + at)}};
+    vst4q_u8(out, v);
   }
 
   // ----------------------------------------------------------------------------------- weights to floats (formats/mixed)

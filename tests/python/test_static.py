@@ -23,7 +23,7 @@ RANGE = (0.0078125, 100)  # of -0.78 to 1.21
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @quick
-@given(m=st.integers(1, 20), k=sizes, scale=st.floats(2.0**-10, 1.0, width=32), zero=st.integers(0, 255), seed=seeds)
+@given(m=st.integers(1, 20), k=sizes, scale=st.floats(2**-10, 1.0, width=32), zero=st.integers(0, 255), seed=seeds)
 def test_rows_are_rounded_by_the_range_and_saturate(isa, dtype, m, k, scale, zero, seed):
     x = np.random.default_rng(seed).standard_normal((m, k), np.float32) * 10
     array, name, values = as_dtype(x, dtype)
