@@ -21,7 +21,7 @@ cross-test-torch-2.10.0: ARM_CPU := max,sve=off
 ARM_PYTHON := --root $(CROSS)/root --path $(CROSS)/package --path $(CROSS)/site
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --only-binary :all:
 UV_ARM := $(UV) --python-platform aarch64-manylinux_2_28 --python-version 3.11
-TORCHLESS_TESTS := $(addprefix tests/python/test_,kernels.py kernels_linear.py kernels_process.py static.py int4.py floats.py embedding.py)
+TORCHLESS_TESTS := $(addprefix tests/python/test_,kernels.py kernels_linear.py kernels_process.py static.py int4.py floats.py embedding.py mixed.py)
 TORCH_TESTS := $(addprefix tests/python/test_,torch_ops.py int4_ops.py floats_ops.py embedding_ops.py module.py convert.py::test_every_linear_of_a_model)
 
 # The demo's model is a local folder; nothing may be looked up on a hub.

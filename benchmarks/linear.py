@@ -8,6 +8,7 @@ Usage:
     python benchmarks/linear.py --quick                a taste, in about a minute
     python benchmarks/linear.py --cells '128x*' --rivals torch-fp32 --threads 2
     python benchmarks/linear.py --weights int4
+    python benchmarks/linear.py --rivals edgekern-float --rivals torch-fp32 -o floats.jsonl
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ RIVALS = {
     ),
     Weights.INT4: ("onnxruntime-int4", "openvino-int4"),
 }
+# Our layers whose activations stay floats, and what they are compared with: in no table.
+ON_REQUEST = {Weights.INT8: ("edgekern-float",), Weights.INT4: ("edgekern-int4-float", "torch-fp32", "torch-bf16")}
 BENCHMARK = {Weights.INT8: "linear", Weights.INT4: "int4"}  # which results are rendered as
 LIMITS = ("peak-int8", "read-bandwidth")
 
@@ -88,7 +91,7 @@ def main(
     tier: Tier = None,
     output: Output = None,
 ) -> None:
-    chosen = choose_rivals(rivals, RIVALS[weights])
+    chosen = choose_rivals(rivals, RIVALS[weights], ON_REQUEST[weights])
     if quick:
         rounds, seconds = min(rounds, 3), min(seconds, 0.03)
     plan = Plan(

@@ -36,12 +36,16 @@ def choose_cells(cells: Sequence[dict[str, Any]], patterns: Sequence[str]) -> li
     return [cell for cell in cells if any(fnmatch.fnmatch(cell["name"], pattern) for pattern in patterns)]
 
 
-def choose_rivals(asked: Sequence[str] | None, known: Sequence[str]) -> list[str]:
-    """The rivals to run: all by default, none for ["none"]. Raises BadParameter for a name not in `known`."""
+def choose_rivals(asked: Sequence[str] | None, known: Sequence[str], on_request: Sequence[str] = ()) -> list[str]:
+    """The rivals to run: all known by default, none for ["none"]. Those `on_request` run where they are asked for.
+
+    Raises BadParameter for any other name.
+    """
     if asked == ["none"]:
         return []
-    if unknown := set(asked or ()) - set(known):
-        raise typer.BadParameter(f"rivals: expected some of {', '.join(known)}, got {', '.join(sorted(unknown))}")
+    names = [*known, *on_request]
+    if unknown := set(asked or ()) - set(names):
+        raise typer.BadParameter(f"rivals: expected some of {', '.join(names)}, got {', '.join(sorted(unknown))}")
     return list(asked or known)
 
 

@@ -21,11 +21,13 @@ GRAPH_KINDS = ("fp32", "int8-static")
 # A language model: its layers, and with "-head" the output head too.
 LM_KINDS = ("int8", "int8-head", "int4", "int4-head")
 
-# name -> "module:class" or "module:class:argument".
+# name -> "module:class" or "module:class:argument", of which there may be several.
 # Modules are imported in the subject's own process only: each brings its own thread pool.
 SUBJECTS: dict[str, str] = {
     "edgekern": "rivals.linear_edgekern:EdgekernLinear:Int8",
     "edgekern-int4": "rivals.linear_edgekern:EdgekernLinear:Int4",
+    "edgekern-float": "rivals.linear_edgekern:EdgekernLinear:Int8:float",
+    "edgekern-int4-float": "rivals.linear_edgekern:EdgekernLinear:Int4:float",
     **{f"edgekern-{form}": f"rivals.sparse_edgekern:EdgekernForm:{form}" for form in FORMS},
     **{f"edgekern-int4-{form}": f"rivals.sparse_edgekern:EdgekernInt4:{form}" for form in INT4_FORMS},
     **{f"edgekern-f32-{count}": f"rivals.sparse_edgekern:EdgekernF32:{count}" for count in FLOAT_CHANNELS},

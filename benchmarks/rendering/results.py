@@ -39,8 +39,11 @@ class Cell:
 
     def best_rival(self) -> tuple[str, float] | None:
         """The fastest of the others, and its median seconds."""
-        not_rivals = (self.ours, OURS, FLOOR)
-        rivals = [(record["median_s"], name) for name, record in self.timings.items() if name not in not_rivals]
+        rivals = [
+            (record["median_s"], name)
+            for name, record in self.timings.items()
+            if name not in (self.ours, FLOOR) and not name.startswith(OURS)
+        ]
         return min(rivals)[::-1] if rivals else None
 
     def ahead(self) -> float | None:

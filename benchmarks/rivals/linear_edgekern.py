@@ -12,13 +12,13 @@ from rivals.linear_torch import TorchLinear, torch_linear
 
 
 class EdgekernLinear(TorchLinear):
-    """A layer of the scheme that is called so, by its defaults."""
+    """A layer of the scheme that is called so, by its defaults but for the activations."""
 
     packages: ClassVar[tuple[str, ...]] = ("edgekern", "torch")
 
-    def __init__(self, threads: int, scheme: str) -> None:
+    def __init__(self, threads: int, scheme: str, activations: str = "dynamic") -> None:
         super().__init__(threads)
-        self._scheme: ek.Int8 | ek.Int4 = getattr(ek, scheme)()
+        self._scheme: ek.Int8 | ek.Int4 = getattr(ek, scheme)(activations=activations)
         if scheme == "Int4":
             self.largest_error = 0.15  # of normal variates, four bits leave a tenth
 

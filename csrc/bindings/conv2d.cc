@@ -45,7 +45,8 @@ size_t dense_packed_size(int64_t out_channels, int64_t in_channels, int64_t grou
   size_t size = ek_int8_conv2d_packed_size(isa_of(isa), EK_INT8_DENSE, &shape, nullptr, nullptr);
   if (size > 0) return size;
   throw py::value_error(text("a convolution of ", in_channels, " channels in, ", out_channels, " out, ", groups, " groups, ",
-                             kernel_h, " x ", kernel_w, " cannot be packed: at least 1 each, groups that divide both, and at "
+                             kernel_h, " x ", kernel_w,
+                             " cannot be packed: at least 1 each, groups that divide both, and at "
                              "most 2^24 weights a channel"));
 }
 
@@ -107,7 +108,8 @@ py::tuple unpack(const py::object& packed_object) {
                                        parallel);
         }),
         "int8_conv2d_unpack");
-  return py::make_tuple(q.attr("transpose")(0, 3, 1, 2).attr("copy")("C"), scale, layer.has_bias ? py::object(bias) : py::none());
+  return py::make_tuple(q.attr("transpose")(0, 3, 1, 2).attr("copy")("C"), scale,
+                        layer.has_bias ? py::object(bias) : py::none());
 }
 
 }  // namespace

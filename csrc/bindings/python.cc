@@ -13,6 +13,7 @@
 #include "floats.h"
 #include "int4.h"
 #include "int8.h"
+#include "mixed.h"
 #include "status.h"
 #include "threads.h"
 #include "torch_ops.h"
@@ -99,4 +100,5 @@ PYBIND11_MODULE(_core, core) {
   edgekern::bind_floats(core);
   edgekern::bind_embedding(core);
   edgekern::bind_conv2d(core);
+  edgekern::bind_mixed(core);
 }

@@ -1,4 +1,4 @@
-// The torch ops edgekern::int8_linear, int4_linear, f32_linear and f16_linear, and int8_linear_2, _3, int4_linear_2, _3 of several
+// The torch ops edgekern::*_linear, one a format and kind of activations, and int8_linear_2, _3, int4_linear_2, _3 of several
 // layers that read the same x: check their tensors, lend the library torch's memory and threads, make y. Those of embeddings are
 // in torch_embedding.cc, that of convolutions in torch_conv2d.cc.
 #include "torch_ops.h"
@@ -116,6 +116,18 @@ constexpr Format kInt8{{"int8", "int8_linear", "int8_pack", describe_int8}, int8
 
 size_t int4_workspace(int64_t, int64_t m, int64_t k) { return ek_int4_workspace_size(nullptr, m, k); }
 constexpr Format kInt4{{"int4", "int4_linear", "int4_pack", describe_int4}, int4_workspace, ek_int4_linears};
+
+// The same packed matrices by activations that stay floats.
+template <auto kWorkspaceSize>
+size_t mixed_workspace(int64_t, int64_t m, int64_t k) {
+  return kWorkspaceSize(nullptr, m, k);
+}
+constexpr Format kInt8Float{{"int8", "int8_float_linear", "int8_pack", describe_int8},
+                            mixed_workspace<ek_int8_float_workspace_size>,
+                            one_by_one<ek_int8_float_linear>};
+constexpr Format kInt4Float{{"int4", "int4_float_linear", "int4_pack", describe_int4},
+                            mixed_workspace<ek_int4_float_workspace_size>,
+                            one_by_one<ek_int4_float_linear>};
 
 template <auto kDescribe>
 ek_status describe_floats(const void* packed, size_t size, Shape* shape) {
@@ -298,6 +310,8 @@ void register_torch_ops(const std::unordered_map<std::string, uintptr_t>& symbol
   define_linear<kInt4>(fragment);
   define_linear<kInt4, 2>(fragment);
   define_linear<kInt4, 3>(fragment);
+  define_linear<kInt8Float>(fragment);
+  define_linear<kInt4Float>(fragment);
   define_linear<kF32>(fragment);
   define_linear<kF16>(fragment);
   define_embeddings(fragment);

@@ -156,6 +156,32 @@ struct Avx2Vectors {
     store_16(out + 48, _mm_unpackhi_epi16(high01, high23));
   }
 
+  // ----------------------------------------------------------------------------------- weights to floats (formats/mixed)
+  static constexpr int kMixedFewRows = 2, kMixedSums = 8, kMixedRows = 6, kMixedPanels = 1;
+  static constexpr int64_t kMixedAhead = 1024;
+  // One instruction by hand: gcc 12 leaves some sums in a weight's register, and copies them back once a turn.
+  static EK_INLINE F32 fma_onto(F32 sum, F32 a, F32 b) {
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+    return sum;
+  }
+  template <int kByte>
+  static EK_INLINE F32 signed_byte(I32 words) {
+    if constexpr (kByte < 3) words = _mm256_slli_epi32(words, 24 - 8 * kByte);
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(words, 24));
+  }
+  // Its highest bit flipped, a nibble less 8 is in two's complement: once for all eight of a word.
+  template <int kBit>
+  static EK_INLINE F32 nibble_less_eight(I32 words) {
+    words = _mm256_xor_si256(words, _mm256_set1_epi32(static_cast<int32_t>(0x88888888)));
+    if constexpr (kBit < 28) words = _mm256_slli_epi32(words, 28 - kBit);
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(words, 28));
+  }
+  template <int kBit>
+  static EK_INLINE F32 nibble_less(I32 words, I32 zero) {
+    if constexpr (kBit < 28) words = _mm256_slli_epi32(words, 28 - kBit);  // a mask has no register left
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_srli_epi32(words, 28), zero));
+  }
+
   // ------------------------------------------------------------------------------- activations to u8, 32 a step
   using Bytes = __m256i;
   static constexpr int kParts = 4;

@@ -140,6 +140,28 @@ struct Avx512Vectors {
     return turn_bytes(_mm512_permutex2var_epi32(_mm512_castsi256_si512(low), by_rows, _mm512_castsi256_si512(high)));
   }
 
+  // ----------------------------------------------------------------------------------- weights to floats (formats/mixed)
+  static constexpr int kMixedFewRows = 3, kMixedSums = 16, kMixedRows = 12, kMixedPanels = 2;
+  static constexpr int64_t kMixedAhead = 1024;
+  static EK_INLINE F32 fma_onto(F32 sum, F32 a, F32 b) { return fma(a, b, sum); }
+  template <int kByte>
+  static EK_INLINE F32 signed_byte(I32 words) {
+    if constexpr (kByte < 3) words = _mm512_slli_epi32(words, 24 - 8 * kByte);
+    return _mm512_cvtepi32_ps(_mm512_srai_epi32(words, 24));
+  }
+  // vpermps looks at the low four bits of a lane alone.
+  template <int kBit>
+  static EK_INLINE F32 nibble_less_eight(I32 words) {
+    if constexpr (kBit > 0) words = _mm512_srli_epi32(words, kBit);
+    return _mm512_permutexvar_ps(words, _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7));
+  }
+  template <int kBit>
+  static EK_INLINE F32 nibble_less(I32 words, I32 zero) {
+    if constexpr (kBit > 0) words = _mm512_srli_epi32(words, kBit);
+    const F32 table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_sub_ps(_mm512_permutexvar_ps(words, table), _mm512_cvtepi32_ps(zero));
+  }
+
   // ------------------------------------------------------------------------------- activations to u8, 16 a part
   struct Bytes {
     __m128i part[4];

@@ -230,6 +230,34 @@ struct Kernels {
 
 }  // namespace int4
 
+// int8 or int4 weights by activations that stay floats; formats/mixed/README.md.
+namespace mixed {
+
+struct LhsRows {
+  float* data;     // rows of f32, zeros beyond k
+  int64_t stride;  // floats a row
+  int64_t rows;    // of a slab: the kernel is chosen by them, not by a ticket's, or threads would change the order of sums
+};
+
+template <class Rhs>
+struct Args {
+  LhsRows lhs;
+  Rhs rhs;
+  Output output;
+};
+
+struct Kernels {
+  int64_t rows;  // tile rows: M is best split at multiples of this
+  // Rows [m0, m1) of lhs, found at `x` with row 0 first, into out, with zeros from k to padded_k.
+  void (*load)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t padded_k, int64_t m0, int64_t m1,
+               const LhsRows& out);
+  // y[m0..m1) x panels [p0, p1), of the dense forms.
+  void (*gemm_int8)(const Args<int8::RhsPanels>& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);
+  void (*gemm_int4)(const Args<int4::RhsPanels>& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);
+};
+
+}  // namespace mixed
+
 // Weights that stay floats: f32 and f16.
 namespace floats {
 
@@ -269,6 +297,7 @@ struct Kernels {
   int8::BlockKernels int8_blocks;
   int8::BlockKernels int8_csr;  // groups of one channel alone
   int4::Kernels int4;
+  mixed::Kernels mixed;
   floats::Kernels<float> f32;
   floats::Kernels<uint16_t> f16;
   int64_t (*peak_int8_macs)(int64_t steps);

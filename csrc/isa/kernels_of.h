@@ -14,6 +14,7 @@
 #include "formats/int8/quantize.h"
 #include "formats/int8/row.h"
 #include "formats/int8/spmm.h"
+#include "formats/mixed/gemm.h"
 #include "isa/kernels.h"
 
 namespace edgekern {
@@ -79,6 +80,10 @@ constexpr Kernels kernels_of() {
                .gemm_bitmap = int4::gemm<Int4, int4::BitmapRaw>,
                .gemm_bitmap_2 = int4::gemm<Int4, int4::PairRaw>,
                .read_row = int4::read_row<Int4>},
+      .mixed = {.rows = Isa::kMixedRows,
+                .load = mixed::load_rows<Isa>,
+                .gemm_int8 = mixed::gemm_int8<Isa>,
+                .gemm_int4 = mixed::gemm_int4<Isa, Int4::kOrder.line_depth>},
       .f32 = {.name = Isa::kF32SpmmName,
               .lhs_bytes = sizeof(typename F32Tile::Word),
               .narrowest = F32Tile::kLanes,

@@ -155,6 +155,31 @@ struct NeonVectors {
     vst4q_u8(out, v);
   }
 
+  // ----------------------------------------------------------------------------------- weights to floats (formats/mixed)
+  static constexpr int kMixedFewRows = 2, kMixedSums = 8, kMixedRows = 6, kMixedPanels = 1;
+  static constexpr int64_t kMixedAhead = 0;  // as kPrefetchBytes
+  static EK_INLINE F32 fma_onto(F32 sum, F32 a, F32 b) { return fma(a, b, sum); }
+  template <int kByte>
+  static EK_INLINE F32 signed_byte(I32 words) {
+    if constexpr (kByte < 3) words = vshlq_n_s32(words, 24 - 8 * kByte);
+    return vcvtq_f32_s32(vshrq_n_s32(words, 24));
+  }
+  // Its highest bit flipped, a nibble less 8 is in two's complement: once for all eight of a word.
+  template <int kBit>
+  static EK_INLINE F32 nibble_less_eight(I32 words) {
+    words = veorq_s32(words, vdupq_n_s32(static_cast<int32_t>(0x88888888)));
+    if constexpr (kBit < 28) words = vshlq_n_s32(words, 28 - kBit);
+    return vcvtq_f32_s32(vshrq_n_s32(words, 28));
+  }
+  template <int kBit>
+  static EK_INLINE F32 nibble_less(I32 words, I32 zero) {
+    if constexpr (kBit > 0) words = vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(words), kBit));
+    if constexpr (kBit < 28) words = vandq_s32(words, vdupq_n_s32(15));
+    return vcvtq_f32_s32(vsubq_s32(words, zero));
+  }
+  static EK_INLINE I32 even_words(I32 a, I32 b) { return vuzp1q_s32(a, b); }
+  static EK_INLINE I32 odd_words(I32 a, I32 b) { return vuzp2q_s32(a, b); }
+
   // ------------------------------------------------------------------------------- activations to u8, 16 a step
   using Bytes = uint8x16_t;
   static constexpr int kParts = 4;

@@ -179,6 +179,23 @@ struct ScalarVectors {
       for (int d = 0; d < 4; ++d) out[4 * c + d] = rows[d][at + c];
   }
 
+  // ----------------------------------------------------------------------------------- weights to floats (formats/mixed)
+  static constexpr int kMixedFewRows = 2, kMixedSums = 8, kMixedRows = 2, kMixedPanels = 1;
+  static constexpr int64_t kMixedAhead = 0;
+  static EK_INLINE F32 fma_onto(F32 sum, F32 a, F32 b) { return fma(a, b, sum); }
+  template <int kByte>
+  static EK_INLINE F32 signed_byte(I32 words) {
+    return map<float>([&](int i) { return static_cast<float>(static_cast<int8_t>(words.lane[i] >> 8 * kByte)); });
+  }
+  template <int kBit>
+  static EK_INLINE F32 nibble_less_eight(I32 words) {
+    return map<float>([&](int i) { return static_cast<float>((words.lane[i] >> kBit & 15) - 8); });
+  }
+  template <int kBit>
+  static EK_INLINE F32 nibble_less(I32 words, I32 zero) {
+    return map<float>([&](int i) { return static_cast<float>((words.lane[i] >> kBit & 15) - zero.lane[i]); });
+  }
+
   // ------------------------------------------------------------------------------- activations to u8, 32 a step
   static constexpr int kParts = 4;
   struct Bytes {

@@ -44,7 +44,7 @@
 //   kPeakChains         independent products that keep the multiplier busy
 //   opaque(lhs)         keeps the compiler from hoisting work on lhs out of a loop
 //
-//   and for int4: what formats/int4/lines.h lists
+//   and for int4: what formats/int4/lines.h lists; for int8 and int4 weights by floats, formats/mixed/weights.h
 //
 //   and for f32 weights with zeros (formats/f32):
 //   f32_vectors(R)      width of a tile in vectors, for blocks of R output channels

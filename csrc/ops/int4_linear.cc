@@ -75,7 +75,7 @@ extern "C" ek_status ek_int4_linears(const ek_isa* isa, const ek_part* parts, in
   panels::Slab slab = int4::slab_of(kernels, m, k);
   if (workspace_size < slab.bytes()) return EK_ERROR_WORKSPACE;
   for (int64_t i = 0; i < found; ++i) layers[i].args.lhs = slab.at(workspace);
-  panels::run_rows(kernels.lhs, slab, m, k, layers, found, parallel,
+  panels::run_rows(kernels.lhs.rows, slab.rows, m, k, layers, found, parallel,
                    [&](int64_t start, int64_t m0, int64_t m1, const int8::LhsRows& rows) {
                      const char* from = static_cast<const char*>(lhs) + start * ld_lhs * bytes_of(dtype);
                      kernels.quantize(from, dtype, ld_lhs, k, layouts[0].group_size, m0, m1, rows);

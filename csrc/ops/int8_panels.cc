@@ -29,7 +29,7 @@ void run_panels(const edgekern::Kernels& kernels, const Part* parts, int64_t cou
     const PanelGemm matrix = panel_gemm(kernels, parts[i].packed, parts[i].layout);
     layers[i] = {{slab.at(workspace), matrix.rhs, parts[i].output}, matrix.gemm};
   }
-  panels::run_rows(kernels.int8.lhs, slab, m, k, layers, count, parallel,
+  panels::run_rows(kernels.int8.lhs.rows, slab.rows, m, k, layers, count, parallel,
                    [&](int64_t start, int64_t m0, int64_t m1, const LhsRows& lhs) {
                      read_rows(kernels.int8, input.from_row(start), k, m0, m1, lhs);
                    });

@@ -62,7 +62,7 @@ struct Layer {
   int64_t panels() const { return ceil_div(args.rhs.n, int8::kPanelColumns); }
 };
 
-// read(m0, m1) quantises rows of lhs.
+// read(m0, m1) quantises rows of lhs, or brings them in whatever form the layers' kernels multiply.
 template <class Layer, class Read>
 void run_slab(int64_t tile_rows, int64_t rows, int64_t k, const Layer* layers, int64_t count, const ek_parallel* parallel,
               const Read& read) {
@@ -95,15 +95,15 @@ void run_slab(int64_t tile_rows, int64_t rows, int64_t k, const Layer* layers, i
       });
 }
 
-// All rows of a call, slab by slab: read(m, m0, m1, lhs) quantises rows of the slab that starts at m. The layers' outputs are
-// moved on from slab to slab.
+// All rows of a call, by slabs of so many: read(m, m0, m1, lhs) quantises rows of the slab that starts at m. The layers' outputs
+// are moved on from slab to slab.
 template <class Layer, class Read>
-void run_rows(const int8::RowLayout& kernels, const Slab& slab, int64_t m, int64_t k, Layer* layers, int64_t count,
+void run_rows(int64_t tile_rows, int64_t slab_rows, int64_t m, int64_t k, Layer* layers, int64_t count,
               const ek_parallel* parallel, const Read& read) {
-  for (int64_t start = 0; start < m; start += slab.rows) {
-    run_slab(kernels.rows, min_of(slab.rows, m - start), k, layers, count, parallel,
+  for (int64_t start = 0; start < m; start += slab_rows) {
+    run_slab(tile_rows, min_of(slab_rows, m - start), k, layers, count, parallel,
              [&](int64_t m0, int64_t m1) { read(start, m0, m1, layers->args.lhs); });
-    for (int64_t i = 0; i < count; ++i) layers[i].args.output = from_row(layers[i].args.output, slab.rows);
+    for (int64_t i = 0; i < count; ++i) layers[i].args.output = from_row(layers[i].args.output, slab_rows);
   }
 }
 

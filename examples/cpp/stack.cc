@@ -29,8 +29,9 @@ Layer layer_of(const json& record, size_t place) {
   if (record.at("names") != json::array({name}))
     throw std::runtime_error("layer " + name + " is called " + record.at("names").dump() +
                              ": the model is not a plain stack of int8 layers; save one as export.py does");
-  if (record.at("scheme").at("format") != "int8")
-    throw std::runtime_error("layer " + name + " is " + record.at("scheme").dump() + ", expected int8");
+  const auto& scheme = record.at("scheme");
+  if (scheme.at("format") != "int8" || scheme.value("activations", "dynamic") != "dynamic")
+    throw std::runtime_error("layer " + name + " is " + scheme.dump() + ", expected int8");
   Layer layer;
   layer.name = name;
   layer.in_features = record.at("in_features");

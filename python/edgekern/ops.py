@@ -2,6 +2,8 @@
 
 ``int8_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
 ``int4_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
+``int8_float_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
+``int4_float_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
 ``f32_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
 ``f16_linear(Tensor x, Tensor packed, SymInt out_features, int activation) -> Tensor``
 ``int8_embedding(Tensor indices, Tensor packed, SymInt embedding_dim, int dtype) -> Tensor``
@@ -206,7 +208,8 @@ for _op, _fake in (("int8_conv2d", _fake_conv2d), ("int8_conv2d_static", _fake_c
     _library.impl(_op, torch.library.fallthrough_kernel, "Autograd")
     torch.library.register_fake(f"edgekern::{_op}", _fake)
 
-_OPS = {"int8_linear": (1, 2, 3), "int4_linear": (1, 2, 3), "f32_linear": (1,), "f16_linear": (1,)}
+_ALONE = ("int8_float_linear", "int4_float_linear", "f32_linear", "f16_linear")
+_OPS = {"int8_linear": (1, 2, 3), "int4_linear": (1, 2, 3), **dict.fromkeys(_ALONE, (1,))}
 for _op, _count in ((op, count) for op, counts in _OPS.items() for count in counts):
     # The ops have no backward, and their kernels say so themselves. Without this line torch's fallback for ops that
     # know no autograd runs before every call: it costs half a microsecond and would let a backward pass go through with

@@ -7,9 +7,9 @@ from edgekern import Float16, Float32, Int4, Int8
 from edgekern.nn import NATIVE_LINEARS, NativeLinear, forms
 from edgekern.nn.forms import Timing
 
-KINDS = ("int8", "int4", "int4 zero", "f32", "f32 plain", "f16")
+KINDS = ("int8", "int8 float", "int4", "int4 zero", "int4 float", "f32", "f32 plain", "f16")
 """Native layers by how they hold their weights: int4 without and with zero points; plain is what an F32Linear does
-where packing does not pay."""
+where packing does not pay. After int8 and int4, "float" is what their activations stay."""
 
 
 class OwnForward(nn.Linear):
@@ -84,8 +84,10 @@ def make_layer(in_features=70, out_features=33, bias=True, dtype=torch.float32, 
 def make_scheme(kind):
     return {
         "int8": Int8(),
+        "int8 float": Int8(activations="float"),
         "int4": Int4(symmetric=True, clip="mse"),
         "int4 zero": Int4(group_size=32),
+        "int4 float": Int4(group_size=32, activations="float"),
         "f32": Float32(channels=1),
         "f32 plain": Float32(),
         "f16": Float16(channels=1),

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -17,7 +18,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import linear  # noqa: E402
 import render  # noqa: E402
 from harness import subject, table, worker  # noqa: E402
-from harness.command import choose_cells  # noqa: E402
+from harness.command import choose_cells, choose_rivals  # noqa: E402
 from harness.machine import LoadMeter, cpu_slug, describe_machine  # noqa: E402
 from harness.process import Worker, WorkerError  # noqa: E402
 from harness.tier import tier_environment  # noqa: E402
@@ -220,12 +221,24 @@ def test_nibbles_are_two_to_a_byte_the_first_of_them_low() -> None:
 
 
 def test_weights_choose_the_rivals() -> None:
-    subjects = {name for weights in linear.Weights for name in (*linear.OURS[weights], *linear.RIVALS[weights])}
+    lists = (linear.OURS, linear.RIVALS, linear.ON_REQUEST)
+    subjects = {name for weights in linear.Weights for names in lists for name in names[weights]}
     assert subjects <= set(subject.SUBJECTS)
     assert set(linear.BENCHMARK.values()) <= set(render.SECTIONS) & set(render.CHARTS)
 
 
-@pytest.mark.parametrize(("name", "error", "bits"), [("edgekern", 0.02, 8), ("edgekern-int4", 0.15, 4)])
+def test_some_rivals_run_where_they_are_asked_for_alone() -> None:
+    assert choose_rivals(None, ("a", "b"), ("c",)) == ["a", "b"]
+    assert choose_rivals(["c", "a"], ("a", "b"), ("c",)) == ["c", "a"]
+    assert choose_rivals(["none"], ("a", "b"), ("c",)) == []
+    with pytest.raises(typer.BadParameter, match="expected some of a, b, c, got d"):
+        choose_rivals(["d"], ("a", "b"), ("c",))
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "bits"),
+    [("edgekern", 0.02, 8), ("edgekern-int4", 0.15, 4), ("edgekern-float", 0.01, 8), ("edgekern-int4-float", 0.15, 4)],
+)
 def test_our_layers_are_what_convert_makes(name: str, error: float, bits: int) -> None:
     threads = torch.get_num_threads()
     ours = subject.load_subject(name, 1)

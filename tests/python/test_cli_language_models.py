@@ -84,6 +84,23 @@ def test_quantize_calibrates_where_the_configuration_says_so(folder, tmp_path):
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "again")), logits(expected))
 
 
+def test_quantize_with_activations_that_stay_floats(folder, tmp_path):
+    file, out, theirs = tmp_path / "rules.toml", tmp_path / "out", tmp_path / "theirs"
+    file.write_text(RULES + '_default = { format = "int4", group_size = 32, activations = "float" }\n')
+    floats = ek.Int4(group_size=32, activations="float")
+    for output, layout in ((out, "edgekern"), (theirs, "compressed-tensors")):
+        done = invoke("quantize", str(folder), "--config", str(file), "-o", str(output), "--layout", layout)
+        assert done.exit_code == 0, done.output
+        config = read_config(output / "edgekern.toml")
+        assert config == read_config(file)
+        assert config.rules["_default"] == floats
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert model.model.layers[1].self_attn.q_proj.scheme == floats
+    assert model.model.layers[1].mlp.up_proj.scheme == ek.Int8(rows=(1, 64))
+    written = [invoke("generate", str(path), "-p", "w1 w2 w3", "-n", "12").stdout for path in (out, theirs)]
+    assert written[0] == written[1]
+
+
 def test_layouts_are_written_and_read_by_every_command(folder, quantized, tmp_path):
     theirs, ours = tmp_path / "theirs", tmp_path / "ours"
     for source, output, given in (

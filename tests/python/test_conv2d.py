@@ -307,6 +307,7 @@ def test_options_that_were_changed_after_it_was_made_count():
         ({"activation": "tanh"}, "activation: expected one of none, relu"),
         ({"dtype": torch.float64}, "dtype: expected torch.float32"),
         ({"scheme": Int8(form="blocks_4")}, "'blocks_4' is not for convolutions yet; they have measured, dense"),
+        ({"scheme": Int8(activations="float")}, "Int8Conv2d: activations='float' is for linear layers"),
         ({"scheme": Int8(form="bitmap"), "groups": 4}, "'bitmap' is for convolutions of one group, and it has 4"),
     ],
 )

@@ -221,6 +221,18 @@ def test_forms_without_convolutions_leave_them_alone(form):
     assert type(model[1]) is Int8Linear
 
 
+def test_convolutions_whose_activations_would_stay_floats_are_left_alone():
+    scheme = Int8(activations="float")
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Linear(8, 8))
+    conv, linear = convert_(model, scheme).rows
+    reason = "activations='float' is for linear layers; weight-only convolutions are not there yet"
+    assert (conv.reason, conv.activations) == (reason, "")
+    assert (linear.reason, linear.activations) == ("", "float")
+    assert (type(model[0]), type(model[1])) == (nn.Conv2d, Int8Linear)
+    with pytest.raises(ConvertError, match=r"'0' is named but cannot be converted: .*weight-only convolutions"):
+        convert_(nn.Sequential(nn.Conv2d(4, 4, 1)), PerLayer({"0": scheme}))
+
+
 def test_a_subclass_without_a_forward_of_its_own_is_converted():
     convert_(model := nn.Sequential(NoForward(4, 4, 1)), Int8())
     assert type(model[0]) is Int8Conv2d

@@ -166,8 +166,10 @@ def test_dynamo_and_export_see_one_operator(make, kind):
     ops = torch.ops.edgekern
     operators = {
         "int8": ops.int8_linear,
+        "int8 float": ops.int8_float_linear,
         "int4": ops.int4_linear,
         "int4 zero": ops.int4_linear,
+        "int4 float": ops.int4_float_linear,
         "f32": ops.f32_linear,
         "f32 plain": torch.ops.aten.linear,
         "f16": ops.f16_linear,

@@ -107,7 +107,7 @@ def test_any_nibble_survives_whatever_stands_for_zero(zero):
 INT8_CHOSEN = {"packed", "packed_few", "choice", "_few_elements", "shared", "input_range"}
 INT4_CHOSEN = {"packed", "choice", "shared"}
 F32_CHOSEN = {"packed", "choice", "_plain", "shared"}
-CHOSEN = [INT8_CHOSEN, *[INT4_CHOSEN] * 2, *[F32_CHOSEN] * 3]
+CHOSEN = [*[INT8_CHOSEN] * 2, *[INT4_CHOSEN] * 3, *[F32_CHOSEN] * 3]
 
 
 @pytest.mark.parametrize(("kind", "chosen"), list(zip(KINDS, CHOSEN, strict=True)))

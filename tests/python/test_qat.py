@@ -29,7 +29,10 @@ from edgekern.nn import QATLinear
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SCHEMES = [Int8(), Int4(32), Int4(64, symmetric=True), Int4(128, clip="mse"), Int4(32, symmetric=True, clip="mse")]
+SCHEMES = [
+    *(Int8(), Int4(32), Int4(64, symmetric=True), Int4(128, clip="mse"), Int4(32, symmetric=True, clip="mse")),
+    *(Int8(activations="float"), Int4(32, activations="float")),
+]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -100,6 +103,15 @@ def test_rows_that_are_not_finite_are_nan_and_no_others():
     assert torch.allclose(y[0], model(x[:1])[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("scheme", [Int8(activations="float"), Int4(32, activations="float")], ids=repr)
+def test_rows_stay_as_they_are_where_activations_do(scheme):
+    model, x = layer(scheme), rows(4, 70)
+    x[:, 3] *= 1e4  # rounded to eight bits, the others would be gone
+    assert torch.equal(model(x), F.linear(x, model.rounded_weight(), model.bias))
+    x[1, 3] = float("nan")
+    assert model(x).isnan().all(1).tolist() == [False, True, False, False]
+
+
 def test_inputs_of_any_shape():
     model = layer(Int4(32))
     assert model(rows(70)).shape == (33,)
@@ -120,7 +132,7 @@ def test_gradients_are_those_of_the_rounded_values(scheme, dtype):
     eye = nn.Sequential(nn.Linear(70, 70, bias=False))
     with torch.no_grad():
         eye[0].weight.copy_(torch.eye(70))
-        convert_(eye, Int8())
+        convert_(eye, Int8(activations=scheme.activations))
         seen = eye(x.float().detach())  # the rows as the kernels see them
         wanted = g.float() @ model.rounded_weight(), g.float().t() @ seen, g.float().sum(0)
     for gradient, right in zip((x.grad, model.weight.grad, model.bias.grad), wanted, strict=True):
@@ -394,10 +406,14 @@ def test_preparing_again_changes_nothing_and_for_another_is_refused():
     assert torch.equal(model(data), y)
     with pytest.raises(QATError, match=r"prepared to train for Int4\(.*\), not for Int8\(\).*undo_qat_\(model\) first"):
         ek.prepare_qat_(model, Int8())
+    with pytest.raises(QATError, match=r"not for Int4\(group_size=32, activations='float'\)"):
+        ek.prepare_qat_(model, Int4(32, activations="float"))
 
 
 @pytest.mark.parametrize(
-    "config", [Int8(), Int4(64), Int4(32, clip="mse"), Float32(), PerLayer({"re:.*": Int8()})], ids=repr
+    "config",
+    [Int8(), Int4(64), Int4(32, clip="mse"), Int4(32, activations="float"), Float32(), PerLayer({"re:.*": Int8()})],
+    ids=repr,
 )
 def test_converting_to_what_it_was_not_prepared_for_is_refused(config):
     model = nn.Sequential(Block(), nn.Linear(16, 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,7 +35,8 @@ def test_the_scale_of_smoothquant_is_that_of_the_paper(monkeypatch):
         assert torch.allclose(new, old * factor, rtol=1e-5)
 
 
-def test_awq_takes_the_best_of_its_scales():
+@pytest.mark.parametrize("to", [INT4, replace(INT4, activations="float")], ids=repr)
+def test_awq_takes_the_best_of_its_scales(to):
     """By the outputs that the converted layers really have."""
     torch.manual_seed(0)
     rows = torch.randn(200, WIDTH)
@@ -46,17 +48,17 @@ def test_awq_takes_the_best_of_its_scales():
     def cost(scale):
         scaled = nn.Sequential(nn.Linear(WIDTH, 24, bias=False))
         scaled[0].weight.data = weight * scale
-        convert_(scaled, INT4)
+        convert_(scaled, to)
         with torch.no_grad():
             return float((scaled(watcher.rows / scale) - watcher.rows @ weight.T).square().sum())
 
     tried = [scales.strength_scale(watcher.mean_size(), i / 10) for i in range(10)]
-    best = scales.find_scale(AWQ(INT4, steps=10), [(weight, INT4)], watcher)
+    best = scales.find_scale(AWQ(to, steps=10), [(weight, to)], watcher)
     costs = [cost(scale) for scale in tried]
     assert torch.equal(best, tried[costs.index(min(costs))])
     assert min(costs) < 0.5 * costs[0]
     assert torch.allclose(tried[0], torch.ones(WIDTH))
-    assert scales.find_scale(AWQ(INT4, steps=1), [(weight, INT4)], watcher) is None
+    assert scales.find_scale(AWQ(to, steps=1), [(weight, to)], watcher) is None
 
 
 def test_silent_channels_keep_their_scale():
@@ -178,6 +180,12 @@ def test_schemes_become_data_and_back(scheme):
         ),
         (lambda: SmoothQuant(Int8), TypeError, "SmoothQuant: to must be .* got the class Int8"),
         (lambda: AWQ(steps=0), ValueError, "AWQ: steps must be 1 or more, got 0"),
+        (
+            lambda: SmoothQuant(Int8(activations="float")),
+            ValueError,
+            r"SmoothQuant: activations must be rounded, got to=Int8\(activations='float'\); use AWQ or GPTQ",
+        ),
+        (lambda: SmoothQuant(GPTQ(Int4(activations="float"))), ValueError, "SmoothQuant: activations must be rounded"),
         (lambda: SmoothQuant(alpha=1.5), ValueError, "SmoothQuant: alpha must be 0 to 1, got 1.5"),
         (lambda: SmoothQuant(bias_correction=1), TypeError, "SmoothQuant: bias_correction must be a bool, got int"),
     ],

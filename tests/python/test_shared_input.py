@@ -127,6 +127,19 @@ def test_only_layers_of_one_format_go_together():
     assert ek.share_inputs_(dense) == ()
 
 
+def test_layers_whose_activations_stay_floats_go_alone(calls):
+    torch.manual_seed(0)
+    model = Attention().eval()
+    ek.convert_(model, ek.PerLayer({"k_proj": ek.Int8(activations="float"), "_default": ek.Int8()}))
+    x = torch.randn(24, 48)
+    with torch.no_grad():
+        expected = model(x)
+        assert ek.share_inputs_(model) == (("q_proj", "v_proj"),)
+        assert same(expected, model(x))
+    assert calls == ["int8_linear_2"]
+    assert pair(Attention, ek.Int4(activations="float"))[2] == ()
+
+
 def test_layers_that_turn_out_to_have_other_inputs_part(calls):
     model, shared, _ = pair(Attention, ek.Int8())
     x, other = torch.randn(24, 48), torch.randn(26, 48)

@@ -212,6 +212,15 @@ EK_API ek_status ek_int8_matmul_s32(const ek_isa* isa, const void* packed, size_
                                     int64_t ld_q, const int32_t* zero_point, int32_t* acc, int64_t ld_acc, void* workspace,
                                     size_t workspace_size, const ek_parallel* parallel);
 
+// The layer with activations that stay floats: y = act( rhs_scale[n] * sum_k lhs[m][k] * w[n][k]  + bias[n] ). packed is of
+// EK_INT8_DENSE, else EK_ERROR_FORM. Sums are f32, in an order that depends on the ISA and on m:
+//   |y - exact| <= (k + 4) * 2^-23 * (rhs_scale[n] * sum_k |lhs[m][k] * w[n][k]| + |bias[n]|)
+// before activation. NaN and Inf in a row reach all of its outputs. The number of threads changes no bit.
+EK_API size_t ek_int8_float_workspace_size(const ek_isa* isa, int64_t m, int64_t k);
+EK_API ek_status ek_int8_float_linear(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m, const void* lhs,
+                                      ek_dtype dtype, int64_t ld_lhs, void* y, int64_t ld_y, ek_activation activation,
+                                      void* workspace, size_t workspace_size, const ek_parallel* parallel);
+
 // Rows of the matrix as floats, what an embedding does: y[i][k] = scale[indices[i]] * w[indices[i]][k], rounded once to f32 and
 // once more to dtype. packed is of EK_INT8_DENSE, else EK_ERROR_FORM; its bias has no part in it. All indices are looked at
 // before the first row is read: on EK_ERROR_INDEX y is as it was.
@@ -357,6 +366,12 @@ EK_API ek_status ek_int4_linear(const ek_isa* isa, const void* packed, size_t pa
 EK_API ek_status ek_int4_linears(const ek_isa* isa, const ek_part* parts, int64_t count, int64_t m, const void* lhs,
                                  ek_dtype dtype, int64_t ld_lhs, ek_activation activation, void* workspace,
                                  size_t workspace_size, const ek_parallel* parallel);
+
+// As ek_int8_float_linear, y = act( sum_k lhs[m][k] * scale[n][g] * (w[n][k] - zero[n][g])  + bias[n] ), with the same bound.
+EK_API size_t ek_int4_float_workspace_size(const ek_isa* isa, int64_t m, int64_t k);
+EK_API ek_status ek_int4_float_linear(const ek_isa* isa, const void* packed, size_t packed_size, int64_t m, const void* lhs,
+                                      ek_dtype dtype, int64_t ld_lhs, void* y, int64_t ld_y, ek_activation activation,
+                                      void* workspace, size_t workspace_size, const ek_parallel* parallel);
 
 // As ek_int8_embedding, y[i][k] = scale[n][g] * (w[n][k] - zero[n][g]) with n = indices[i], which f32 holds exactly.
 EK_API ek_status ek_int4_embedding(const ek_isa* isa, const void* packed, size_t packed_size, int64_t count,

@@ -6,7 +6,7 @@ They are checked when made, compare by value, and turn into JSON-ready dictionar
 from __future__ import annotations
 
 from edgekern.config.calibrated import AWQ, GPTQ, Calibrated, Migrating, SmoothQuant
-from edgekern.config.formats import DYNAMIC, STATIC, Float16, Float32, Int4, Int8
+from edgekern.config.formats import DYNAMIC, FLOAT, STATIC, Float16, Float32, Int4, Int8
 from edgekern.config.per_layer import Config, PerLayer, check_config, needing_data
 from edgekern.config.prune import CALIBRATED_METHODS, PRUNE_METHODS, PRUNE_SCOPES, Prune, parse_pattern
 from edgekern.config.read import config_from_dict, scheme_from_dict
@@ -18,6 +18,7 @@ __all__ = [
     "AWQ",
     "CALIBRATED_METHODS",
     "DYNAMIC",
+    "FLOAT",
     "GPTQ",
     "MEASURED",
     "PRUNE_METHODS",

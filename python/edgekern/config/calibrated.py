@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from edgekern.config.checks import check_count, check_number, kind_of
-from edgekern.config.formats import Int4, Int8
+from edgekern.config.formats import FLOAT, Int4, Int8
 from edgekern.config.scheme import Scheme
 
 _INT4, _INT8 = Int4(), Int8()
@@ -150,13 +150,13 @@ class SmoothQuant(Migrating):
     from a channel that is much larger than the others.
 
     Attributes:
-        to: as in ``AWQ``.
+        to: as in ``AWQ``, with activations that are rounded.
         alpha: how much of what sticks out moves into the weights: 0 to 1.
         bias_correction: as in ``GPTQ``.
 
     Raises:
         TypeError: an option of another type.
-        ValueError: an alpha beyond 0 to 1.
+        ValueError: an alpha beyond 0 to 1; activations that stay floats.
     """
 
     format: ClassVar[str] = "smoothquant"
@@ -167,6 +167,8 @@ class SmoothQuant(Migrating):
 
     def __post_init__(self) -> None:
         self._check()
+        if self.target.activations == FLOAT:
+            raise ValueError(f"SmoothQuant: activations must be rounded, got to={self.to!r}; use AWQ or GPTQ")
         check_number("alpha", self.alpha, 1, "SmoothQuant")
 
     def migrates_like(self, other: Scheme) -> bool:

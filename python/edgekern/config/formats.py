@@ -10,8 +10,8 @@ from edgekern.config.checks import check_choice, check_number, kind_of, settled_
 from edgekern.config.scheme import MEASURED, Scheme
 from edgekern.kernels import F32_CHANNELS, FORMS, INT4_CLIPS, INT4_FORMS, INT4_GROUP_SIZES
 
-DYNAMIC, STATIC = "dynamic", "static"
-"""Activations that are rounded by each row's own range, and by one range for all rows."""
+DYNAMIC, STATIC, FLOAT = "dynamic", "static", "float"
+"""Activations that are rounded by each row's own range, by one range for all rows, and not at all."""
 RANGES = ("minmax", "percentile", "mse")
 """How that one range is found."""
 _PERCENTILE = 99.99
@@ -36,7 +36,10 @@ class Int8(Scheme):
         packings: 1, or 2 for two forms of the weights in memory where that is faster: one for few rows, one for many.
         activations: ``"dynamic"``: each row is rounded by its own range, found while the layer runs. ``"static"``: all
             by one range, which ``convert_(..., data=...)`` finds. That saves a look through the rows at every call, and
-            costs accuracy where rows differ in size; what lies beyond the range saturates.
+            costs accuracy where rows differ in size; what lies beyond the range saturates. ``"float"``: not at all, for
+            layers whose activations do not bear rounding: weights are made floats while they are multiplied, and sums
+            are float32. As fast where reading weights takes the time, with few rows; with many it is a float32 layer's
+            speed. Weights are then packed in the dense form, pruned or not. Convolutions are left alone.
         ranges: how a static range is found. ``"minmax"`` covers all values of the data. ``"percentile"`` covers
             ``percentile`` percent of them and leaves out as many at either end (Wu et al. 2020, arXiv 2004.09602).
             ``"mse"`` is the range of the lowest expected squared error: a twelfth of the step's square for a value
@@ -61,10 +64,14 @@ class Int8(Scheme):
 
     def __post_init__(self) -> None:
         check_choice("form", self.form, (MEASURED, *FORMS), "Int8")
+        _check_activations(self.activations, (DYNAMIC, STATIC, FLOAT), self.form, "Int8")
         object.__setattr__(self, "rows", settled_rows(self.rows, "Int8"))
         if self.packings not in (1, 2) or isinstance(self.packings, bool):
             raise ValueError(f"Int8: packings must be 1 or 2, got {self.packings!r}")
-        check_choice("activations", self.activations, (DYNAMIC, STATIC), "Int8")
+        if self.packings == 2 and self.activations == FLOAT:
+            raise ValueError(
+                "Int8: packings=2 is for activations that are rounded; with 'float' there is one form to pack"
+            )
         check_choice("ranges", self.ranges, RANGES, "Int8")
         check_number("percentile", self.percentile, math.inf, "Int8")
         if not 50 < self.percentile <= 100:
@@ -108,6 +115,7 @@ class Int4(Scheme):
             does so for the sum of |error|^(3/4), which lets few weights be far off for the sake of the others, by
             half-quadratic steps on the scale and zero point (Badri and Shaji 2023); when ``symmetric``, on the scale
             alone. What either does to the model's own error is another matter: measure it.
+        activations: ``"dynamic"`` or ``"float"``, as in :class:`Int8`.
 
     Raises:
         TypeError: an option of another type.
@@ -122,6 +130,7 @@ class Int4(Scheme):
     form: str = MEASURED
     rows: tuple[int, ...] | int = (1, 16, 128)
     clip: str = "none"
+    activations: str = DYNAMIC
 
     def __post_init__(self) -> None:
         if type(self.group_size) is not int or self.group_size not in INT4_GROUP_SIZES:
@@ -132,6 +141,14 @@ class Int4(Scheme):
         check_choice("form", self.form, (MEASURED, *INT4_FORMS), "Int4")
         object.__setattr__(self, "rows", settled_rows(self.rows, "Int4"))
         check_choice("clip", self.clip, tuple(INT4_CLIPS), "Int4")
+        _check_activations(self.activations, (DYNAMIC, FLOAT), self.form, "Int4")
+
+
+def _check_activations(activations: str, known: tuple[str, ...], form: str, scheme: str) -> None:
+    """ValueError unless these activations are known, and run on weights of this form."""
+    check_choice("activations", activations, known, scheme)
+    if activations == FLOAT and form not in (MEASURED, "dense"):
+        raise ValueError(f"{scheme}: activations='float' needs the dense form, got form={form!r}; leave form out")
 
 
 @dataclass(frozen=True, repr=False)

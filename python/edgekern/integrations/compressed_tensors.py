@@ -19,7 +19,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from edgekern.checkpoint import CheckpointMismatchError
 from edgekern.checkpoint.compressed import CompressedConfig, StoredTensor, parts_of, stored_tensors
-from edgekern.config import Config, PerLayer, Scheme
+from edgekern.config import DYNAMIC, FLOAT, Config, PerLayer, Scheme
+from edgekern.config.checks import check_choice
 from edgekern.integrations.saving import MOST_BYTES, write_model
 from edgekern.integrations.transformers import LOCAL, EdgekernQuantizer, adopt_
 from edgekern.loading import CompressedLayers, StoredLayers, compressed_settings, records_of
@@ -32,31 +33,41 @@ class ScalesRoundedWarning(UserWarning):
 
 
 def load_compressed(
-    folder: str | os.PathLike[str], dtype: Any = "auto", model_class: Any = AutoModelForCausalLM
+    folder: str | os.PathLike[str],
+    dtype: Any = "auto",
+    model_class: Any = AutoModelForCausalLM,
+    activations: str | None = None,
 ) -> PreTrainedModel:
     """A model of compressed-tensors, its integers on native kernels, in eval mode.
 
     Read are ``pack-quantized`` and ``int-quantized``: int4 by groups of a multiple of 32, by output channel or tensor,
     symmetric or not, and symmetric int8 by output channel or tensor; activations floats, or 8 bits found while it
-    runs. They are 8 bits here, by row, in either case. Static ranges of the activations of int8 layers, one a layer,
-    stay what they are. Integers and zero points stay what they are. Scales of int8
-    become float32, those of int4 float16, which holds all but the tiniest bfloat16 ones; where it rounds, a warning
-    says by how much, and beyond 2^-11 of an output channel's largest scale nothing is read. ``save_pretrained`` saves
-    the model in edgekern's own layout, :func:`save_compressed` in theirs.
+    runs, which here are found by row, or by a static range, one a layer, which stays what it is. Integers and zero
+    points stay what they are. Scales of int8 become float32, those of int4 float16, which holds all but the tiniest
+    bfloat16 ones; where it rounds, a warning says by how much, and beyond 2^-11 of an output channel's largest scale
+    nothing is read. ``save_pretrained`` saves the model in edgekern's own layout, :func:`save_compressed` in theirs.
 
     Args:
         folder: on this machine, with ``config.json`` and safetensors files.
         dtype: of what is not converted, ``"auto"`` for the stored one.
         model_class: what has ``from_pretrained``.
+        activations: ``"float"`` or ``"dynamic"`` for all layers, in place of what the checkpoint says of each.
+            ``"dynamic"`` takes less time for many rows (tokens), as of a prompt, and rounds what W4A16 and W8A16 do
+            not.
 
     Raises:
+        ValueError: other activations.
         OSError: no model that transformers knows in ``folder``.
         CheckpointError: one of its subclasses says what is wrong: files that are missing, no safetensors files, or
             changed; a configuration that is none; layers that are not the model's, or that no kernel here multiplies.
         ConvertError: tensors are missing.
     """
+    if activations is not None:
+        check_choice("activations", activations, (DYNAMIC, FLOAT), "load_compressed")
     config = AutoConfig.from_pretrained(folder, **LOCAL)
     stored = CompressedConfig.from_dict(getattr(config, "quantization_config", None))
+    if activations is not None:
+        stored = stored.with_activations(activations)
     reader = _Reader(stored, stored_tensors(folder))
     del config.quantization_config  # or transformers would take its own way
     model, info = model_class.from_pretrained(
@@ -79,9 +90,11 @@ def load_compressed(
 def save_compressed(model: PreTrainedModel, folder: str | os.PathLike[str], most_bytes: int = MOST_BYTES) -> None:
     """Saves a converted model as compressed-tensors writes them and vLLM reads them, layer by layer.
 
-    Int8 layers become ``int-quantized`` with 8-bit activations, found while it runs or static as they are here, int4
-    layers ``pack-quantized`` of weights alone. Converted tables and convolutions are stored as floats, which their
-    readers have. No value changes; what is not converted is stored as it is. The package itself is not needed.
+    Int8 layers become ``int-quantized`` with 8-bit activations, found while it runs or static as they are here; those
+    whose activations stay floats, and int4 layers in any case, ``pack-quantized`` of weights alone. So it does not say
+    which of the two an int4 layer's activations are, and :func:`load_compressed` takes them for floats. Converted
+    tables and convolutions are stored as floats, which their readers have. No value changes; what is not converted is
+    stored as it is. The package itself is not needed.
 
     Args:
         model: with ``Int8`` and ``Int4`` layers.

@@ -44,6 +44,7 @@ from edgekern.kernels.int8 import (
     int8_quantize_lhs,
 )
 from edgekern.kernels.machine import cpu, default_isa, isas
+from edgekern.kernels.mixed import int4_float_linear, int8_float_linear
 from edgekern.kernels.packed import ACTIVATIONS
 
 __all__ = [
@@ -69,11 +70,13 @@ __all__ = [
     "form_code",
     "get_num_threads",
     "int4_embedding",
+    "int4_float_linear",
     "int4_form_code",
     "int4_linear",
     "int4_pack",
     "int4_quantize",
     "int8_embedding",
+    "int8_float_linear",
     "int8_linear",
     "int8_matmul",
     "int8_pack",

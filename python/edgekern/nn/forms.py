@@ -50,11 +50,14 @@ class Choice:
     """Share of the weights that are zero."""
     timings: tuple[Timing, ...] = ()
     """What was measured; empty when nothing had to be."""
+    note: str = ""
+    """Why nothing was, where zeros could have been left out."""
 
     def describe(self) -> str:
         """What was chosen, and how it compares: ``blocks_4 (1.1/2.9x dense at 1/128 rows)``."""
         forms = [self.form] if not self.few else [f"{self.few} up to {self.few_rows} rows", self.form]
-        return ", ".join(forms) + (f" ({self.compare()})" if self.timings else "")
+        said = self.compare() if self.timings else self.note
+        return ", ".join(forms) + (f" ({said})" if said else "")
 
     def compare(self) -> str:
         """How the form that was measured best compares with the dense one, whether it was taken or not."""
@@ -105,6 +108,12 @@ class Weights(Protocol):
 
     def ready(self, form: str, copies: int) -> Sequence[Call]:
         """Packs, and gives what computes the layer, as often as asked and each from a copy of its own."""
+
+
+def dense_for_floats(weights: Weights, form: str) -> Choice:
+    """The packing of a layer whose activations stay floats: its kernels know the dense form alone."""
+    note = "zeros are multiplied: activations stay floats" if form == MEASURED else ""
+    return Choice(zeros=weights.zeros, note=note)
 
 
 def choose(weights: Weights, form: str, rows: tuple[int, ...] | int, packings: int = 1) -> Choice:

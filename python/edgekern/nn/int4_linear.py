@@ -13,22 +13,23 @@ from torch import Tensor
 
 from edgekern import ops
 from edgekern._lib import core
-from edgekern.config import DYNAMIC, MEASURED, Int4
+from edgekern.config import FLOAT, MEASURED, Int4
 from edgekern.kernels import INT4_FORMS, default_isa
-from edgekern.nn.forms import DENSE, Call, choose
+from edgekern.nn.forms import DENSE, Call, choose, dense_for_floats
 from edgekern.nn.memory import copies_of
 from edgekern.nn.native_layer import empty_bytes
 from edgekern.nn.native_linear import NativeLinear
 
 # Looked up once: going through torch.ops at every call would cost as much as a small layer.
 _int4_linear = torch.ops.edgekern.int4_linear.default
+_int4_float_linear = torch.ops.edgekern.int4_float_linear.default
 
 _SURE_TO_FIT = 458_000  # 7 times the largest float16: below it in magnitude, no weight needs a larger scale
 _ROWS_AT_ONCE = 256  # that weights are widened by: whole, they would take more room than the dense layer does
 
 
 class Int4Linear(NativeLinear):
-    """``nn.Linear`` on 4-bit weights and 8-bit activations; see :class:`NativeLinear` for arguments and use.
+    """``nn.Linear`` on 4-bit weights; see :class:`NativeLinear` for arguments and use.
 
     A state dict holds ``weight`` uint8 ``[out_features, ceil(in_features / 2)]``, two weights a byte, the one of the
     lower input feature in the low half, ``weight_scale`` float16 ``[out_features, groups]``, ``weight_zero`` uint8
@@ -50,17 +51,19 @@ class Int4Linear(NativeLinear):
 
     def alone(self, input: Tensor) -> Tensor:
         """What ``forward`` gives, computed by a call of this layer's own."""
-        return _int4_linear(input, self.packed, self.out_features, self._activation_code)
+        op = _int4_float_linear if self.scheme.activations == FLOAT else _int4_linear
+        return op(input, self.packed, self.out_features, self._activation_code)
 
     @property
     def kernels(self) -> tuple[str, ...]:
         """The kernels that may run it: for many rows of input, for few."""
-        return tuple(f"{self.format}_{name}_{default_isa()}" for name in ("gemm", "gemv"))
+        infix = "_float" if self.activations == FLOAT else ""
+        return tuple(f"{self.format}{infix}_{name}_{default_isa()}" for name in ("gemm", "gemv"))
 
     @property
     def activations(self) -> str:
-        """Each row by its own range."""
-        return DYNAMIC
+        """How its inputs are rounded: as the scheme says."""
+        return self.scheme.activations
 
     @property
     def dense_packed_size(self) -> int:
@@ -138,7 +141,10 @@ class Int4Linear(NativeLinear):
         return _Weights(tensors["weight"], tensors["weight_scale"], zero, self.in_features, self.scheme.group_size)
 
     def _pack_into(self, weights: _Weights, bias: Tensor | None, packed: Tensor | None = None) -> None:
-        choice = choose(weights, self.scheme.form, self.scheme.rows)
+        if self.activations == FLOAT:
+            choice = dense_for_floats(weights, self.scheme.form)
+        else:
+            choice = choose(weights, self.scheme.form, self.scheme.rows)
         if choice.form not in (DENSE, self.scheme.form):
             packed = None  # a smaller form was chosen
         self.packed = weights.pack(choice.form, None if bias is None else bias.detach().float(), packed)

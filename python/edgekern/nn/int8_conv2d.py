@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgekern import ops
 from edgekern._lib import core
-from edgekern.config import MEASURED, STATIC, Int8, Scheme
+from edgekern.config import FLOAT, MEASURED, STATIC, Int8, Scheme
 from edgekern.kernels import Range, default_isa
 from edgekern.nn import input_range
 from edgekern.nn.convolution import (
@@ -189,6 +189,8 @@ class Int8Conv2d(NativeLayer):
     @classmethod
     def obstacle_in_form(cls, scheme: Int8, options: Mapping[str, Any]) -> str:
         """Why a convolution with these options cannot be packed as ``scheme`` says; empty when it can."""
+        if scheme.activations == FLOAT:
+            return "activations='float' is for linear layers; weight-only convolutions are not there yet"
         known = (MEASURED, *cls.FORMS)
         if scheme.form not in known:
             return f"the form {scheme.form!r} is not for convolutions yet; they have {', '.join(known)}"

@@ -12,20 +12,21 @@ from torch import Tensor
 
 from edgekern import ops
 from edgekern._lib import core
-from edgekern.config import MEASURED, STATIC, Int8
+from edgekern.config import FLOAT, MEASURED, STATIC, Int8
 from edgekern.kernels import FORMS, Range, default_isa
 from edgekern.nn import input_range
-from edgekern.nn.forms import DENSE, Call, choose
+from edgekern.nn.forms import DENSE, Call, choose, dense_for_floats
 from edgekern.nn.memory import copies_of
 from edgekern.nn.native_layer import empty_bytes
 from edgekern.nn.native_linear import NativeLinear
 
 # Looked up once: going through torch.ops at every call would cost as much as a small layer.
 _int8_linear = torch.ops.edgekern.int8_linear.default
+_int8_float_linear = torch.ops.edgekern.int8_float_linear.default
 
 
 class Int8Linear(NativeLinear):
-    """``nn.Linear`` on 8-bit weights and activations; see :class:`NativeLinear` for arguments and use.
+    """``nn.Linear`` on 8-bit weights; see :class:`NativeLinear` for arguments and use.
 
     The weights may be packed a second time (``packed_few``), when the scheme allows it, for calls of few rows. A state
     dict holds ``weight`` int8 ``[out_features, in_features]``, ``weight_scale`` float32 ``[out_features, 1]`` and
@@ -57,6 +58,8 @@ class Int8Linear(NativeLinear):
     def alone(self, input: Tensor) -> Tensor:
         """What ``forward`` gives, computed by a call of this layer's own."""
         packed = self.packed
+        if self.scheme.activations == FLOAT:
+            return _int8_float_linear(input, packed, self.out_features, self._activation_code)
         if self.packed_few is not None and input.numel() <= self._few_elements:
             packed = self.packed_few
         return _int8_linear(input, packed, self.out_features, self._activation_code)
@@ -64,6 +67,8 @@ class Int8Linear(NativeLinear):
     @property
     def kernels(self) -> tuple[str, ...]:
         """The kernels that may run it: for many rows of input, for few."""
+        if self.activations == FLOAT:
+            return tuple(f"{self.format}_float_{name}_{default_isa()}" for name in ("gemm", "gemv"))
         names = ("spmm",) if self.choice.form.startswith(("blocks", "csr")) else ("gemm", "gemv")
         return tuple(f"{self.format}_{name}_{default_isa()}" for name in names)
 
@@ -126,11 +131,15 @@ class Int8Linear(NativeLinear):
     def _pack_into(
         self, q: Tensor, scale: Tensor, bias: Tensor | None, given: Range | None, packed: Tensor | None = None
     ) -> None:
+        scheme, forms = self.scheme, _Forms(q, given)
         if (given is None) == (self.activations == STATIC):
-            raise ValueError(f"with {self.scheme!r} input_range must {'' if given is None else 'not '}be given")
-        choice = choose(_Forms(q, given), self.scheme.form, self.scheme.rows, self.scheme.packings)
+            raise ValueError(f"with {scheme!r} input_range must {'' if given is None else 'not '}be given")
+        if self.activations == FLOAT:
+            choice = dense_for_floats(forms, scheme.form)
+        else:
+            choice = choose(forms, scheme.form, scheme.rows, scheme.packings)
         scale, bias = scale.flatten(), None if bias is None else bias.detach().float()
-        if choice.form not in (DENSE, self.scheme.form):
+        if choice.form not in (DENSE, scheme.form):
             packed = None  # a smaller form was chosen
         self.packed = ops.int8_pack(q, scale, bias, choice.form, packed, given)
         self.packed_few = ops.int8_pack(q, scale, bias, choice.few, None, given) if choice.few else None

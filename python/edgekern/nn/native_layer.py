@@ -76,7 +76,7 @@ class NativeLayer(nn.Module, ABC):
 
     @property
     def activations(self) -> str:
-        """How its inputs are rounded, as :class:`edgekern.Int8` has it; empty where they are not."""
+        """How its inputs are rounded, as :class:`edgekern.Int8` has it; empty where weights are floats too."""
         return ""
 
     @classmethod

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgekern import ops
-from edgekern.config import STATIC, Int4, Int8, Scheme
+from edgekern.config import FLOAT, STATIC, Int4, Int8, Scheme
 
 _MOVED_IN = 0.51  # of a step: a weight that is further from its value lies beyond the levels of its group
 
@@ -18,10 +18,11 @@ class QATLinear(nn.Linear):
     """``nn.Linear`` that computes with weights and activations rounded as the native kernels round them.
 
     Weights are rounded by the native quantiser of the scheme, and each row (token) of the input as the kernels do it,
-    so that what conversion makes of the layer gives the same results but for the order of float32 sums. Gradients pass
-    rounding as if it were not there (the straight-through estimator, Bengio et al. 2013, arXiv 1308.3432). Where
-    ``clip="mse"`` has moved a weight in to the end of its group's range, only such a gradient passes as would bring it
-    back: one that drives it further out could change nothing now, and would widen the range of the others.
+    or not at all where the scheme has activations stay floats. So what conversion makes of the layer gives the same
+    results but for the order of float32 sums. Gradients pass rounding as if it were not there (the straight-through
+    estimator, Bengio et al. 2013, arXiv 1308.3432). Where ``clip="mse"`` has moved a weight in to the end of its
+    group's range, only such a gradient passes as would bring it back: one that drives it further out could change
+    nothing now, and would widen the range of the others.
 
     The parameters are those of ``nn.Linear``, floats by the same names. Sums are float32, and also under autocast; the
     result has the dtype that ``nn.Linear`` gives it. It runs on the CPU.
@@ -67,7 +68,9 @@ class QATLinear(nn.Linear):
         with torch.autocast("cpu", enabled=False):
             weight = self.rounded_weight()
             bias = None if self.bias is None else self.bias.float()
-            return F.linear(cast(Tensor, _RoundRows.apply(input)), weight, bias).to(dtype)
+            kept = self.scheme.activations == FLOAT
+            rows = input.float() if kept else cast(Tensor, _RoundRows.apply(input))
+            return F.linear(rows, weight, bias).to(dtype)
 
     def rounded_weight(self) -> Tensor:
         """The weight at the values that it will be converted to, float32 ``[out_features, in_features]``.
@@ -105,7 +108,7 @@ def become_float_(linear: QATLinear) -> None:
 def untrainable(scheme: object) -> str:
     """What to say of a scheme that no layer can train for; empty when one can."""
     if not isinstance(scheme, Int4 | Int8):
-        return "; only these round both weights and activations"
+        return "; no others are trained for"
     if isinstance(scheme, Int8) and scheme.activations == STATIC:
         return (
             ", whose ranges are found once, from calibration data, and would not follow the weights while they train; "
@@ -125,9 +128,9 @@ def at_odds(module: nn.Module, scheme: Scheme) -> str:
 
 
 def values_of(scheme: Scheme) -> object:
-    """What of a scheme decides about the values that weights and activations are rounded to."""
+    """What of a scheme decides about the values that weights are rounded to, and whether activations are."""
     if isinstance(scheme, Int4):
-        return (scheme.format, scheme.group_size, scheme.symmetric, scheme.clip)
+        return (scheme.format, scheme.activations, scheme.group_size, scheme.symmetric, scheme.clip)
     return (scheme.format, scheme.activations) if isinstance(scheme, Int8) else scheme.format
 
 

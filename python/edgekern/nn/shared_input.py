@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from edgekern.config import FLOAT
 from edgekern.nn.int4_linear import Int4Linear
 from edgekern.nn.int8_linear import Int8Linear
 
@@ -31,7 +32,8 @@ def share_inputs_(model: nn.Module) -> tuple[tuple[str, ...], ...]:
     """Lets the first of each module's query, key and value, and of its gate and up, compute them all in one call.
 
     They are known by the names that transformers gives them, ``q_proj``, ``gate_proj``, ``query`` and the like, and
-    have to be native, of one format, and to round inputs alike: by each row's own range, or by one static range.
+    have to be native, of one format, and to round inputs alike: by each row's own range, or by one static range. Those
+    whose activations stay floats quantise no input, and are left as they are.
     Results stay what they were, to the bit. Weights and state stay with each layer; copies, pickles and compiled models
     compute layer by layer, and so do calls of fewer than 16 rows (tokens), for which it does not pay.
 
@@ -55,10 +57,11 @@ def share_inputs_(model: nn.Module) -> tuple[tuple[str, ...], ...]:
 
 
 def _shareable(module: nn.Module | None) -> Int8Linear | Int4Linear | None:
-    """The module, when it can be computed with others: it needs a single packing, for all calls."""
+    """The module, when it can be computed with others: it quantises its input, and has one packing for all calls."""
     if not isinstance(module, Int8Linear | Int4Linear) or module.shared is not None:
         return None
-    return module if getattr(module.scheme, "packings", 1) == 1 else None
+    alone = module.activations == FLOAT or getattr(module.scheme, "packings", 1) > 1
+    return None if alone else module
 
 
 def _kind(layer: Int8Linear | Int4Linear) -> tuple[object, ...]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from edgekern import ops
 from edgekern.calibration.observe import Inputs
 from edgekern.calibration.ranges import InputRange
-from edgekern.config import AWQ, Int4, Int8, Migrating, SmoothQuant
+from edgekern.config import AWQ, FLOAT, Int4, Int8, Migrating, SmoothQuant
 from edgekern.quantize.gptq import nearest
 
 _WIDEST = 1e4
@@ -84,11 +84,11 @@ class _Judge:
     def error(self, scale: Tensor | None) -> float:
         """The squared error of each layer's outputs as a share of their square, added up."""
         rows = self.rows if scale is None else self.rows / scale
-        kept: dict[Int8 | Int4 | None, Tensor] = {}  # rows as they are rounded, of which most layers share one
+        kept: dict[Int8 | Int4 | str, Tensor] = {}  # rows as they are rounded, of which most layers share one
         total = 0.0
         for (matrix, to), outputs, square in zip(self.matrices, self._outputs, self._squares, strict=True):
             rounded = nearest(matrix if scale is None else matrix * scale, to)
-            by = to if to.needs_data else None
+            by = to if to.needs_data else to.activations
             if by not in kept:
                 kept[by] = rounded_rows(rows, to)
             total += float((outputs - kept[by] @ rounded.T).square().sum()) / square if square else 0.0
@@ -96,7 +96,9 @@ class _Judge:
 
 
 def rounded_rows(rows: Tensor, to: Int4 | Int8) -> Tensor:
-    """Activations [samples, in] as layers of ``to`` round them: a static range is the one of these rows."""
+    """Activations [samples, in] as layers of ``to`` round them, if they do: a static range is the one of these rows."""
+    if to.activations == FLOAT:
+        return rows
     found = None
     if isinstance(to, Int8) and to.needs_data:
         seen = InputRange(to)

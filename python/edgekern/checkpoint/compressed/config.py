@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgekern.checkpoint.compressed.scheme import PACKED, PLAIN, WAY_OUT, StoredAs, read_scheme
 from edgekern.checkpoint.errors import CheckpointFormatError, CheckpointUnsupportedError
-from edgekern.config import STATIC, Int4, Int8, Scheme
+from edgekern.config import FLOAT, STATIC, Int4, Int8, Scheme
 
 METHOD = "compressed-tensors"
 _MIXED = "mixed-precision"
@@ -68,6 +68,15 @@ class CompressedConfig:
         layout = data.get("format")
         read = tuple(_group(name, group, layout) for name, group in groups.items())
         return cls(read, _names(data.get("ignore") or [], "ignore"))
+
+    def with_activations(self, activations: str) -> CompressedConfig:
+        """The same, but for what all layers' activations are: as :class:`edgekern.Int4` has it."""
+
+        def changed(group: Group) -> Group:
+            stored = group.stored
+            return group if isinstance(stored, str) else replace(group, stored=replace(stored, activations=activations))
+
+        return replace(self, groups=tuple(map(changed, self.groups)))
 
     def stored(self, name: str, classes: Sequence[str]) -> StoredAs | None:
         """How a layer's weights are stored; None where they are floats.
@@ -155,13 +164,14 @@ def config_to_dict(layers: Mapping[str, Scheme], ignore: Iterable[str]) -> dict[
     groups = {}
     for number, names in enumerate(alike.values()):
         scheme = layers[names[0]]
+        layout = layout_of(scheme)
         groups[f"group_{number}"] = {
             "targets": ["Linear"] if len(alike) == 1 else names,
             "weights": _weights(scheme),
             "input_activations": _activations(scheme),
             "output_activations": None,
             # Older versions of the package do not know the key, and need it only where groups differ.
-            **({} if len(alike) == 1 else {"format": layout_of(scheme)}),
+            **({} if len(alike) == 1 else {"format": layout}),
         }
     layouts = {layout_of(scheme) for scheme in layers.values()}
     return {
@@ -176,8 +186,11 @@ def config_to_dict(layers: Mapping[str, Scheme], ignore: Iterable[str]) -> dict[
 
 
 def layout_of(scheme: Scheme) -> str:
-    """The ``format`` that weights of a scheme are written in."""
-    return PLAIN if isinstance(scheme, Int8) else PACKED
+    """The ``format`` that weights of a scheme are written in: packed where they are multiplied by floats.
+
+    So are int4's in any case, as W4A16: few others have kernels for W4A8.
+    """
+    return PLAIN if isinstance(scheme, Int8) and scheme.activations != FLOAT else PACKED
 
 
 def _weights(scheme: Scheme) -> dict[str, Any]:
@@ -202,6 +215,6 @@ _STATIC_ACTIVATIONS = {**_ACTIVATIONS, "symmetric": False, "strategy": "tensor",
 
 
 def _activations(scheme: Scheme) -> dict[str, Any] | None:
-    if not isinstance(scheme, Int8):
+    if not isinstance(scheme, Int8) or scheme.activations == FLOAT:
         return None
     return _STATIC_ACTIVATIONS if scheme.activations == STATIC else _ACTIVATIONS

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from edgekern import ops
-from edgekern.checkpoint.compressed.scheme import WAY_OUT, StoredAs
+from edgekern.checkpoint.compressed.config import layout_of
+from edgekern.checkpoint.compressed.scheme import PLAIN, WAY_OUT, StoredAs
 from edgekern.checkpoint.errors import CheckpointCorruptError, CheckpointUnsupportedError
 from edgekern.config import STATIC, Int4
 from edgekern.nn import NativeLinear
@@ -61,7 +62,7 @@ def canonical(stored: StoredAs, parts: Mapping[str, Tensor], shape: tuple[int, i
     if stored.symmetric and "weight_zero_point" in parts and bool(parts["weight_zero_point"].any()):
         raise CheckpointCorruptError(f"layer {name!r} has zero points that are not 0, and is said to be symmetric")
     own = {"bias": parts["bias"]} if "bias" in parts else {}
-    own |= _inputs(stored, parts, name) if stored.static else {}
+    own |= _inputs(stored, parts, name) if stored.activations == STATIC else {}
     scale = _by_channel(scale, stored, shape)
     if not isinstance(stored.scheme, Int4):
         integers = _bytes(parts["weight_packed"], shape[1]) ^ 128 if stored.packed else parts["weight"]
@@ -129,7 +130,9 @@ def _bytes(words: Tensor, count: int) -> Tensor:
 
 def _words(rows: Tensor) -> Tensor:
     """Rows of bytes as int32 words, ended by zeros."""
-    return pad(rows, (0, -rows.shape[1] % 4)).contiguous().view(torch.int32)
+    even = pad(rows, (0, -rows.shape[1] % 4))
+    # Through one dimension: of a single row, the stride may be anything, and view looks at it.
+    return even.reshape(-1).view(torch.int32).view(len(even), -1)
 
 
 def _int4(stored: StoredAs, parts: Mapping[str, Tensor], in_features: int, name: str) -> Tensor:
@@ -191,14 +194,15 @@ def parts_of(native: NativeLinear) -> dict[str, Tensor]:
     tensors = native.state_dict()
     own = {"bias": tensors["bias"]} if "bias" in tensors else {}
     own["weight_scale"] = _as_the_layer(tensors["weight_scale"], native.dtype)
-    if not isinstance(native.scheme, Int4):
+    if layout_of(native.scheme) == PLAIN:
         if native.activations == STATIC:
             own["input_scale"] = _as_the_layer(tensors["input_scale"], native.dtype)
             own["input_zero_point"] = tensors["input_zero_point"]
         return {**own, "weight": tensors["weight"]}
-    own["weight_packed"] = _words(tensors["weight"])
+    int4 = isinstance(native.scheme, Int4)
+    own["weight_packed"] = _words(tensors["weight"] if int4 else tensors["weight"].view(torch.uint8) ^ 128)
     own["weight_shape"] = torch.tensor([native.out_features, native.in_features], device="cpu")
-    if not native.scheme.symmetric:
+    if isinstance(native.scheme, Int4) and not native.scheme.symmetric:
         own["weight_zero_point"] = _words(ops.int4_pair(tensors["weight_zero"].t())).t().contiguous()
     return own
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgekern.checkpoint.errors import CheckpointFormatError
-from edgekern.config import STATIC, Int4, Int8, Scheme
+from edgekern.config import DYNAMIC, FLOAT, STATIC, Int4, Int8, Scheme
 from edgekern.kernels import INT4_GROUP_SIZES
 
 PACKED = "pack-quantized"
@@ -55,6 +55,8 @@ class StoredAs:
     """Neighbouring input features of a group; a multiple of 32."""
     symmetric: bool
     """Whether there are no zero points."""
+    activations: str
+    """What they are multiplied by, as our schemes have it."""
     static: bool = False
     """Whether a scale of the activations is stored with them, one for all."""
     centred: bool = False
@@ -64,9 +66,10 @@ class StoredAs:
     def scheme(self) -> Scheme:
         """What multiplies them. Scales over more than our groups are repeated: that changes no value."""
         if self.bits == 8:
-            return Int8(activations=STATIC) if self.static else Int8()
+            return Int8(activations=self.activations)
         whole = self.group_size or max(INT4_GROUP_SIZES)
-        return Int4(max(size for size in INT4_GROUP_SIZES if whole % size == 0), self.symmetric)
+        size = max(size for size in INT4_GROUP_SIZES if whole % size == 0)
+        return Int4(size, self.symmetric, activations=self.activations)
 
     def scale_columns(self, in_features: int) -> int:
         """Scales of an output channel."""
@@ -98,7 +101,9 @@ def read_scheme(group: Mapping[str, Any], layout: str | None, where: str) -> Sto
     group_size = size if _strategy(weights) == "group" else None
     static = inputs is not None and inputs.get("dynamic") is not True
     centred = static and inputs is not None and _symmetric(inputs)
-    return StoredAs(bits, _LAYOUTS[layout], _strategy(weights), group_size, _symmetric(weights), static, centred)
+    activations = FLOAT if inputs is None else STATIC if static else DYNAMIC
+    how = (_LAYOUTS[layout], _strategy(weights), group_size, _symmetric(weights))
+    return StoredAs(bits, *how, activations, static, centred)
 
 
 def _obstacle_in_weights(weights: Mapping[str, Any]) -> str:
