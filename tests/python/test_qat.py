@@ -470,7 +470,7 @@ def test_layers_left_alone_are_listed_with_the_reason():
     with console.capture() as capture:
         console.print(report)
     for shown in (str(report), capture.get(), report._repr_html_()):
-        assert "9 layers: 4 prepared, 5 left alone" in shown
+        assert "10 layers: 4 prepared, 6 left alone" in shown
         assert "Int4(group_size=32)" in shown
 
 
