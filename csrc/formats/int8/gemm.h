@@ -59,9 +59,11 @@ EK_INLINE void store_tile(const TileArgs& t, Acc (&acc)[PH][kGroups][NV]) {
         if (t.more) {
           start = Isa::load_i32(sum);
         } else {
-          if (t.zero_point[m] != zero_point) {
-            zero_point = t.zero_point[m];
-            owed = Isa::mul_i32(Isa::set_i32(zero_point), column_sum);
+          if constexpr (m > 0) {
+            if (t.zero_point[m] != zero_point) {
+              zero_point = t.zero_point[m];
+              owed = Isa::mul_i32(Isa::set_i32(zero_point), column_sum);
+            }
           }
           start = Isa::sub_i32(Isa::set_i32(t.row_sum[m]), owed);
           if constexpr (Isa::kOrder.odd_sums) start = Isa::sub_i32(start, Isa::load_i32(t.odd_sum + n * Isa::kLanes));
