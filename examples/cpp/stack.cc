@@ -16,7 +16,8 @@ constexpr int kFormatVersion = 1;  // of edgekern.json
 
 ek_activation activation_of(const std::string& name) {
   static const std::map<std::string, ek_activation> kActivations = {
-      {"none", EK_NONE}, {"relu", EK_RELU}, {"gelu", EK_GELU}, {"gelu_tanh", EK_GELU_TANH}, {"silu", EK_SILU}};
+      {"none", EK_NONE}, {"relu", EK_RELU},   {"gelu", EK_GELU},          {"gelu_tanh", EK_GELU_TANH},
+      {"silu", EK_SILU}, {"relu6", EK_RELU6}, {"hardswish", EK_HARDSWISH}};
   const auto found = kActivations.find(name);
   if (found == kActivations.end()) throw std::runtime_error("unknown activation '" + name + "'");
   return found->second;

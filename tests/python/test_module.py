@@ -45,7 +45,7 @@ def test_close_to_the_dense_layer(make, kind, dtype, bias, leading):
     torch.testing.assert_close(y.float(), expected.float(), atol=atol, rtol=0.02)
 
 
-ACTIVATIONS = ["none", "relu", "gelu", "gelu_tanh", "silu"]
+ACTIVATIONS = ["none", "relu", "gelu", "gelu_tanh", "silu", "relu6", "hardswish"]
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -66,6 +66,8 @@ def test_activations(layer):
         "gelu": torch.nn.functional.gelu,
         "gelu_tanh": lambda y: torch.nn.functional.gelu(y, approximate="tanh"),
         "silu": torch.nn.functional.silu,
+        "relu6": torch.nn.functional.relu6,
+        "hardswish": torch.nn.functional.hardswish,
     }
     assert functions.keys() == ops.ACTIVATIONS.keys()
     plain = int8_linear(x, packed, N, 0)
