@@ -26,7 +26,7 @@ template <class Isa, ek_activation A, class Value>
 EK_INLINE void store_u8(uint8_t* y, const TileOut& to, Value&& value) {
   constexpr int64_t kStep = Isa::kParts * Isa::kLanes;
   const typename Isa::F32 inverse = Isa::set(to.u8.inverse), zero_point = Isa::set(static_cast<float>(to.u8.zero_point));
-  auto scaled = [&](int64_t at) EK_LAMBDA_INLINE { return Isa::fma(activate<Isa, A>(value(at)), inverse, zero_point); };
+  auto scaled = [&](int64_t at) EK_LAMBDA_INLINE { return Isa::fma(activate_apart<Isa, A>(value(at)), inverse, zero_point); };
   for (int64_t n = 0; n < to.columns; n += kStep) {
     typename Isa::F32 v[Isa::kParts];
     unroll<Isa::kParts>([&](auto part) EK_LAMBDA_INLINE {
