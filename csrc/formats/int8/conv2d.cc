@@ -1,9 +1,9 @@
 // A convolution's int8 weights, packed and unpacked: a matrix a group, or depthwise lanes.
-#include <math.h>
 #include <string.h>
 
 #include <initializer_list>
 
+#include "base/finite.h"
 #include "base/huge_pages.h"
 #include "formats/int8/conv2d_layout.h"
 #include "isa/kernels.h"
@@ -40,12 +40,6 @@ size_t matrix_size(const ek_isa* isa, ek_int8_form form, const Conv2dLayout& lay
                    const ek_parallel* parallel) {
   size_t size = ek_int8_packed_size(isa, form, layout.group_out(), layout.k(), q, layout.k(), parallel);
   return static_cast<size_t>(round_up(static_cast<int64_t>(size), 64));
-}
-
-bool all_finite(const float* values, int64_t n) {
-  for (int64_t i = 0; i < n; ++i)
-    if (!isfinite(values[i])) return false;
-  return true;
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <atomic>
 
 #include "base/dtype.h"
+#include "base/finite.h"
 #include "base/huge_pages.h"
 #include "base/parallel.h"
 #include "formats/int8/layout.h"
@@ -32,12 +33,6 @@ bool quantize_row(const void* rhs, ek_dtype dtype, int64_t offset, int64_t k, in
   }
   for (int64_t i = 0; i < k; ++i) q[i] = static_cast<int8_t>(lrintf(float_at(rhs, dtype, offset + i) / s));
   *scale = s;
-  return true;
-}
-
-bool all_finite(const float* values, int64_t n) {
-  for (int64_t i = 0; i < n; ++i)
-    if (!isfinite(values[i])) return false;
   return true;
 }
 
