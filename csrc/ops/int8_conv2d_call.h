@@ -1,0 +1,102 @@
+// A call of an int8 convolution: how its work is cut, where its parts stand in the workspace, and what its tickets share.
+#pragma once
+
+#include <stdint.h>
+
+#include "base/math.h"
+#include "formats/int8/conv2d_layout.h"
+#include "isa/kernels.h"
+#include "ops/conv2d.h"
+
+namespace edgekern::int8 {
+
+using conv2d::Geometry;
+
+inline constexpr int64_t kRangeElements = 64 * 1024;  // a ticket of x to look through
+inline constexpr int64_t kSlack = 64;                 // bytes that may be read, and for copies written, beyond the last
+
+inline int64_t aligned(int64_t bytes) { return round_up(bytes, 64); }
+
+// A packed layer, opened: all groups' matrices are of one layout.
+struct OpenConv2d {
+  Conv2dPacked packed;
+  Layout matrix;  // of nothing where the layer is depthwise
+};
+
+// Rows of activations need not be gathered: they are the pixels of a u8 image, and nothing beyond the last is read.
+bool reads_in_place(const DenseKernels& kernels, const Geometry& geometry);
+
+// How a call's work is cut, and where its parts stand in the workspace.
+struct Plan {
+  Geometry geometry;
+  bool planes;          // x and y are channel by channel
+  bool in_place;        // x is u8 already, and all that windows meet
+  bool folds;           // y is u8, and its range and activation go into the layer's scale and bias
+  int64_t value_bytes;  // of y
+  int64_t slab_images, range_pieces;
+  int64_t threads;
+
+  // Of a ticket of pixels of y. Rows of activations:
+  int64_t block_rows, k_blocks, gather_stride, lhs_stride;
+  // Depthwise: columns of the image that a run of pixels meets.
+  int64_t span, column_bytes;
+  int64_t tile_stride;      // elements, of results that are on their way to planes
+  int64_t folded_channels;  // of which a ticket folds the scales and biases: a group's, or 64 of a depthwise layer
+
+  int64_t images_bytes() const { return in_place ? 0 : aligned(slab_images * geometry.image_bytes() + kSlack); }
+  int64_t ranges_bytes() const { return aligned(slab_images * range_pieces * static_cast<int64_t>(sizeof(RowRange))); }
+  int64_t tile_bytes() const { return planes ? aligned(round_up(block_rows, 16) * tile_stride * value_bytes) : 0; }
+  int64_t rows_bytes() const { return aligned(block_rows * gather_stride + kSlack) + aligned(block_rows * lhs_stride); }
+  int64_t numbers_bytes() const { return aligned(4 * block_rows * (3 + k_blocks)); }
+  int64_t folded_bytes() const { return folds ? aligned(8 * folded_channels) : 0; }
+  int64_t slot_bytes() const { return tile_bytes() + rows_bytes() + numbers_bytes() + folded_bytes() + column_bytes; }
+  int64_t bytes() const { return kSlack + images_bytes() + ranges_bytes() + threads * slot_bytes(); }
+};
+
+Plan plan_of(const edgekern::Kernels& kernels, const Conv2dLayout& layout, const Geometry& geometry, int64_t images,
+             const ek_images& x, const ek_images& y, ek_activation activation, const ek_parallel* parallel);
+
+// What one thread works in.
+struct Slot {
+  char* tile;
+  uint8_t* gathered;
+  LhsRows lhs;
+  int32_t* zero_point;  // u8's, of every row
+  uint8_t* columns;
+  float *scale, *bias;  // folded
+};
+
+Slot slot_at(const Plan& plan, char* start);
+
+// One call, with all that its tickets share.
+struct Call {
+  const edgekern::Kernels& kernels;
+  const OpenConv2d& layer;
+  Plan plan;
+  ek_images x, y;  // from the slab's first image on
+  ek_activation activation;
+  const ek_parallel* parallel;
+  uint8_t* images;
+  RowRange* ranges;
+  char* slots;
+
+  int64_t x_elements() const { return plan.geometry.shape.in_channels * plan.geometry.height * plan.geometry.width; }
+  int64_t y_elements() const { return plan.geometry.shape.out_channels * plan.geometry.out_pixels(); }
+  uint8_t* image(int64_t b) const { return images + b * plan.geometry.image_bytes(); }
+
+  RowScale scale(int64_t b) const {
+    if (x.range.scale != 0) return scale_of(x.range);
+    RowRange all{0.0f, 0.0f, true};
+    for (int64_t i = 0; i < plan.range_pieces; ++i) {
+      const RowRange& piece = ranges[b * plan.range_pieces + i];
+      all = {piece.low < all.low ? piece.low : all.low, piece.high > all.high ? piece.high : all.high,
+             all.finite && piece.finite};
+    }
+    return scale_of(all);
+  }
+};
+
+// The first `images` of the call, in one parallel region.
+void run_slab(const Call& call, int64_t images);
+
+}  // namespace edgekern::int8

@@ -1,0 +1,213 @@
+// The tickets of an int8 convolution: images to u8, then blocks of pixels of y by panels of weights.
+#include <math.h>
+#include <string.h>
+
+#include "base/at.h"
+#include "ops/int8_conv2d_call.h"
+#include "ops/int8_forms.h"
+#include "ops/tickets.h"
+
+namespace edgekern::int8 {
+namespace {
+
+void find_range(const Call& call, int64_t ticket) {
+  int64_t b = ticket / call.plan.range_pieces, start = ticket % call.plan.range_pieces * kRangeElements;
+  int64_t count = min_of(kRangeElements, call.x_elements() - start);
+  call.ranges[ticket] = call.kernels.int8_images.range(call.x.data, call.x.dtype, b * call.x_elements() + start, count);
+}
+
+// Rows [row, row + 1) of the u8 image, whose first `top` rows are zeros, or, where rows follow each other without zeros between
+// them, as many as are asked for at once. Returns how many it was.
+int64_t quantize_rows(const Call& call, int64_t b, int64_t row, int64_t end, const RowScale& scale) {
+  const Geometry& g = call.plan.geometry;
+  const int64_t channels = g.shape.in_channels, met = g.met_width(), y = row - g.window.top;
+  uint8_t* out = call.image(b) + row * g.row_bytes();
+  const int64_t left = min_of(g.window.left, met), used = y < 0 || y >= g.height ? 0 : min_of(g.width, met - left);
+  const int64_t rows = used == met && met == g.width ? min_of(end, g.window.top + g.height) - row : 1;
+  memset(out, scale.zero_point, static_cast<size_t>(left * channels));
+  if (used > 0) {
+    const int64_t image = b * call.x_elements(), plane = call.plan.planes ? g.height * g.width : 0;
+    const int64_t start = image + y * g.width * (call.plan.planes ? 1 : channels), pixels = rows * used;
+    if (call.x.dtype == EK_U8)
+      memcpy(out + left * channels, static_cast<const uint8_t*>(call.x.data) + start, static_cast<size_t>(pixels * channels));
+    else
+      call.kernels.int8_images.quantize(call.x.data, call.x.dtype, start, plane, pixels, channels, scale,
+                                        out + left * channels);
+  }
+  if (left + used < met)
+    memset(out + (left + used) * channels, scale.zero_point, static_cast<size_t>((met - left - used) * channels));
+  return rows;
+}
+
+// Results of pixels [p0, p0 + rows) of image b, channels [c0, c0 + columns), from the tile to planes of y.
+void store_planes(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t rows, int64_t tile_column, int64_t c0,
+                  int64_t columns) {
+  const int64_t plane = call.plan.geometry.out_pixels();
+  call.kernels.int8_images.store_planes(slot.tile + tile_column * call.plan.value_bytes, call.plan.tile_stride, rows, columns,
+                                        call.y.dtype, call.y.data, b * call.y_elements() + c0 * plane + p0, plane);
+}
+
+// Where results of pixel p0 and channel c0 of image b go: to y, or to the tile.
+Output output_at(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t c0) {
+  const int64_t channels = call.plan.geometry.shape.out_channels;
+  if (call.plan.planes) return {slot.tile, call.plan.tile_stride, call.y.dtype, call.activation, false};
+  char* y = static_cast<char*>(call.y.data) + (b * call.y_elements() + p0 * channels + c0) * call.plan.value_bytes;
+  Output output{y, channels, call.y.dtype, call.activation, false};
+  if (call.y.dtype != EK_U8) return output;
+  const int32_t zero_point = call.y.range.zero_point;
+  const float six = 6.0f / call.y.range.scale + static_cast<float>(zero_point);
+  output.u8 = {1.0f / call.y.range.scale, zero_point, call.plan.folds, 0, 255};
+  if (call.activation != EK_NONE) output.u8.low = zero_point;
+  if (call.activation == EK_RELU6 && six < 255) output.u8.high = static_cast<int32_t>(lrintf(six));
+  return output;
+}
+
+// The scales and biases of `channels`, with what turns sums into u8 (U8Output).
+void fold(const Call& call, const Slot& slot, float x_scale, const float* scale, const float* bias, int64_t channels) {
+  const float inverse = 1.0f / call.y.range.scale, zero_point = static_cast<float>(call.y.range.zero_point);
+  for (int64_t c = 0; c < channels; ++c) {
+    slot.scale[c] = x_scale * scale[c] * inverse;
+    slot.bias[c] = bias[c] * inverse + zero_point;
+  }
+}
+
+// Pixels [p0, p1) of y of image b by panels [n0, n1) of each group.
+void multiply(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t p1, int64_t n0, int64_t n1) {
+  const Geometry& g = call.plan.geometry;
+  const DenseKernels& kernels = call.kernels.int8;
+  const RowScale scale = call.scale(b);
+  const int64_t rows = p1 - p0, group_out = call.layer.packed.layout.group_out();
+  LhsRows lhs = slot.lhs;
+  for (int64_t m = 0; m < lhs.rows; ++m) {
+    lhs.scale[m] = scale.scale;
+    lhs.zero_point[m] = slot.zero_point[m] = scale.zero_point;
+  }
+  if (kernels.lhs.plain) memset(lhs.row_sum, 0, static_cast<size_t>(4 * call.plan.k_blocks * lhs.rows));
+  for (int64_t group = 0; group < g.shape.groups; ++group) {
+    if (reads_in_place(kernels, g)) {
+      lhs.data = call.image(b) + p0 * g.shape.in_channels;
+      lhs.stride = g.shape.in_channels;
+    } else {
+      conv2d::gather_rows(g, call.image(b), group, p0, p1, slot.gathered, call.plan.gather_stride);
+      if (kernels.lhs.plain) {
+        lhs.data = slot.gathered;
+        lhs.stride = call.plan.gather_stride;
+      } else {
+        kernels.load_u8(slot.gathered, call.plan.gather_stride, slot.zero_point, g.k(), 0, rows, lhs);
+      }
+    }
+    PanelGemm matrix = panel_gemm(call.kernels, call.layer.packed.matrix(group), call.layer.matrix);
+    const int64_t c0 = group * group_out, first = n0 * kPanelColumns;
+    if (call.plan.folds) {
+      fold(call, slot, scale.scale, matrix.rhs.scale, matrix.rhs.bias, call.plan.folded_channels);
+      matrix.rhs.scale = slot.scale;
+      matrix.rhs.bias = slot.bias;
+    }
+    matrix.gemm({lhs, matrix.rhs, output_at(call, slot, b, p0, c0)}, 0, rows, n0, n1);
+    if (call.plan.planes)
+      store_planes(call, slot, b, p0, rows, first, c0 + first, min_of(group_out, n1 * kPanelColumns) - first);
+  }
+}
+
+// A run of pixels of row oy of y of image b, channels [c0, c0 + 64).
+void multiply_lanes(const Call& call, const Slot& slot, int64_t b, int64_t oy, int64_t ox, int64_t pixels, int64_t c0) {
+  const Geometry& g = call.plan.geometry;
+  const DepthwiseLayout lanes = call.layer.packed.layout.lanes();
+  const RowScale scale = call.scale(b);
+  const int64_t p0 = oy * g.out_width + ox;
+  // The kernel counts channels of y from 0: the tile holds 64 from c0 on.
+  Output output = output_at(call, slot, b, p0, 0);
+  if (call.plan.planes) output.y = slot.tile - c0 * call.plan.value_bytes;
+  const float *rhs_scale = at<float>(call.layer.packed.body, lanes.scale_offset()),
+              *bias = at<float>(call.layer.packed.body, lanes.bias_offset());
+  if (call.plan.folds) {
+    fold(call, slot, scale.scale, rhs_scale + c0, bias + c0, call.plan.folded_channels);
+    rhs_scale = slot.scale - c0;
+    bias = slot.bias - c0;
+  }
+  call.kernels.int8_images.depthwise({.image = call.image(b),
+                                      .row_bytes = g.row_bytes(),
+                                      .pixel_bytes = g.shape.in_channels,
+                                      .channels = lanes.channels,
+                                      .padded_channels = lanes.padded_channels(),
+                                      .kernel_h = lanes.kernel_h,
+                                      .kernel_w = lanes.kernel_w,
+                                      .row_groups = lanes.row_groups(),
+                                      .stride_h = g.window.stride_h,
+                                      .stride_w = g.window.stride_w,
+                                      .dilation_h = g.window.dilation_h,
+                                      .dilation_w = g.window.dilation_w,
+                                      .words = at<int32_t>(call.layer.packed.body, lanes.words_offset()),
+                                      .column_sum = at<int32_t>(call.layer.packed.body, lanes.column_sum_offset()),
+                                      .rhs_scale = rhs_scale,
+                                      .bias = bias,
+                                      .scale = scale.scale,
+                                      .zero_point = scale.zero_point,
+                                      .columns = slot.columns,
+                                      .span = call.plan.span,
+                                      .output = output},
+                                     oy, ox, pixels, c0);
+  if (call.plan.planes) store_planes(call, slot, b, p0, pixels, 0, c0, min_of(64, lanes.channels - c0));
+}
+
+// The multiplication of a slab, cut into tickets.
+struct Tickets {
+  int64_t count;
+  int64_t blocks, pieces, piece_panels;  // of an image: blocks of pixels, and pieces of N
+  int64_t runs;                          // depthwise, of a row of y
+
+  Tickets(const Call& call, int64_t images) {
+    const Plan& plan = call.plan;
+    const Conv2dLayout& layout = call.layer.packed.layout;
+    if (layout.depthwise()) {
+      runs = ceil_div(plan.geometry.out_width, plan.block_rows);
+      pieces = ceil_div(layout.shape.out_channels, 64);
+      blocks = plan.geometry.out_height * runs;
+    } else {
+      const int64_t panels = ceil_div(layout.group_out(), kPanelColumns);
+      blocks = ceil_div(plan.geometry.out_pixels(), plan.block_rows);
+      const int64_t wanted = plan.threads == 1 ? 1 : ceil_div(kTicketsPerThread * plan.threads, images * blocks);
+      piece_panels = round_up(ceil_div(panels, wanted), 4);
+      pieces = ceil_div(panels, piece_panels);
+    }
+    count = images * blocks * pieces;
+  }
+
+  void run(const Call& call, const Slot& slot, int64_t ticket) const {
+    const Plan& plan = call.plan;
+    const int64_t piece = ticket % pieces, block = ticket / pieces % blocks, b = ticket / pieces / blocks;
+    if (call.layer.packed.layout.depthwise()) {
+      const int64_t ox = block % runs * plan.block_rows;
+      return multiply_lanes(call, slot, b, block / runs, ox, min_of(plan.block_rows, plan.geometry.out_width - ox), piece * 64);
+    }
+    const int64_t panels = ceil_div(call.layer.packed.layout.group_out(), kPanelColumns);
+    const int64_t p0 = block * plan.block_rows, n0 = piece * piece_panels;
+    multiply(call, slot, b, p0, min_of(plan.geometry.out_pixels(), p0 + plan.block_rows), n0,
+             min_of(panels, n0 + piece_panels));
+  }
+};
+
+}  // namespace
+
+void run_slab(const Call& call, int64_t images) {
+  const Geometry& g = call.plan.geometry;
+  const int64_t macs = images * g.out_pixels() * g.k() * g.shape.out_channels;
+  const int64_t rows_at_once = max_of(1, kQuantizeTicketElements / g.row_bytes());
+  const int64_t row_tickets = call.plan.in_place ? 0 : ceil_div(g.met_height(), rows_at_once);
+  const Tickets tickets(call, images);
+  run_phases<3>(macs < kSerialMacs ? nullptr : call.parallel,
+                {images * call.plan.range_pieces, images * row_tickets, tickets.count},
+                [&](int phase, int64_t ticket, int64_t thread) {
+                  if (phase == 0) return find_range(call, ticket);
+                  if (phase == 1) {
+                    const int64_t b = ticket / row_tickets, row = ticket % row_tickets * rows_at_once;
+                    const int64_t end = min_of(g.met_height(), row + rows_at_once);
+                    const RowScale scale = call.scale(b);
+                    for (int64_t r = row; r < end;) r += quantize_rows(call, b, r, end, scale);
+                    return;
+                  }
+                  tickets.run(call, slot_at(call.plan, call.slots + thread * call.plan.slot_bytes()), ticket);
+                });
+}
+
+}  // namespace edgekern::int8
