@@ -4,8 +4,9 @@
 //     range       pieces of images: what x holds, unless that is given          formats/int8/image.h
 //     quantize    rows of images to u8 [H][W][C], with the zeros around them     the same
 //     multiply    blocks of pixels of y x panels: the rows of activations that these pixels need are gathered into L1 or L2
-//                 and multiplied as a linear layer's; or runs of pixels x 64 channels of a depthwise one
+//                 and multiplied as a linear layer's; or rows of y of a depthwise one
 #include <stdint.h>
+#include <string.h>
 
 #include <initializer_list>
 
@@ -125,7 +126,8 @@ extern "C" ek_status ek_int8_conv2d(const ek_isa* isa, const void* packed, size_
   if (static_cast<int64_t>(workspace_size) < plan.bytes()) return EK_ERROR_WORKSPACE;
 
   char* start = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(workspace) + 63) & ~uintptr_t{63});
-  char* ranges = start + plan.images_bytes();
+  char* zeros = start + plan.images_bytes();
+  char* ranges = zeros + plan.zeros_bytes;
   Call call{*kernels,
             layer,
             plan,
@@ -134,9 +136,11 @@ extern "C" ek_status ek_int8_conv2d(const ek_isa* isa, const void* packed, size_
             activation,
             parallel,
             reinterpret_cast<uint8_t*>(start),
+            reinterpret_cast<uint8_t*>(zeros),
             reinterpret_cast<RowRange*>(ranges),
             ranges + plan.ranges_bytes()};
   if (plan.in_place) call.images = static_cast<uint8_t*>(x->data);
+  if (plan.zeros_bytes > 0) memset(zeros, x->range.zero_point, static_cast<size_t>(plan.zeros_bytes));
   for (int64_t b = 0; b < images; b += plan.slab_images) {
     run_slab(call, min_of(plan.slab_images, images - b));
     const int64_t read = plan.slab_images * call.x_elements() * bytes_of(x->dtype);

@@ -14,6 +14,7 @@ using conv2d::Geometry;
 
 inline constexpr int64_t kRangeElements = 64 * 1024;  // a ticket of x to look through
 inline constexpr int64_t kSlack = 64;                 // bytes that may be read, and for copies written, beyond the last
+inline constexpr int64_t kTileChannels = 64;          // that the widest tile holds, and a depthwise kernel's
 
 inline int64_t aligned(int64_t bytes) { return round_up(bytes, 64); }
 
@@ -30,7 +31,7 @@ bool reads_in_place(const DenseKernels& kernels, const Geometry& geometry);
 struct Plan {
   Geometry geometry;
   bool planes;          // x and y are channel by channel
-  bool in_place;        // x is u8 already, and all that windows meet
+  bool in_place;        // x is u8 already, and read where it lies; zeros around it are not
   bool folds;           // y is u8, and its range and activation go into the layer's scale and bias
   int64_t value_bytes;  // of y
   int64_t slab_images, range_pieces;
@@ -38,10 +39,14 @@ struct Plan {
 
   // Of a ticket of pixels of y. Rows of activations:
   int64_t block_rows, k_blocks, gather_stride, lhs_stride;
-  // Depthwise: columns of the image that a run of pixels meets.
-  int64_t span, column_bytes;
+  // Depthwise: columns of the image that a run of pixels meets, and a row of zeros where the image has none around it.
+  int64_t span, column_bytes, zeros_bytes;
   int64_t tile_stride;      // elements, of results that are on their way to planes
-  int64_t folded_channels;  // of which a ticket folds the scales and biases: a group's, or 64 of a depthwise layer
+  int64_t folded_channels;  // of which scales and biases are folded at a time: a group's, or 64 of a depthwise layer
+
+  // From one u8 image, and row of it, to the next.
+  int64_t image_bytes() const { return in_place ? geometry.height * row_bytes() : geometry.image_bytes(); }
+  int64_t row_bytes() const { return in_place ? geometry.width * geometry.shape.in_channels : geometry.row_bytes(); }
 
   int64_t images_bytes() const { return in_place ? 0 : aligned(slab_images * geometry.image_bytes() + kSlack); }
   int64_t ranges_bytes() const { return aligned(slab_images * range_pieces * static_cast<int64_t>(sizeof(RowRange))); }
@@ -50,7 +55,7 @@ struct Plan {
   int64_t numbers_bytes() const { return aligned(4 * block_rows * (3 + k_blocks)); }
   int64_t folded_bytes() const { return folds ? aligned(8 * folded_channels) : 0; }
   int64_t slot_bytes() const { return tile_bytes() + rows_bytes() + numbers_bytes() + folded_bytes() + column_bytes; }
-  int64_t bytes() const { return kSlack + images_bytes() + ranges_bytes() + threads * slot_bytes(); }
+  int64_t bytes() const { return kSlack + images_bytes() + zeros_bytes + ranges_bytes() + threads * slot_bytes(); }
 };
 
 Plan plan_of(const edgekern::Kernels& kernels, const Conv2dLayout& layout, const Geometry& geometry, int64_t images,
@@ -77,12 +82,13 @@ struct Call {
   ek_activation activation;
   const ek_parallel* parallel;
   uint8_t* images;
+  uint8_t* zeros;
   RowRange* ranges;
   char* slots;
 
   int64_t x_elements() const { return plan.geometry.shape.in_channels * plan.geometry.height * plan.geometry.width; }
   int64_t y_elements() const { return plan.geometry.shape.out_channels * plan.geometry.out_pixels(); }
-  uint8_t* image(int64_t b) const { return images + b * plan.geometry.image_bytes(); }
+  uint8_t* image(int64_t b) const { return images + b * plan.image_bytes(); }
 
   RowScale scale(int64_t b) const {
     if (x.range.scale != 0) return scale_of(x.range);

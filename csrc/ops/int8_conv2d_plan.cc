@@ -9,7 +9,7 @@ namespace {
 
 constexpr int64_t kGatherBytes = 64 * 1024;  // of rows at a time: half of a small L2, beside the weights
 constexpr int64_t kMostRows = 96;
-constexpr int64_t kRunPixels = 32;  // of y in a depthwise ticket
+constexpr int64_t kRunPixels = 32;  // of a row of y of a depthwise layer at a time
 
 bool is_limits(ek_activation activation) { return activation == EK_NONE || activation == EK_RELU || activation == EK_RELU6; }
 
@@ -37,8 +37,11 @@ Plan plan_of(const edgekern::Kernels& kernels, const Conv2dLayout& layout, const
     plan.block_rows = min_of(kRunPixels, geometry.out_width);
     plan.span =
         (plan.block_rows - 1) * geometry.window.stride_w + (geometry.shape.kernel_w - 1) * geometry.window.dilation_w + 1;
-    plan.column_bytes = layout.lanes().row_groups() * plan.span * 64 * layout.depth;
-    plan.tile_stride = plan.folded_channels = 64;
+    plan.column_bytes = layout.lanes().row_groups() * plan.span * kTileChannels * layout.depth;
+    plan.tile_stride = plan.folded_channels = kTileChannels;
+    // Lanes are read by sixteens.
+    plan.in_place = x.dtype == EK_U8 && geometry.shape.in_channels % 16 == 0;
+    if (plan.in_place) plan.zeros_bytes = aligned(plan.row_bytes());
     return plan;
   }
   const RowLayout& rows = kernels.int8.lhs;

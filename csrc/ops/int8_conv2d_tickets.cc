@@ -109,81 +109,94 @@ void multiply(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t
   }
 }
 
-// A run of pixels of row oy of y of image b, channels [c0, c0 + 64).
-void multiply_lanes(const Call& call, const Slot& slot, int64_t b, int64_t oy, int64_t ox, int64_t pixels, int64_t c0) {
-  const Geometry& g = call.plan.geometry;
+// Rows [y0, y1) of y of image b, depthwise: 64 of channels [c0, c1) after another, and each row of theirs in runs of pixels.
+void multiply_lanes(const Call& call, const Slot& slot, int64_t b, int64_t y0, int64_t y1, int64_t c0, int64_t c1) {
+  const Plan& plan = call.plan;
+  const Geometry& g = plan.geometry;
   const DepthwiseLayout lanes = call.layer.packed.layout.lanes();
   const RowScale scale = call.scale(b);
-  const int64_t p0 = oy * g.out_width + ox;
-  // The kernel counts channels of y from 0: the tile holds 64 from c0 on.
-  Output output = output_at(call, slot, b, p0, 0);
-  if (call.plan.planes) output.y = slot.tile - c0 * call.plan.value_bytes;
   const float *rhs_scale = at<float>(call.layer.packed.body, lanes.scale_offset()),
               *bias = at<float>(call.layer.packed.body, lanes.bias_offset());
-  if (call.plan.folds) {
-    fold(call, slot, scale.scale, rhs_scale + c0, bias + c0, call.plan.folded_channels);
-    rhs_scale = slot.scale - c0;
-    bias = slot.bias - c0;
+  DepthwiseArgs args{.image = call.image(b),
+                     .zeros = call.zeros,
+                     .height = plan.in_place ? g.height : g.met_height(),
+                     .width = plan.in_place ? g.width : g.met_width(),
+                     .top = plan.in_place ? g.window.top : 0,
+                     .left = plan.in_place ? g.window.left : 0,
+                     .row_bytes = plan.row_bytes(),
+                     .pixel_bytes = g.shape.in_channels,
+                     .channels = lanes.channels,
+                     .padded_channels = lanes.padded_channels(),
+                     .kernel_h = lanes.kernel_h,
+                     .kernel_w = lanes.kernel_w,
+                     .row_groups = lanes.row_groups(),
+                     .stride_h = g.window.stride_h,
+                     .stride_w = g.window.stride_w,
+                     .dilation_h = g.window.dilation_h,
+                     .dilation_w = g.window.dilation_w,
+                     .words = at<int32_t>(call.layer.packed.body, lanes.words_offset()),
+                     .column_sum = at<int32_t>(call.layer.packed.body, lanes.column_sum_offset()),
+                     .rhs_scale = rhs_scale,
+                     .bias = bias,
+                     .scale = scale.scale,
+                     .zero_point = scale.zero_point,
+                     .columns = slot.columns,
+                     .span = plan.span,
+                     .output = {}};
+  for (; c0 < c1; c0 += kTileChannels) {
+    if (plan.folds) {
+      fold(call, slot, scale.scale, rhs_scale + c0, bias + c0, plan.folded_channels);
+      args.rhs_scale = slot.scale - c0;
+      args.bias = slot.bias - c0;
+    }
+    for (int64_t oy = y0; oy < y1; ++oy) {
+      for (int64_t ox = 0; ox < g.out_width; ox += plan.block_rows) {
+        const int64_t p0 = oy * g.out_width + ox, pixels = min_of(plan.block_rows, g.out_width - ox);
+        // The kernel counts channels of y from 0: the tile holds 64 from c0 on.
+        args.output = output_at(call, slot, b, p0, 0);
+        if (plan.planes) args.output.y = slot.tile - c0 * plan.value_bytes;
+        call.kernels.int8_images.depthwise(args, oy, ox, pixels, c0);
+        if (plan.planes) store_planes(call, slot, b, p0, pixels, 0, c0, min_of(kTileChannels, c1 - c0));
+      }
+    }
   }
-  call.kernels.int8_images.depthwise({.image = call.image(b),
-                                      .row_bytes = g.row_bytes(),
-                                      .pixel_bytes = g.shape.in_channels,
-                                      .channels = lanes.channels,
-                                      .padded_channels = lanes.padded_channels(),
-                                      .kernel_h = lanes.kernel_h,
-                                      .kernel_w = lanes.kernel_w,
-                                      .row_groups = lanes.row_groups(),
-                                      .stride_h = g.window.stride_h,
-                                      .stride_w = g.window.stride_w,
-                                      .dilation_h = g.window.dilation_h,
-                                      .dilation_w = g.window.dilation_w,
-                                      .words = at<int32_t>(call.layer.packed.body, lanes.words_offset()),
-                                      .column_sum = at<int32_t>(call.layer.packed.body, lanes.column_sum_offset()),
-                                      .rhs_scale = rhs_scale,
-                                      .bias = bias,
-                                      .scale = scale.scale,
-                                      .zero_point = scale.zero_point,
-                                      .columns = slot.columns,
-                                      .span = call.plan.span,
-                                      .output = output},
-                                     oy, ox, pixels, c0);
-  if (call.plan.planes) store_planes(call, slot, b, p0, pixels, 0, c0, min_of(64, lanes.channels - c0));
 }
 
-// The multiplication of a slab, cut into tickets.
+// The multiplication of a slab, cut into tickets: blocks of pixels by pieces of channels. Those of a depthwise layer are rows of y
+// with all of their channels where y is pixel by pixel: threads that shared a pixel would write to the same cache lines.
 struct Tickets {
   int64_t count;
-  int64_t blocks, pieces, piece_panels;  // of an image: blocks of pixels, and pieces of N
-  int64_t runs;                          // depthwise, of a row of y
+  int64_t blocks, block_rows;      // of an image: of pixels, or of rows of y
+  int64_t pieces, piece_channels;  // of a group, or of all
 
   Tickets(const Call& call, int64_t images) {
     const Plan& plan = call.plan;
     const Conv2dLayout& layout = call.layer.packed.layout;
+    const int64_t wanted = plan.threads == 1 ? 1 : ceil_div(kTicketsPerThread * plan.threads, images);
     if (layout.depthwise()) {
-      runs = ceil_div(plan.geometry.out_width, plan.block_rows);
-      pieces = ceil_div(layout.shape.out_channels, 64);
-      blocks = plan.geometry.out_height * runs;
+      piece_channels = plan.planes ? kTileChannels : layout.shape.out_channels;
+      pieces = ceil_div(layout.shape.out_channels, piece_channels);
+      block_rows = ceil_div(plan.geometry.out_height, ceil_div(wanted, pieces));
+      blocks = ceil_div(plan.geometry.out_height, block_rows);
     } else {
-      const int64_t panels = ceil_div(layout.group_out(), kPanelColumns);
-      blocks = ceil_div(plan.geometry.out_pixels(), plan.block_rows);
-      const int64_t wanted = plan.threads == 1 ? 1 : ceil_div(kTicketsPerThread * plan.threads, images * blocks);
-      piece_panels = round_up(ceil_div(panels, wanted), 4);
-      pieces = ceil_div(panels, piece_panels);
+      block_rows = plan.block_rows;
+      blocks = ceil_div(plan.geometry.out_pixels(), block_rows);
+      piece_channels = round_up(ceil_div(layout.group_out(), ceil_div(wanted, blocks)), kTileChannels);
+      pieces = ceil_div(layout.group_out(), piece_channels);
     }
     count = images * blocks * pieces;
   }
 
   void run(const Call& call, const Slot& slot, int64_t ticket) const {
     const Plan& plan = call.plan;
-    const int64_t piece = ticket % pieces, block = ticket / pieces % blocks, b = ticket / pieces / blocks;
-    if (call.layer.packed.layout.depthwise()) {
-      const int64_t ox = block % runs * plan.block_rows;
-      return multiply_lanes(call, slot, b, block / runs, ox, min_of(plan.block_rows, plan.geometry.out_width - ox), piece * 64);
-    }
-    const int64_t panels = ceil_div(call.layer.packed.layout.group_out(), kPanelColumns);
-    const int64_t p0 = block * plan.block_rows, n0 = piece * piece_panels;
-    multiply(call, slot, b, p0, min_of(plan.geometry.out_pixels(), p0 + plan.block_rows), n0,
-             min_of(panels, n0 + piece_panels));
+    const Conv2dLayout& layout = call.layer.packed.layout;
+    const int64_t c0 = ticket % pieces * piece_channels, start = ticket / pieces % blocks * block_rows;
+    const int64_t b = ticket / pieces / blocks;
+    if (layout.depthwise())
+      return multiply_lanes(call, slot, b, start, min_of(plan.geometry.out_height, start + block_rows), c0,
+                            min_of(layout.shape.out_channels, c0 + piece_channels));
+    multiply(call, slot, b, start, min_of(plan.geometry.out_pixels(), start + block_rows), c0 / kPanelColumns,
+             ceil_div(min_of(layout.group_out(), c0 + piece_channels), kPanelColumns));
   }
 };
 
