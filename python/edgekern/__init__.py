@@ -34,6 +34,7 @@ __all__ = [
     "ConvertError",
     "Float16",
     "Float32",
+    "FreezeReport",
     "FuseError",
     "FuseReport",
     "GradualPruner",
@@ -60,6 +61,7 @@ __all__ = [
     "convert_",
     "dense_",
     "explain",
+    "freeze",
     "fuse_",
     "kernels",
     "link_",
@@ -101,7 +103,7 @@ if TYPE_CHECKING or not _no_torch:
     from edgekern.bench import BenchResult, bench
     from edgekern.checkpoint import CheckpointError, load, save
     from edgekern.convert import convert_, dense_, explain
-    from edgekern.fuse import FuseError, FuseReport, LinkReport, fuse_, link_
+    from edgekern.fuse import FreezeReport, FuseError, FuseReport, LinkReport, freeze, fuse_, link_
     from edgekern.nn import share_inputs_
     from edgekern.plan import ConvertError
     from edgekern.prune import AGP, GradualPruner, MaskLock, PruneError, PruneReport, prune_, prune_iteratively_
