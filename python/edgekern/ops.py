@@ -48,11 +48,12 @@ its programs:
 channels_last) -> Tensor``
 
 - ``x``: as above, uint8 too
-- ``program``: int64 [steps, 21], rows of :data:`PROGRAM_COLUMNS`; images are numbered from x, 0, and scales stand as the
-  bits of float32
-- ``windows``: eleven numbers, from kernel_h on, of each step between x and the result that changes the size of images;
-  ``dtype``: that of the result, a code of :data:`FLOATS`, 3 for uint8, -1 for x's; ``channels_last``: whether it is so in
-  any case. These and ``out_channels`` are what fake tensors cannot read from the others
+- ``program``: int64 [steps, 21], rows of :data:`PROGRAM_COLUMNS`; images are numbered from x, 0, and scales stand as
+  the bits of float32
+- ``windows``: eleven numbers, from kernel_h on, of each step between x and the result that changes the size of images
+- ``dtype``: that of the result, a code of :data:`FLOATS`, 3 for uint8, -1 for x's
+- ``channels_last``: whether the result is so in any case. This, the two before it and ``out_channels`` are what fake
+  tensors cannot read from the other arguments
 - result: as the same layers give it one by one, bit for bit
 
 Inference only: raises ``ValueError`` when x requires grad and grad mode is on. The kernels are native and registered

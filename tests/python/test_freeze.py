@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
 import edgekern as ek
@@ -72,7 +73,9 @@ def images(*shape: int) -> Tensor:
 
 def converted(model: nn.Module, x: Tensor, link: bool = True) -> nn.Module:
     ek.fuse_(model.eval(), x)
-    ek.convert_(model, ek.PerLayer({"linear": None, "_default": STATIC}), data=[x], progress=False)
+    has_linear = any(isinstance(module, nn.Linear) for module in model.modules())
+    rules = {"linear": None} if has_linear else {}
+    ek.convert_(model, ek.PerLayer({**rules, "_default": STATIC}), data=[x], progress=False)
     if link:
         ek.link_(model)
     return model
@@ -227,14 +230,14 @@ def test_export_sees_one_op() -> None:
 
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("link", [True, False])
-def test_fake_tensors_have_the_shape_dtype_and_order_of_real_ones(memory_format: torch.memory_format, link: bool) -> None:
+def test_fake_tensors_have_the_shape_dtype_and_order_of_real_ones(
+    memory_format: torch.memory_format, link: bool
+) -> None:
     model = classifier(link).get_submodule("body")
     x = images(2, 8, 11, 9).to(memory_format=memory_format)
     program = programs(ek.freeze(model, x))[0]
     with torch.no_grad():
-        real, fake = program(x), program._op(x.to("cpu"), program.packed, program.program, *program._known)
-        from torch._subclasses import FakeTensorMode
-
+        real = program(x)
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             fake = program(mode.from_tensor(x))
     assert (fake.shape, fake.dtype, fake.stride()) == (real.shape, real.dtype, real.stride())
@@ -262,7 +265,7 @@ def test_what_cannot_be_frozen_says_why() -> None:
 
     deciding = Deciding(nn.Conv2d(8, 8, 1)).eval()
     ek.convert_(deciding, STATIC, data=[x], progress=False)
-    with pytest.raises(ek.FuseError, match="torch.fx cannot trace it"):
+    with pytest.raises(ek.FuseError, match=r"torch\.fx cannot trace it"):
         ek.freeze(deciding, x)
 
 

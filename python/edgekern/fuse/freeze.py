@@ -99,8 +99,10 @@ def freeze(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
     if not regions:
         reasons = sorted({row.reason for row in rows})
         raise FuseError(f"model: none of its converted convolutions can be frozen: {'; '.join(reasons)}")
-    for index, region in enumerate(regions):
-        _replace(graph_module, nodes, region, _region_name(index))
+    programs = [_program(nodes, region) for region in regions]
+    stands_for: dict[fx.Node, fx.Node] = {}
+    for index, (region, program) in enumerate(zip(regions, programs, strict=True)):
+        _replace(graph_module, region, program, _region_name(index), stands_for)
     graph_module.graph.lint()
     graph_module.delete_all_unused_submodules()
     graph_module.recompile()
@@ -144,7 +146,9 @@ def _traced(model: nn.Module, parts: Parts, batch: Any) -> tuple[fx.Graph, dict[
             "model: its code keeps results in attributes, which a frozen model would not do; freeze the module in it "
             "that holds the convolutions, and put the result in its place"
         )
-    graph._tracer_cls = None
+    graph._tracer_cls = None  # what traced it is not for whoever loads or copies it
+    for node in graph.nodes:
+        node.type = None  # an annotation may be a name that only the model's own file knows
     return graph, closed
 
 
@@ -190,14 +194,21 @@ def _values(module: fx.GraphModule, batch: Any) -> dict[fx.Node, Tensor]:
     return recorder.values
 
 
-def _replace(module: fx.GraphModule, nodes: Nodes, region: Region, name: str) -> None:
+def _program(nodes: Nodes, region: Region) -> Int8Program:
     value = nodes.values[region.source]
-    channels = value.shape[-3]
-    module.add_submodule(name, Int8Program(nodes.steps(region), channels, value.dtype == torch.uint8).eval())
+    return Int8Program(nodes.steps(region), value.shape[-3], value.dtype == torch.uint8).eval()
+
+
+def _replace(
+    module: fx.GraphModule, region: Region, program: Int8Program, name: str, stands_for: dict[fx.Node, fx.Node]
+) -> None:
+    """One call in place of a region; ``stands_for`` has the calls that were put in place of earlier ones' results."""
+    module.add_submodule(name, program)
     last = region.nodes[-1]
     with module.graph.inserting_before(last):
-        new = module.graph.call_module(name, (region.source,))
+        new = module.graph.call_module(name, (stands_for.get(region.source, region.source),))
     last.replace_all_uses_with(new)
+    stands_for[last] = new
     for node in reversed(region.nodes):
         module.graph.erase_node(node)
 
@@ -246,6 +257,6 @@ def _compare(model: nn.Module, frozen: fx.GraphModule, batch: Any) -> None:
     )
     if not same:
         raise FuseError(
-            "example_inputs: the frozen model would give other results, so something in it happens in a way that tracing "
-            "does not show; freeze parts of it one by one to find which"
+            "example_inputs: the frozen model would give other results, so something in it happens in a way that "
+            "tracing does not show; freeze parts of it one by one to find which"
         )
