@@ -94,8 +94,8 @@ std::vector<ek_image_shape> shapes_of(const std::vector<ek_conv2d_step>& steps, 
   if (status == EK_OK) return shapes;
   int64_t bad = 1;
   while (bad < count && ek_int8_conv2d_program_shapes(steps.data(), bad, &shape, shapes.data()) == EK_OK) ++bad;
-  fail(kProgram, text("step ", bad - 1, " of ", count, " cannot run for x of shape ", x.shape(), ": ", ek_status_message(status),
-                      "; the model that was frozen may take such images"));
+  fail(kProgram, text("step ", bad - 1, " of ", count, " cannot run for x of shape ", x.shape(), ": ",
+                      ek_status_message(status), "; the model that was frozen may take such images"));
 }
 
 // The order that the same layers run singly would give, each by the rule of its own op: what is or was u8 is pixel by pixel; a
@@ -168,10 +168,11 @@ void program_elsewhere(StableIValue* stack, uint64_t, uint64_t) {
 
 void define_program(TorchLibrary* fragment) {
   if (torch_shim.list_size == nullptr || torch_shim.list_item == nullptr || torch_shim.delete_list == nullptr) return;
-  define_op(fragment, kProgram.op,
-            "int8_conv2d_program(Tensor x, Tensor[] packed, Tensor program, SymInt out_channels, int[] windows, int dtype, bool "
-            "channels_last) -> Tensor",
-            program_cpu, program_elsewhere);
+  define_op(
+      fragment, kProgram.op,
+      "int8_conv2d_program(Tensor x, Tensor[] packed, Tensor program, SymInt out_channels, int[] windows, int dtype, bool "
+      "channels_last) -> Tensor",
+      program_cpu, program_elsewhere);
 }
 
 }  // namespace edgekern

@@ -42,7 +42,7 @@ struct Program {
   ek_dtype x_dtype;
   ek_image_order x_order, y_order;
   Entry entry;
-  bool to_planes;  // y is made in the workspace, and put channel by channel after
+  bool to_planes;                   // y is made in the workspace, and put channel by channel after
   std::unique_ptr<Image[]> images;  // count + 1
   int64_t room;                     // bytes of the buffers of one image
   int64_t slab_images;
@@ -59,9 +59,8 @@ ek_window window_of(const ek_conv2d_step& step, const ek_image_shape& x, int64_t
 ek_status find_shapes(const ek_conv2d_step* steps, int64_t count, Image* images);
 
 // Looks at everything, and plans. Without images nothing is planned.
-ek_status open_program(const ek_isa* isa, const ek_conv2d_step* steps, int64_t count, int64_t images,
-                       const ek_image_shape& x, ek_image_order x_order, ek_image_order y_order, const ek_parallel* parallel,
-                       Program* program);
+ek_status open_program(const ek_isa* isa, const ek_conv2d_step* steps, int64_t count, int64_t images, const ek_image_shape& x,
+                       ek_image_order x_order, ek_image_order y_order, const ek_parallel* parallel, Program* program);
 
 // A step's call of ek_int8_conv2d, but for its addresses.
 struct Convolution {

@@ -134,7 +134,8 @@ std::vector<std::vector<char>> one_by_one(const Made& made, int64_t images, cons
               float most = -INFINITY;
               for (int64_t r = 0; r < step.kernel_h; ++r)
                 for (int64_t s = 0; s < step.kernel_w; ++s) {
-                  int64_t p = i * step.window.stride_h + r - step.window.top, q = j * step.window.stride_w + s - step.window.left;
+                  int64_t p = i * step.window.stride_h + r - step.window.top,
+                          q = j * step.window.stride_w + s - step.window.left;
                   if (p < 0 || q < 0 || p >= from.height || q >= from.width) continue;
                   float v = float_at(in.data(), to.dtype, ((b * from.height + p) * from.width + q) * from.channels + c);
                   if (v > most || isnan(v)) most = v;

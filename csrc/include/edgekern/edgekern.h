@@ -311,16 +311,16 @@ typedef enum ek_step_kind EK_ENUM_TYPE {
 
 typedef struct ek_conv2d_step {
   ek_step_kind kind;
-  int64_t x, other;   // numbers of the images that it reads; other of EK_ADD alone
+  int64_t x, other;    // numbers of the images that it reads; other of EK_ADD alone
   const void* packed;  // of EK_CONV2D, as are the ranges
   size_t packed_size;
-  ek_int8_range x_range;      // what x is rounded by, or has been
-  ek_int8_range range;        // y is u8 by this; zeros: floats, of x's dtype
-  ek_dtype dtype;             // of y where x is u8 and y is not
+  ek_int8_range x_range;       // what x is rounded by, or has been
+  ek_int8_range range;         // y is u8 by this; zeros: floats, of x's dtype
+  ek_dtype dtype;              // of y where x is u8 and y is not
   int64_t kernel_h, kernel_w;  // of EK_MAX_POOL
-  ek_window window;           // of EK_CONV2D and EK_MAX_POOL
-  int same_padding;           // 1: not by the window's zeros, but as TensorFlow's "SAME", by the size of x
-  ek_activation activation;   // of EK_ADD none, relu or relu6; of EK_CONV2D any
+  ek_window window;            // of EK_CONV2D and EK_MAX_POOL
+  int same_padding;            // 1: not by the window's zeros, but as TensorFlow's "SAME", by the size of x
+  ek_activation activation;    // of EK_ADD none, relu or relu6; of EK_CONV2D any
 } ek_conv2d_step;
 
 typedef struct ek_image_shape {
