@@ -21,14 +21,10 @@ struct Ends {
 };
 
 constexpr Ends kFloats[] = {{EK_NCHW}, {EK_NHWC}};
-constexpr Ends kOthers[] = {{EK_NCHW, EK_F16, EK_F16},
-                            {EK_NHWC, EK_BF16, EK_BF16, EK_HARDSWISH},
-                            {EK_NHWC, EK_U8, EK_U8},
-                            {EK_NHWC, EK_U8, EK_U8, EK_RELU6},
-                            {EK_NHWC, EK_F32, EK_U8, EK_SILU},
-                            {EK_NHWC, EK_U8, EK_F32, EK_RELU},
-                            {EK_NHWC, EK_U8, EK_F16, EK_GELU},
-                            {EK_NCHW, EK_F32, EK_F32, EK_SILU}};
+constexpr Ends kOthers[] = {{EK_NCHW, EK_F16, EK_F16},         {EK_NHWC, EK_BF16, EK_BF16, EK_HARDSWISH},
+                            {EK_NHWC, EK_U8, EK_U8},           {EK_NHWC, EK_U8, EK_U8, EK_RELU6},
+                            {EK_NHWC, EK_F32, EK_U8, EK_SILU}, {EK_NHWC, EK_U8, EK_F32, EK_RELU},
+                            {EK_NHWC, EK_U8, EK_F16, EK_GELU}, {EK_NCHW, EK_F32, EK_F32, EK_SILU}};
 
 // Images of a case as they go in.
 std::vector<char> images_of(const Case& c, const Ends& ends) {
@@ -90,10 +86,10 @@ void check_forms(const Case& c, double density, const Ends& ends, const ek_paral
 
 TEST_CASE("pruned convolutions: kernels, strides, dilations, padding and groups") {
   for (const Ends& ends : kFloats) {
-    for (const Case& c :
-         {square(20, 33, 1, 1, 7, window(1, 1, 0)), square(8, 18, 1, 3, 7, window(1, 1, 1)),
-          square(5, 18, 1, 3, 9, window(2, 1, 1)), square(6, 20, 1, 2, 9, window(1, 3, 2)),
-          square(24, 33, 1, 1, 6, window(3, 1, 1)), square(12, 40, 2, 3, 6, window(1, 1, 1)), square(16, 64, 1, 1, 1, window(1, 1, 0))})
+    for (const Case& c : {square(20, 33, 1, 1, 7, window(1, 1, 0)), square(8, 18, 1, 3, 7, window(1, 1, 1)),
+                          square(5, 18, 1, 3, 9, window(2, 1, 1)), square(6, 20, 1, 2, 9, window(1, 3, 2)),
+                          square(24, 33, 1, 1, 6, window(3, 1, 1)), square(12, 40, 2, 3, 6, window(1, 1, 1)),
+                          square(16, 64, 1, 1, 1, window(1, 1, 0))})
       check_forms(c, 0.2, ends);
     check_forms({{7, 3, 1, 3, 1}, {2, 1, 1, 4, 0, 3, 1, 0}, 1, 8, 11}, 0.3, ends);
   }

@@ -38,7 +38,8 @@ ek_status check_pack(const ek_isa* isa, ek_int8_form form, const ek_conv2d_shape
 // Bytes of the largest of the groups' matrices; 0 where the form cannot hold one.
 size_t matrix_size(const ek_isa* isa, ek_int8_form form, const Conv2dLayout& layout, const int8_t* q,
                    const ek_parallel* parallel) {
-  const int64_t n = layout.group_out(), k = layout.k(), groups = form == EK_INT8_DENSE || q == nullptr ? 1 : layout.shape.groups;
+  const int64_t n = layout.group_out(), k = layout.k(),
+                groups = form == EK_INT8_DENSE || q == nullptr ? 1 : layout.shape.groups;
   size_t largest = 0;
   for (int64_t g = 0; g < groups; ++g) {
     const size_t size = ek_int8_packed_size(isa, form, n, k, q == nullptr ? nullptr : q + g * n * k, k, parallel);
