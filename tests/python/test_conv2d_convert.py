@@ -213,12 +213,12 @@ def test_formats_without_convolutions_leave_them_alone(scheme):
     assert type(model[0]) is nn.Conv2d
 
 
-@pytest.mark.parametrize("form", ["blocks_4", "csr"])
-def test_forms_without_convolutions_leave_them_alone(form):
-    model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Linear(8, 8))
-    row = convert_(model, Int8(form=form)).rows[0]
-    assert row.reason.startswith(f"the form {form!r} is not for convolutions yet")
-    assert type(model[1]) is Int8Linear
+@pytest.mark.parametrize("form", ["blocks_4", "csr", "bitmap"])
+def test_sparse_forms_leave_depthwise_convolutions_alone(form):
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 4, 3, groups=2))
+    row, grouped = convert_(model, Int8(form=form)).rows
+    assert row.reason == f"the form {form!r} is not for depthwise convolutions, which have a kernel of their own"
+    assert (grouped.reason, grouped.packing, model[1].choice.form) == ("", form, form)
 
 
 def test_convolutions_whose_activations_would_stay_floats_are_left_alone():
