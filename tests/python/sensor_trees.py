@@ -71,7 +71,7 @@ INA226 = {
     "sys/class/hwmon/hwmon2/update_interval": "35\n",
 }
 
-# A Jetson's: the board's input, and two of the rails made from it. Inputs 4 to 7 are shunt voltages, current 4 their sum.
+# A Jetson's: the board's input, and two rails made from it. Inputs from 4 on are voltages of shunts, current 4 a sum.
 INA3221 = {
     "sys/class/hwmon/hwmon1/name": "ina3221\n",
     **{

@@ -80,8 +80,6 @@ def test_rapl_counts_packages_once(make):
     assert (result.source, result.scope, result.seconds) == ("rapl", "package", pytest.approx(3))
     assert result.problems == ()
     assert result.why_none == ""
-    everything = machine.run(machine.meter(sensor="rapl-dram"), 1.0, 2, change)
-    assert everything.joules is None, "what psys and dram did not count is not made up"
 
 
 @pytest.mark.parametrize(("question", "joules"), [({"sensor": "rapl-dram"}, 4), ({"scope": "board"}, 50)], ids=str)
@@ -123,14 +121,16 @@ def test_each_package_wraps_on_its_own_and_more_than_once(make):
     assert machine.run(machine.meter(), 10.0, 20, change).joules == pytest.approx(63)
 
 
-def test_a_counter_that_goes_back_without_a_known_end_is_not_trusted(make):
+@pytest.mark.parametrize("range_is_known", [False, True])
+def test_a_counter_that_was_reset_is_not_taken_for_one_that_wrapped(make, range_is_known):
     tree = rapl()
-    del tree["sys/class/powercap/intel-rapl:0/max_energy_range_uj"]
+    if not range_is_known:
+        del tree["sys/class/powercap/intel-rapl:0/max_energy_range_uj"]
     machine = make(tree)
     counts = iter([4_000_000, 2_000_000, 6_000_000])
     result = machine.run(machine.meter(), 3.0, 3, lambda share: machine.set(zone("0"), next(counts)))
     assert result.joules is None
-    assert "went back from 4000000 to 2000000, and it is not known where it wraps" in result.why_none
+    assert "went back from 4000000 to 2000000, which no wrap-around explains: it was reset" in result.why_none
 
 
 def test_ina226_is_integrated_over_the_times_of_its_readings(make):
@@ -599,7 +599,7 @@ def test_idling_is_measured_once_and_subtracted(tmp_path):
     assert time.perf_counter() - before < 0.5, "and not again"
     power.write_text("1000000\n")
     meter.sample()
-    time.sleep(0.6)
+    time.sleep(0.75)
     busy = meter.stop()
     assert busy.net_joules < 0
     assert any("the machine was busy when that was measured" in problem for problem in busy.problems)

@@ -121,6 +121,10 @@ class Track(ABC):
         return True, tuple(remarks)
 
 
+# No package takes as much. A counter that was reset looks like one that has wrapped, but after too many joules.
+_MOST_WATTS = 10_000
+
+
 @dataclass(frozen=True)
 class Counter:
     """A file that counts energy up."""
@@ -156,12 +160,12 @@ class CounterTrack(Track):
         steps = [after - before for before, after in zip(self._counts, counts, strict=False)]
         for i, step in enumerate(steps):
             if step < 0:
-                wraps_at = self._counters[i].wraps_at
-                if wraps_at is None or step + wraps_at < 0:
+                steps[i] += self._counters[i].wraps_at or 0
+                if not 0 <= steps[i] * 1e-6 <= _MOST_WATTS * (seconds or 0.0):
                     went = f"{self._counters[i].path} went back from {self._counts[i]} to {counts[i]}"
-                    raise SpoiledError(f"{went}, and it is not known where it wraps")
-                steps[i] += wraps_at
-            self._moved[i] |= steps[i] > 0
+                    raise SpoiledError(f"{went}, which no wrap-around explains: it was reset")
+        for i, step in enumerate(steps):
+            self._moved[i] |= step > 0
         self._counts = counts
         self.joules += sum(steps) * 1e-6
 
