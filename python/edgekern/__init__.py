@@ -1,6 +1,6 @@
 """edgekern: PyTorch models made smaller and faster on ordinary CPUs, with native int8, int4 and sparse kernels.
 
-``edgekern.kernels`` needs NumPy alone, and ``EnergyMeter`` nothing. Everything else needs torch, and says so when it is missing.
+``edgekern.kernels`` and ``EnergyMeter`` need NumPy alone. Everything else needs torch, and says so when it is missing.
 """
 
 from __future__ import annotations

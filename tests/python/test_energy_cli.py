@@ -28,36 +28,23 @@ def tree(tmp_path, monkeypatch):
     return root
 
 
-def energy(*arguments, **options):
-    """In a process of its own: what the command writes goes past Python."""
-    done = subprocess.run(
-        [sys.executable, "-m", "edgekern_cli", "energy", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        **options,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
-
-
 @pytest.mark.parametrize("status", [0, 3])
-def test_the_exit_status_and_the_output_are_the_commands(status):
-    done = energy("--", sys.executable, "-c", f"print('hello'); raise SystemExit({status})")
-    assert done.returncode == status
-    assert done.stdout == "hello\n"
+def test_the_exit_status_and_the_output_are_the_commands(status, capfd):
+    done = invoke("energy", "--", sys.executable, "-c", f"print('hello'); raise SystemExit({status})")
+    assert done.exit_code == status
+    assert done.stdout == ""
+    assert capfd.readouterr().out == "hello\n"
     assert " s" in done.stderr or "seconds" in done.stderr
 
 
-def test_options_of_the_command_are_its_own():
-    done = energy(sys.executable, "-c", "import sys; print(sys.argv[1:])", "--list", "-o", "json")
-    assert done.stdout == "['--list', '-o', 'json']\n"
+def test_options_of_the_command_are_its_own(capfd):
+    invoke("energy", sys.executable, "-c", "import sys; print(sys.argv[1:])", "--list", "-o", "json")
+    assert capfd.readouterr().out == "['--list', '-o', 'json']\n"
 
 
-def test_json_is_the_last_line():
-    done = energy("-o", "json", "--", sys.executable, "-c", "print('hello')")
-    hello, line = done.stdout.splitlines()
-    assert hello == "hello"
+def test_json_is_one_line():
+    done = invoke("energy", "-o", "json", "--", sys.executable, "-c", "print('hello')")
+    (line,) = done.stdout.splitlines()
     result = json.loads(line)
     assert (result["kind"], result["exit_status"]) == ("energy", 0)
     assert result["command"][1:] == ["-c", "print('hello')"]
@@ -66,15 +53,15 @@ def test_json_is_the_last_line():
 
 
 def test_a_command_that_is_killed_gives_what_shells_give():
-    done = energy("--", sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
-    assert done.returncode == 128 + 9
+    done = invoke("energy", "--", sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
+    assert done.exit_code == 128 + 9
 
 
 def test_a_command_that_does_not_exist(tmp_path):
-    assert energy("--", str(tmp_path / "none")).returncode == 127
+    assert invoke("energy", "--", str(tmp_path / "none")).exit_code == 127
     (tmp_path / "plain").write_text("no program")
-    done = energy("--", str(tmp_path / "plain"))
-    assert (done.returncode, f"{tmp_path}/plain: permission denied" in done.stderr) == (126, True)
+    done = invoke("energy", "--", str(tmp_path / "plain"))
+    assert (done.exit_code, f"{tmp_path}/plain: permission denied" in done.stderr) == (126, True)
 
 
 def test_ctrl_c_is_for_the_command_and_the_figures_come_nevertheless():
