@@ -129,8 +129,10 @@ def test_governors_are_tried_and_put_back(cpufreq):
         model(), work, threads=[1], formats=["float"], governors=["performance"], host=cpufreq, **QUICK
     )
     assert [point.governor for point in only] == ["performance"]
+    written = [path.stat().st_mtime_ns for path in cpufreq.root.rglob("scaling_governor")]
     none = ek.power_plan(model(), work, threads=[1], formats=["float"], governors=(), host=cpufreq, **QUICK)
     assert [(point.governor, none.left_out) for point in none] == [(None, {})]
+    assert written == [path.stat().st_mtime_ns for path in cpufreq.root.rglob("scaling_governor")]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, MemoryError])

@@ -55,11 +55,13 @@ def trying(governors: Governors) -> Iterator[Callable[[str], None]]:
     Raises:
         RuntimeError: a governor could not be set, or not put back; the message says how to do that by hand.
     """
-    before = {file: file.read_text().strip() for file in governors.files}
+    before: dict[Path, str] = {}  # of those that were set
 
     def use(name: str) -> None:
         for file in governors.files:
-            _set(file, name)
+            before.setdefault(file, file.read_text().strip())
+            if error := _failure(file, name):
+                raise RuntimeError(error)
 
     try:
         yield use
@@ -68,11 +70,6 @@ def trying(governors: Governors) -> Iterator[Callable[[str], None]]:
             failed = [error for file, name in before.items() if (error := _failure(file, name))]
         if failed:
             raise RuntimeError("; ".join(failed))
-
-
-def _set(file: Path, name: str) -> None:
-    if error := _failure(file, name):
-        raise RuntimeError(error)
 
 
 def _failure(file: Path, name: str) -> str:
