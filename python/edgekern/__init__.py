@@ -1,6 +1,6 @@
 """edgekern: PyTorch models made smaller and faster on ordinary CPUs, with native int8, int4 and sparse kernels.
 
-``edgekern.kernels`` needs NumPy alone. Everything else needs torch, and says so when it is missing.
+``edgekern.kernels`` and ``EnergyMeter`` need NumPy alone. Everything else needs torch, and says so when it is missing.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from edgekern.config import (
     SmoothQuant,
     config_from_dict,
 )
+from edgekern.energy import EnergyMeter, EnergyResult
 
 __all__ = [
     "AGP",
@@ -32,6 +33,8 @@ __all__ = [
     "BenchResult",
     "CheckpointError",
     "ConvertError",
+    "EnergyMeter",
+    "EnergyResult",
     "Float16",
     "Float32",
     "FuseError",
@@ -42,6 +45,7 @@ __all__ = [
     "LinkReport",
     "MaskLock",
     "PerLayer",
+    "PowerPlan",
     "Prune",
     "PruneError",
     "PruneReport",
@@ -66,6 +70,7 @@ __all__ = [
     "load",
     "nn",
     "ops",
+    "power_plan",
     "prepare_qat_",
     "prune_",
     "prune_iteratively_",
@@ -101,6 +106,8 @@ if TYPE_CHECKING or not _no_torch:
     from edgekern.bench import BenchResult, bench
     from edgekern.checkpoint import CheckpointError, load, save
     from edgekern.convert import convert_, dense_, explain
+    from edgekern.energy.plan import power_plan
+    from edgekern.energy.points import PowerPlan
     from edgekern.fuse import FuseError, FuseReport, LinkReport, fuse_, link_
     from edgekern.nn import share_inputs_
     from edgekern.plan import ConvertError
