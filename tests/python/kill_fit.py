@@ -83,27 +83,38 @@ def finished(child: int) -> bool:
     return not os.WIFSIGNALED(status)
 
 
+def lines(path: Path) -> int:
+    """Lines of a file; 0 when there is none yet."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def kill_somewhere(child: int, log: Path, choose: random.Random) -> None:
+    """Kills a child a random moment after a random one of the steps it has left; or soon after it was started."""
+    before = lines(log)
+    wanted = before + choose.randrange(0, max(1, STEPS - 10 - before))
+    while lines(log) < wanted and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.0005)
+    time.sleep(choose.uniform(0, 0.02))
+    os.kill(child, signal.SIGKILL)
+
+
 def main() -> None:
     """Prints how often there was a kill, for each round."""
     root, rounds, choose = Path(sys.argv[1]), int(sys.argv[2]), random.Random(int(sys.argv[3]))
     torch.set_num_threads(1)
     whole = root / "whole"
     whole.mkdir()
-    before = time.perf_counter()
     finished(start(whole))
-    seconds = time.perf_counter() - before
     for number in range(rounds):
         folder = root / f"round{number}"
         folder.mkdir()
-        kills = 0
-        while True:
+        kills, ended = 0, False
+        while not ended:
             child = start(folder)
-            if kills < 6:
-                time.sleep(choose.uniform(0.05, 0.8) * seconds)
-                os.kill(child, signal.SIGKILL)
-            if finished(child):
-                break
-            kills += 1
+            if kills < 4:
+                kill_somewhere(child, folder / "log.jsonl", choose)
+            ended = finished(child)
+            kills += not ended
         print(kills, flush=True)
 
 

@@ -24,7 +24,7 @@ def test_killed_trainings_end_with_the_same_bits(tmp_path):
     assert done.returncode == 0, done.stderr
     kills = [int(line) for line in done.stdout.split()]
     assert len(kills) == ROUNDS
-    assert sum(kills) >= ROUNDS  # some end before they are killed, but not most
+    assert min(kills) >= 1
     expected = torch.load(tmp_path / "whole" / "weights.pt", weights_only=True)
     log = (tmp_path / "whole" / "log.jsonl").read_text()
     assert [json.loads(line)["step"] for line in log.splitlines() if "loss" in line] == list(range(1, 61))

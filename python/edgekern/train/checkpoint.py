@@ -40,7 +40,7 @@ def read_checkpoint(path: Path, config: FitConfig) -> dict[str, Any]:
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
         cause = next(iter(str(error).splitlines()), type(error).__name__)
         raise TrainError(f"checkpoint: {path} cannot be read: {cause}; move it away to begin anew") from None
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
