@@ -131,7 +131,9 @@ def test_a_classifier_learns_from_its_teacher():
     distiller = Distiller(student, teacher, hard=0.0)
     batches = [torch.randn(32, 8) for _ in range(20)]
     before = distiller(student, X)["loss"].item()
-    result = fit(student, batches, distiller, FitConfig(epochs=10, optimizer={"name": "adam", "lr": 0.01}), progress=False)
+    result = fit(
+        student, batches, distiller, FitConfig(epochs=10, optimizer={"name": "adam", "lr": 0.01}), progress=False
+    )
     assert distiller(student, X)["loss"].item() < 0.2 * before
     assert result.steps == 200
 
@@ -159,7 +161,9 @@ def test_layers_of_other_widths_are_projected():
     parts = distiller(student, X)
     with torch.no_grad():
         wanted, found = teacher[0](X), distiller.projections["0"](student[0](X))
-    assert parts["hidden"].item() == pytest.approx((F.mse_loss(found, wanted) / wanted.square().mean()).item(), rel=1e-3)
+    assert parts["hidden"].item() == pytest.approx(
+        (F.mse_loss(found, wanted) / wanted.square().mean()).item(), rel=1e-3
+    )
     assert parts["loss"].item() == pytest.approx(2 * parts["hidden"].item())
     before = distiller.projections["0"].weight.detach().clone()
     fit(student, [X], distiller, FitConfig(steps=30, optimizer={"name": "adam", "lr": 0.02}), progress=False)

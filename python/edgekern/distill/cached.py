@@ -108,7 +108,9 @@ class CachedLogits:
         self._folder = Path(directory)
         path = self._folder / _INDEX
         if not path.is_file():
-            raise DistillError(f"directory: {self._folder} has no {_INDEX}; cache_logits(teacher, batches, ...) writes it")
+            raise DistillError(
+                f"directory: {self._folder} has no {_INDEX}; cache_logits(teacher, batches, ...) writes it"
+            )
         try:
             index = json.loads(path.read_text(encoding="utf-8"))
             files = [(str(file["name"]), int(file["rows"])) for file in index["files"]]

@@ -234,7 +234,9 @@ class Distiller(nn.Module):
         assert self.attention is not None
         return torch.stack(
             [
-                attention_distance(attentions_of(output, mine, "student"), attentions_of(taught, theirs, "teacher"), mask)
+                attention_distance(
+                    attentions_of(output, mine, "student"), attentions_of(taught, theirs, "teacher"), mask
+                )
                 for mine, theirs in self.attention.layers.items()
             ]
         ).mean()
@@ -284,7 +286,10 @@ class Distiller(nn.Module):
                 raise DistillError(f"example_inputs: {name} needs a batch, to see what shapes layers give")
         if self.hidden is not None:
             for mine, theirs in self.hidden.layers.items():
-                for whose, model, name in (("student", student, mine), ("teacher", teachers[self.hidden.teacher], theirs)):
+                for whose, model, name in (
+                    ("student", student, mine),
+                    ("teacher", teachers[self.hidden.teacher], theirs),
+                ):
                     if name not in dict(model.named_modules()):  # type: ignore[union-attr]
                         raise DistillError(f"Hidden: the {whose} has no module {name!r}")
 

@@ -98,7 +98,9 @@ def _numbers(name: str, given: object, count: int) -> list[int]:
         raise TypeError(f"layers: expected a number of blocks, or their numbers; got {given!r}")
     numbers = list(given)
     if not numbers or numbers != sorted(set(numbers)) or numbers[0] < 0 or numbers[-1] >= count:
-        raise DistillError(f"layers: expected rising numbers of the {count} blocks of {name!r}, 0 to {count - 1}; got {numbers}")
+        raise DistillError(
+            f"layers: expected rising numbers of the {count} blocks of {name!r}, 0 to {count - 1}; got {numbers}"
+        )
     return numbers
 
 
@@ -114,17 +116,27 @@ def _keep_blocks(student: nn.Module, name: str, numbers: list[int]) -> None:
                 module.layer_idx = new  # type: ignore[assignment]
     for config in _configs(student):
         for depth in _DEPTHS:
-            mine = depth.partition("_")[0] not in ("encoder", "decoder") or depth.partition("_")[0] in name
-            if mine and getattr(config, depth, None) == len(blocks):
+            if _counts(config, depth, name) and getattr(config, depth, None) == len(blocks):
                 setattr(config, depth, len(numbers))
         kinds = getattr(config, "layer_types", None)
         if isinstance(kinds, list) and len(kinds) == len(blocks):
             config.layer_types = [kinds[i] for i in numbers]
 
 
+def _counts(config: Any, depth: str, stack: str) -> bool:
+    """Whether an option of a Hugging Face config can be the number of blocks of this stack."""
+    side = (getattr(config, "attribute_map", None) or {}).get(depth, depth).partition("_")[0]
+    if side not in ("encoder", "decoder"):
+        # Where both sides have an option of their own, one without a side repeats the encoder's.
+        side = "encoder" if hasattr(config, "encoder_layers") and hasattr(config, "decoder_layers") else ""
+    return side in stack
+
+
 def _configs(model: nn.Module) -> Iterator[Any]:
     """Hugging Face's descriptions of the model and of its parts, each once."""
-    found = {id(config): config for module in model.modules() if (config := getattr(module, "config", None)) is not None}
+    found = {
+        id(config): config for module in model.modules() if (config := getattr(module, "config", None)) is not None
+    }
     yield from found.values()
 
 

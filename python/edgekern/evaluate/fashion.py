@@ -22,9 +22,7 @@ _BYTES = 0x08  # idx: the code of unsigned bytes
 _MEAN, _DEVIATION = 0.2860, 0.3530  # of the training images' values, 0 to 1
 
 
-def load_fashion_mnist(
-    train: bool, folder: str | os.PathLike[str] = FASHION_MNIST
-) -> tuple[Tensor, Tensor]:
+def load_fashion_mnist(train: bool, folder: str | os.PathLike[str] = FASHION_MNIST) -> tuple[Tensor, Tensor]:
     """Images, float32 [N, 1, 28, 28] of mean 0 and deviation 1, and classes, int64 [N]; N is 60,000 or 10,000.
 
     Raises:

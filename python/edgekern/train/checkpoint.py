@@ -48,9 +48,7 @@ def read_checkpoint(path: Path, config: FitConfig) -> dict[str, Any]:
     if state["version"] != _VERSION:
         raise TrainError(f"checkpoint: {path} is of version {state['version']}; this edgekern reads {_VERSION}")
     now, then = json.loads(json.dumps(config.to_dict())), json.loads(state["config"])
-    apart = sorted(
-        key for key in now.keys() | then.keys() if key not in _MAY_DIFFER and now.get(key) != then.get(key)
-    )
+    apart = sorted(key for key in now.keys() | then.keys() if key not in _MAY_DIFFER and now.get(key) != then.get(key))
     if apart:
         said = "; ".join(f"{key} was {then.get(key, 'not given')}, is {now.get(key, 'not given')}" for key in apart)
         raise TrainError(f"checkpoint: {path} is of a training with other options: {said}; move it away to begin anew")
