@@ -112,7 +112,7 @@ if TYPE_CHECKING or not _no_torch:
     from edgekern.bench import BenchResult, bench
     from edgekern.checkpoint import CheckpointError, load, save
     from edgekern.convert import convert_, dense_, explain
-    from edgekern.distill import DistillError, Distiller, student_from
+    from edgekern.distill import Distiller, DistillError, student_from
     from edgekern.fuse import FuseError, FuseReport, LinkReport, fuse_, link_
     from edgekern.nn import share_inputs_
     from edgekern.plan import ConvertError

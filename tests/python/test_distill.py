@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from edgekern import FitConfig, Int8, fit
-from edgekern.distill import Attention, CachedLogits, DistillError, Distiller, Hidden, cache_logits, map_layers
+from edgekern.distill import Attention, CachedLogits, Distiller, DistillError, Hidden, cache_logits, map_layers
 from edgekern.distill.features import attention_distance, hidden_distance
 from edgekern.distill.logits import Target, labels_target, logits_loss
 from edgekern.nn import Int8Linear
@@ -241,7 +241,7 @@ def test_wrong_arguments_are_refused():
     student = make()
     with pytest.raises(DistillError, match="the student cannot teach itself"):
         Distiller(student, student)
-    with pytest.raises(TypeError, match="expected a torch.nn.Module or CachedLogits, got str"):
+    with pytest.raises(TypeError, match=r"expected a torch.nn.Module or CachedLogits, got str"):
         Distiller(student, ["teacher"])
     with pytest.raises(ValueError, match="temperature must be above 0"):
         Distiller(student, make(), temperature=0)

@@ -10,8 +10,8 @@ from edgekern import FitConfig, fit, student_from
 from edgekern.distill import (
     Attention,
     CachedLogits,
-    DistillError,
     Distiller,
+    DistillError,
     Hidden,
     block_stacks,
     cache_logits,
@@ -162,7 +162,7 @@ def test_several_stacks_are_named():
         decoder_ffn_dim=32,
     )
     teacher = transformers.BartModel(config).eval()
-    with pytest.raises(DistillError, match="there are several stacks: 'encoder.layers' of 4, 'decoder.layers' of 4"):
+    with pytest.raises(DistillError, match=r"there are several stacks: 'encoder.layers' of 4, 'decoder.layers' of 4"):
         student_from(teacher, layers=2)
     student = student_from(teacher, layers={"decoder.layers": 2}, example_inputs=tokens())
     assert (student.config.encoder_layers, student.config.decoder_layers) == (4, 2)
@@ -186,7 +186,9 @@ def test_students_that_cannot_be_made(options, message):
 
 
 def test_models_without_stacks():
-    with pytest.raises(DistillError, match="Sequential has no nn.ModuleList or nn.Sequential of blocks that are alike"):
+    with pytest.raises(
+        DistillError, match=r"Sequential has no nn.ModuleList or nn.Sequential of blocks that are alike"
+    ):
         student_from(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3)), layers=1)
     with pytest.raises(TypeError, match="expected a number of blocks, or their numbers; got 'two'"):
         student_from(Plain(), layers="two")

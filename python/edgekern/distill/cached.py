@@ -1,8 +1,8 @@
 """A teacher's largest logits on disk, so that it runs once and not in every epoch.
 
 A folder of safetensors files, each with the rows of some samples in order: ``logits`` float16 [rows, ..., k] and
-``indices`` int32 likewise; and ``logits.json``, written last, which says how many there are. Rows are mapped into memory,
-so only those that are asked for are read.
+``indices`` int32 likewise; and ``logits.json``, written last, which says how many there are. Rows are mapped into
+memory, and only those that are asked for are read.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def cache_logits(
 
     Args:
         teacher: called as ``prune_`` calls a model, in eval mode and without autograd.
-        batches: inputs without labels, in the order by which samples are numbered. Those of sequences all of one length.
+        batches: inputs without labels, in the order by which samples are numbered. Sequences are all of one
+            length.
         directory: made when missing.
         top_k: how many; all where the model has fewer classes.
         rows_per_file: samples of a file.

@@ -204,8 +204,8 @@ class Distiller(nn.Module):
             wanted = logits_of(output, "teacher")
             if wanted.shape != logits.shape:
                 raise DistillError(
-                    f"teacher: logits have shape {list(wanted.shape)}, the student's {list(logits.shape)}; they have to "
-                    "know the same classes or vocabulary"
+                    f"teacher: logits have shape {list(wanted.shape)}, the student's {list(logits.shape)}; they have "
+                    "to know the same classes or vocabulary"
                 )
             return Target(weight, self.temperature, rows, wanted.reshape(-1, wanted.shape[-1]))
         if index is None:

@@ -25,8 +25,8 @@ class Target:
 
     Attributes:
         weight: of its loss in the sum.
-        temperature: T. Both sides' logits are divided by it, and the loss multiplied by T^2, so that gradients keep their
-            size (Hinton et al. 2015, arXiv 1503.02531).
+        temperature: T. Both sides' logits are divided by it, and the loss multiplied by T^2, so that gradients keep
+            their size (Hinton et al. 2015, arXiv 1503.02531).
         rows: bool [N]: which rows count; the loss is their mean.
         logits: of a teacher, [N, V], or [N, k] where there are ``indices``.
         indices: int64 [N, k]: which classes the logits are of; all others have the probability 0. None: all V.

@@ -17,7 +17,8 @@ from edgekern.train.run import Run
 class Callback:
     """Base of what is called in the course of a training. Every method may be left as it is.
 
-    What it remembers belongs into ``state_dict``: plain data and tensors, for checkpoints are read without running code.
+    What it remembers belongs into ``state_dict``: plain data and tensors, since checkpoints are read without running
+    code.
     """
 
     def start(self, run: Run) -> None:

@@ -73,8 +73,8 @@ def fit(
     Raises:
         TypeError: an argument of another type.
         TrainError: options that do not fit the model or the data, or a checkpoint of another training: nothing has
-            changed. A loss or gradients that are NaN or infinite: weights are those of the step before, and a checkpoint
-            is the last that was written. Data that end too early.
+            changed. A loss or gradients that are NaN or infinite: weights are those of the step before, and the
+            checkpoint is the last that was written. Data that end too early.
     """
     _check_arguments(model, loss, config, optimizer, callbacks, evaluate)
     paths = checked_path(checkpoint, "checkpoint"), checked_path(log, "log")

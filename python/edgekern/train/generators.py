@@ -14,7 +14,7 @@ import torch
 def seed_all(seed: int) -> None:
     """Seeds all of them."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002: the one that data pipelines may use is this one
+    np.random.seed(seed % 2**32)  # noqa: NPY002  # data pipelines may use this one
     torch.manual_seed(seed)
 
 
