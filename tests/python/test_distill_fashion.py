@@ -11,11 +11,11 @@ import torch
 pytest.importorskip("transformers")  # edgekern.evaluate imports it
 sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
 
-import distill_fashion  # noqa: E402
+import distill_fashion
 
-from edgekern.evaluate import MissingDataError  # noqa: E402
-from edgekern.evaluate.fashion import FASHION_MNIST, load_fashion_mnist, read_idx  # noqa: E402
-from edgekern.nn import Int8Conv2d  # noqa: E402
+from edgekern.evaluate import MissingDataError
+from edgekern.evaluate.fashion import FASHION_MNIST, load_fashion_mnist, read_idx
+from edgekern.nn import Int8Conv2d
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

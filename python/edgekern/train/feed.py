@@ -98,7 +98,7 @@ class Feed:
         for holder in (self._batches, getattr(self._batches, "sampler", None)):
             if callable(set_epoch := getattr(holder, "set_epoch", None)):
                 set_epoch(self.epoch)
-        return iter(self._batches)  # type: ignore[arg-type]
+        return iter(self._batches)
 
     def _own(self) -> torch.Generator | None:
         """The generator that a DataLoader was given to draw from."""
