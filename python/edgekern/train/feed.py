@@ -93,7 +93,7 @@ class Feed:
             )
 
     def _begin(self) -> Iterator[Any]:
-        if callable(self._batches) and not isinstance(self._batches, Iterable):
+        if not isinstance(self._batches, Iterable):
             return iter(self._batches(self.epoch))
         for holder in (self._batches, getattr(self._batches, "sampler", None)):
             if callable(set_epoch := getattr(holder, "set_epoch", None)):
