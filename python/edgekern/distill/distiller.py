@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -285,13 +285,10 @@ class Distiller(nn.Module):
             if example_inputs is None:
                 raise DistillError(f"example_inputs: {name} needs a batch, to see what shapes layers give")
         if self.hidden is not None:
-            for mine, theirs in self.hidden.layers.items():
-                for whose, model, name in (
-                    ("student", student, mine),
-                    ("teacher", teachers[self.hidden.teacher], theirs),
-                ):
-                    if name not in dict(model.named_modules()):  # type: ignore[union-attr]
-                        raise DistillError(f"Hidden: the {whose} has no module {name!r}")
+            teacher = teachers[self.hidden.teacher]
+            assert isinstance(teacher, nn.Module)
+            _check_modules("student", student, self.hidden.layers.keys())
+            _check_modules("teacher", teacher, self.hidden.layers.values())
 
     def _look_inside(self, student: nn.Module, batch: Any) -> None:
         """Makes projections where widths differ, and finds out whether there are attention maps."""
@@ -316,6 +313,13 @@ def _check_layers(owner: str, layers: object, kind: type) -> None:
     pairs = [*layers.items()] if isinstance(layers, Mapping) else []
     if not pairs or not all(isinstance(each, kind) for pair in pairs for each in pair):
         raise TypeError(f"{owner}: layers must be a mapping of {kind.__name__} to {kind.__name__}, got {layers!r}")
+
+
+def _check_modules(whose: str, model: nn.Module, names: Iterable[str]) -> None:
+    known = dict(model.named_modules(remove_duplicate=False))
+    for name in names:
+        if name not in known:
+            raise DistillError(f"Hidden: the {whose} has no module {name!r}")
 
 
 def _check_models(student: object, teachers: list[Any]) -> None:

@@ -246,7 +246,7 @@ class _Training:
         found = given if isinstance(given, Mapping) else {"value": given}
         self.run.metrics = {name: float(value) for name, value in found.items()}
         self._evaluated_at = self.run.step
-        for name in filter(None, (self.watched, self.patience and self.patience.config.metric)):
+        for name in filter(None, (self.watched, self.patience.config.metric if self.patience else "")):
             if name not in self.run.metrics:
                 raise TrainError(f"evaluate: it gave no {name!r}; there is {', '.join(self.run.metrics)}")
         if self.watched and self.run.scheduler is not None:
