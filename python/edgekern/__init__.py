@@ -14,6 +14,8 @@ from edgekern._lib import has_torch as _has_torch
 from edgekern.config import (
     AWQ,
     GPTQ,
+    EarlyStop,
+    FitConfig,
     Float16,
     Float32,
     Int4,
@@ -33,8 +35,12 @@ __all__ = [
     "BenchResult",
     "CheckpointError",
     "ConvertError",
+    "DistillError",
+    "Distiller",
+    "EarlyStop",
     "EnergyMeter",
     "EnergyResult",
+    "FitConfig",
     "Float16",
     "Float32",
     "FuseError",
@@ -58,12 +64,15 @@ __all__ = [
     "Shrink",
     "ShrinkReport",
     "SmoothQuant",
+    "TrainError",
     "allocate",
     "bench",
     "config_from_dict",
     "convert_",
     "dense_",
+    "distill",
     "explain",
+    "fit",
     "fuse_",
     "kernels",
     "link_",
@@ -80,6 +89,8 @@ __all__ = [
     "share_inputs_",
     "shrink_",
     "shrink_like_",
+    "student_from",
+    "train",
     "undo_qat_",
 ]
 
@@ -102,10 +113,11 @@ def _why_no_torch() -> str:
 _no_torch = _why_no_torch()
 
 if TYPE_CHECKING or not _no_torch:
-    from edgekern import nn, ops
+    from edgekern import distill, nn, ops, train
     from edgekern.bench import BenchResult, bench
     from edgekern.checkpoint import CheckpointError, load, save
     from edgekern.convert import convert_, dense_, explain
+    from edgekern.distill import Distiller, DistillError, student_from
     from edgekern.energy.plan import power_plan
     from edgekern.energy.points import PowerPlan
     from edgekern.fuse import FuseError, FuseReport, LinkReport, fuse_, link_
@@ -117,6 +129,7 @@ if TYPE_CHECKING or not _no_torch:
     from edgekern.quantize import QuantizeError, QuantizeReport, quantize_
     from edgekern.sensitivity import Sensitivity, allocate, sensitivity
     from edgekern.summary import Report
+    from edgekern.train import TrainError, fit
 else:
 
     def __getattr__(name: str) -> Any:

@@ -15,6 +15,7 @@ LEVELS = [
     ["cli"],
     ["report"],
     ["sensitivity", "integrations"],
+    ["train", "distill"],
     ["prune", "quantize", "qat", "fuse", "evaluate", "bench", "loading"],
     ["energy"],
     ["convert", "checkpoint"],
@@ -41,7 +42,7 @@ HOMES = {
     "scipy": {"evaluate"},
     "PIL": {"evaluate"},
     "efficientnet_lite_pytorch": {"evaluate"},
-    "safetensors": {"checkpoint"},
+    "safetensors": {"checkpoint", "distill"},
     "lm_eval": {"integrations"},
     "tomli_w": {"config"},
 }
