@@ -184,7 +184,7 @@ def test_joules_of_a_call_are_those_of_its_time(tree):
 
     write(tree, INA226)
     joules = Joules(EnergyMeter(host=Host(tree, "aarch64"), interval=0.05))
-    assert joules.of_call(lambda: time.sleep(0.05)) == pytest.approx(0.05 * 4.15, rel=0.3)
+    assert joules.of_call(lambda: time.sleep(0.05)) == pytest.approx(0.05 * 4.15, rel=0.5)
     with joules.span() as short:
         time.sleep(0.01)
     assert short.joules is None
