@@ -175,7 +175,10 @@ def test_of_several_rails_none_is_taken_for_the_machine(make):
     assert "say by sensor= which is meant of hwmon:ina3221:VDD_CPU_GPU_CV, hwmon:ina3221:VDD_SOC" in result.why_none
     asked = machine.run(machine.meter(sensor="hwmon:ina3221:VDD_SOC"), 10.0, 10)
     assert asked.joules == pytest.approx(10 * 5.056 * 0.288)
-    assert machine.meter(scope="rail").source is None
+    both = machine.run(machine.meter(scope="rail"), 10.0, 10)
+    assert both.joules is None
+    assert [reading.joules for reading in both.readings] == pytest.approx([10 * 5.056 * 0.320, 10 * 5.056 * 0.288])
+    assert both.why_none.startswith("none of several figures is the machine's: say by sensor= which is meant of ")
 
 
 def test_a_channel_that_is_switched_off_is_no_sensor(make):

@@ -171,8 +171,8 @@ def test_bench_with_a_sensor_has_joules(tree):
     write(tree, INA226)
     result = invoke_json(*SMALL, "--format", "json")
     assert result["energy"] == {"source": "hwmon:ina226:power1", "scope": "rail", "why_none": None}
-    for row in result["rows"]:  # 4.15 W, a second each: calls are as long as they were, or disturbed by others
-        assert 0.2 < row["joules"] / (4.15 * row["mean"] / 1000) < 20
+    for row in result["rows"]:  # calls may be disturbed by others, but are hardly shorter than the shortest before
+        assert row["joules"] > 4.15 * 0.5 * row["min"] / 1000
     done = invoke(*SMALL, "--format", "markdown")
     assert "J by hwmon:ina226:power1, rail; of the whole machine" in done.stdout
     assert WHY not in done.stdout
@@ -184,7 +184,7 @@ def test_joules_of_a_call_are_those_of_its_time(tree):
 
     write(tree, INA226)
     joules = Joules(EnergyMeter(host=Host(tree, "aarch64"), interval=0.05))
-    assert joules.of_call(lambda: time.sleep(0.05)) == pytest.approx(0.05 * 4.15, rel=0.3)
+    assert joules.of_call(lambda: time.sleep(0.05)) == pytest.approx(0.05 * 4.15, rel=0.5)
     with joules.span() as short:
         time.sleep(0.01)
     assert short.joules is None

@@ -80,7 +80,7 @@ def test_with_a_sensor_there_are_joules(tmp_path):
     (point,) = plan
     assert (plan.source, plan.scope, plan.why_none) == ("hwmon:ina226:power1", "rail", "")
     assert point.watts == pytest.approx(4.15)
-    assert point.joules * point.calls == pytest.approx(4.15 * 0.5, rel=0.2), "as long as the sensor needs"
+    assert point.joules * point.calls > 0.99 * 4.15 * 0.5, "as long as the sensor needs"
     assert plan.least_energy is point
 
 

@@ -73,7 +73,8 @@ def choose(found: Found, sensor: str | None, scope: str | None, within: float) -
             why = f"there is none {wanted}" + (f", but {others}" if others else "")
     if main is None:
         said = [*([why] if why else []), *problems, *found.missing]
-        why = f"no energy was measured: {'; '.join(said)}"
+        head = "none of several figures is the machine's" if chosen else "no energy was measured"
+        why = f"{head}: {'; '.join(said)}"
     return Choice(tuple(chosen), main, why, problems)
 
 
