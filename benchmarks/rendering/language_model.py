@@ -12,8 +12,8 @@ EXPLANATION = (
     "Tokens a second, at the median time of a call. `pp` is a prompt read in one call, `tg` are tokens written one by "
     "one from an empty context on. The fastest of edgekern's rivals is in italics, the fastest of all in bold. The "
     "error is the distance of the logits after the prompt from float32's, in proportion; the model's weights lie on a "
-    "grid of 4-bit values already, so that it says little about how other models take to 4 bits. With all linear layers "
-    "instant, what is left is transformers' own: Python, attention, norms."
+    "grid of 4-bit values already, so that it says little about how other models take to 4 bits. With all linear "
+    "layers instant, what is left is transformers' own: Python, attention, norms."
 )
 
 
