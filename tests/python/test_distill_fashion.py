@@ -86,7 +86,7 @@ def test_the_parts_work_together(tmp_path):
         torch.equal(a, b) for one, other in zip(data(3), data(3), strict=True) for a, b in zip(one, other, strict=True)
     )
     assert not torch.equal(next(data(0))[1], next(data(1))[1])
-    teacher, effort = distill_fashion.make_student(9), distill_fashion.Effort(student=6, pruned=6, seeds=1)
+    teacher, effort = distill_fashion.make_student(9), distill_fashion.Effort(student=15, pruned=6, seeds=1)
     distill_fashion.train(teacher, data, 8, distill_fashion.by_labels, tmp_path)
     assert distill_fashion.accuracy(teacher, (images, classes)) > 60
     row = distill_fashion.one_seed(teacher, data, (images, classes), effort, tmp_path)

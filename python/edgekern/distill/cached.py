@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def cache_logits(
         waiting[:] = [(values[count:], indices[count:])] if len(values) > count else []
 
     classes = 0
-    total = len(batches) if hasattr(batches, "__len__") else None
+    total = len(batches) if isinstance(batches, Sized) else None
     with inference(teacher), progress_bar("Teaching", total, progress) as advance:
         for batch in batches:
             args, kwargs = arguments(batch)
@@ -147,8 +147,7 @@ class CachedLogits:
             file = bisect_right(self._starts, number) - 1
             values, indices = self._tensors(file)
             pairs.append((values[number - self._starts[file]], indices[number - self._starts[file]]))
-        values, indices = zip(*pairs, strict=True)
-        return torch.stack(values), torch.stack(indices)
+        return torch.stack([values for values, _ in pairs]), torch.stack([indices for _, indices in pairs])
 
     def _tensors(self, file: int) -> tuple[Tensor, Tensor]:
         if file not in self._open:

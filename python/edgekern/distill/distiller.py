@@ -192,7 +192,7 @@ class Distiller(nn.Module):
             targets.append(labels_target(self.hard, labels.reshape(-1)))
         total, each = logits_loss(flat, targets)
         if self.soft:
-            parts["soft"] = sum(w * loss for w, loss in zip(self._weights, each, strict=False))  # type: ignore[assignment]
+            parts["soft"] = sum(w * loss for w, loss in zip(self._weights, each, strict=False))
         if self.hard:
             parts["hard"] = each[-1]
         return total
@@ -276,7 +276,9 @@ class Distiller(nn.Module):
     def _check_inside(self, student: nn.Module, teachers: list[Teacher], example_inputs: Any) -> None:
         if not (self.soft or self.hard or self.hidden or self.attention):
             raise DistillError("soft, hard, hidden, attention: expected at least one to learn from")
-        for part in filter(None, (self.hidden, self.attention)):
+        for part in (self.hidden, self.attention):
+            if part is None:
+                continue
             name = type(part).__name__
             if not 0 <= part.teacher < len(teachers):
                 raise DistillError(f"{name}: teacher {part.teacher} is none of the {len(teachers)}")

@@ -105,11 +105,11 @@ def _numbers(name: str, given: object, count: int) -> list[int]:
 
 
 def _keep_blocks(student: nn.Module, name: str, numbers: list[int]) -> None:
-    stack = student.get_submodule(name)
-    blocks = list(stack.children())
+    stack: Any = student.get_submodule(name)
+    blocks: list[nn.Module] = list(stack)
     for i in reversed(range(len(blocks))):
         if i not in numbers:
-            del stack[i]  # type: ignore[attr-defined]
+            del stack[i]
     for new, old in enumerate(numbers):
         for module in blocks[old].modules():
             if getattr(module, "layer_idx", None) == old:  # where its keys and values are in a cache

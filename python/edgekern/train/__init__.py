@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgekern.config import EarlyStop, FitConfig
 from edgekern.train.callbacks import Callback, KeepZeros, PrepareQAT, PruneGradually
 from edgekern.train.errors import TrainError
-from edgekern.train.fit import fit
+from edgekern.train.loop import fit
 from edgekern.train.run import FitResult, Run
 
 __all__ = [

@@ -343,7 +343,7 @@ def _trainable(model: nn.Module, loss: object) -> list[nn.Parameter]:
 
 
 def _parts(given: object, step: int) -> dict[str, Tensor]:
-    parts = dict(given) if isinstance(given, Mapping) else {"loss": given}
+    parts: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {"loss": given}
     total = parts.get("loss")
     if not isinstance(total, Tensor) or total.numel() != 1 or not all(isinstance(p, Tensor) for p in parts.values()):
         shape = list(total.shape) if isinstance(total, Tensor) else kind_of(total)
