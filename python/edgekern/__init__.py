@@ -43,6 +43,7 @@ __all__ = [
     "FitConfig",
     "Float16",
     "Float32",
+    "FreezeReport",
     "FuseError",
     "FuseReport",
     "GradualPruner",
@@ -73,6 +74,7 @@ __all__ = [
     "distill",
     "explain",
     "fit",
+    "freeze",
     "fuse_",
     "kernels",
     "link_",
@@ -120,7 +122,7 @@ if TYPE_CHECKING or not _no_torch:
     from edgekern.distill import Distiller, DistillError, student_from
     from edgekern.energy.plan import power_plan
     from edgekern.energy.points import PowerPlan
-    from edgekern.fuse import FuseError, FuseReport, LinkReport, fuse_, link_
+    from edgekern.fuse import FreezeReport, FuseError, FuseReport, LinkReport, freeze, fuse_, link_
     from edgekern.nn import share_inputs_
     from edgekern.plan import ConvertError
     from edgekern.prune import AGP, GradualPruner, MaskLock, PruneError, PruneReport, prune_, prune_iteratively_
