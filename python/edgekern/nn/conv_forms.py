@@ -66,7 +66,7 @@ def choose_form(
         options: as ``as_pairs`` gives them.
         images: to measure with; a guess where None.
         static: whether the range of images is given.
-        convolve: of images, and of weights as `packed`.
+        convolve: of images, and by keyword packed weights.
     """
     if is_depthwise(options):
         zeros = 1 - int(q.count_nonzero()) / q.numel()
