@@ -1,10 +1,11 @@
 // Programs of convolutions, run: for each slab of images whose buffers stay in cache, one step after the other.
+#include "ops/int8_conv2d_program.h"
+
 #include <math.h>
 
 #include "base/parallel.h"
 #include "formats/int8/row_scale.h"
 #include "isa/kernels.h"
-#include "ops/int8_conv2d_program.h"
 #include "ops/tickets.h"
 
 namespace edgekern::int8::program {
@@ -54,8 +55,7 @@ void add_values(const void* a, const void* b, void* y, int64_t begin, int64_t en
   using Bits = typename Type::Bits;
   const Bits *first = static_cast<const Bits*>(a), *second = static_cast<const Bits*>(b);
   Bits* sum = static_cast<Bits*>(y);
-  for (int64_t i = begin; i < end; ++i)
-    sum[i] = Type::bits(Activation::of(Type::value(first[i]) + Type::value(second[i])));
+  for (int64_t i = begin; i < end; ++i) sum[i] = Type::bits(Activation::of(Type::value(first[i]) + Type::value(second[i])));
 }
 
 template <class Type>
@@ -184,9 +184,8 @@ ek_status run_step(const Run& run, int64_t i, int64_t images) {
   if (step.kind == EK_ADD) {
     const char *a = run.at(step.x), *b = run.at(step.other);
     char* y = run.at(i + 1);
-    in_pieces(run.parallel, images * to.elements(), 1, [&](int64_t begin, int64_t end) {
-      add(to.shape.dtype, step.activation, a, b, y, begin, end);
-    });
+    in_pieces(run.parallel, images * to.elements(), 1,
+              [&](int64_t begin, int64_t end) { add(to.shape.dtype, step.activation, a, b, y, begin, end); });
     return EK_OK;
   }
   if (step.kind == EK_MAX_POOL) {

@@ -105,7 +105,8 @@ void place_images(Program* program, Image** alive) {
     image.offset = kOutside;
     if (outside) continue;
     int64_t at = 0, place = 0;
-    for (; place < living && alive[place]->offset - at < image.room(); ++place) at = alive[place]->offset + alive[place]->room();
+    for (; place < living && alive[place]->offset - at < image.room(); ++place)
+      at = alive[place]->offset + alive[place]->room();
     std::move_backward(alive + place, alive + living, alive + living + 1);
     alive[place] = &image;
     ++living;
