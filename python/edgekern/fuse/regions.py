@@ -205,7 +205,8 @@ class Nodes:
                 own = module.activation
                 steps.append(Step.convolution(module, inputs[0], activation if own == "none" else own))
             elif isinstance(module, nn.MaxPool2d):
-                kernel, stride, dilation = (_pair(size) for size in (module.kernel_size, module.stride, module.dilation))
+                sizes = (module.kernel_size, module.stride, module.dilation)
+                kernel, stride, dilation = (_pair(size) for size in sizes)
                 high, wide = _pair(module.padding)
                 pads = (wide, wide, high, high)
                 steps.append(Step(MAX_POOL, inputs[0], kernel=kernel, stride=stride, dilation=dilation, pads=pads))
