@@ -54,6 +54,7 @@ SUBJECTS: dict[str, str] = {
     "minilm-onnxruntime-int8": "rivals.minilm:OnnxRuntimeModel",
     "minilm-openvino-fp32": "rivals.minilm:OpenVinoModel",
     **{f"lm-edgekern-{kind}": f"rivals.lm_transformers:EdgekernModel:{kind}" for kind in LM_KINDS},
+    "lm-stub": "rivals.lm_transformers:StubModel:float32",
     "lm-torch-fp32": "rivals.lm_transformers:TransformersModel:float32",
     "lm-torch-bf16": "rivals.lm_transformers:TransformersModel:bfloat16",
     "lm-torch-int8-x86": "rivals.lm_transformers:TorchDynamicModel:x86",

@@ -187,7 +187,7 @@ struct Avx2Vectors {
   using Bytes = __m256i;
   static constexpr int kParts = 4;
 
-  static EK_INLINE Bytes load_bytes(const uint8_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
+  static EK_INLINE Bytes load_bytes(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static EK_INLINE void store_bytes(uint8_t* p, Bytes v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
   static EK_INLINE Bytes to_bytes(const F32 (&x)[kParts], F32 inverse, I32 zero_point) {
     auto rounded = [&](int i) EK_LAMBDA_INLINE {

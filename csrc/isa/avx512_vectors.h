@@ -170,7 +170,7 @@ struct Avx512Vectors {
 
   static EK_INLINE Bytes load_bytes(const uint8_t* p) {
     Bytes v;
-    unroll<kParts>([&](auto i) EK_LAMBDA_INLINE { v.part[i] = _mm_load_si128(reinterpret_cast<const __m128i*>(p) + i); });
+    unroll<kParts>([&](auto i) EK_LAMBDA_INLINE { v.part[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p) + i); });
     return v;
   }
   static EK_INLINE void store_bytes(uint8_t* p, const Bytes& v) {

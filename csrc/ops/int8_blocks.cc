@@ -19,28 +19,29 @@ struct Slab : blocks::Slab {
   }
 };
 
-const BlockKernels& kernels_of(const edgekern::Kernels& kernels, ek_int8_form form) {
-  return form == EK_INT8_CSR ? kernels.int8_csr : kernels.int8_blocks;
-}
-
 }  // namespace
 
+SpmmArgs spmm_args(const Layout& layout, const void* packed) {
+  return {{},
+          blocks::rhs_of<int32_t>(kept_blocks(layout), packed),
+          at<int32_t>(packed, layout.column_sum_offset()),
+          at<float>(packed, layout.scale_offset()),
+          at<float>(packed, layout.bias_offset()),
+          {}};
+}
+
 size_t blocks_workspace(const edgekern::Kernels& kernels, ek_int8_form form, int64_t m, int64_t k) {
-  return Slab(kernels_of(kernels, form), form, m, k).bytes();
+  return Slab(block_kernels(kernels, form), form, m, k).bytes();
 }
 
 void run_blocks(const edgekern::Kernels& kernels, const Part& part, int64_t m, const Input& input, void* workspace,
                 const ek_parallel* parallel) {
-  const BlockKernels& form = kernels_of(kernels, part.layout.form);
+  const BlockKernels& form = block_kernels(kernels, part.layout.form);
   const Layout& layout = part.layout;
   Slab slab(form, layout.form, m, layout.k);
   blocks::Layout kept = kept_blocks(layout);
-  SpmmArgs args{slab.at(workspace),
-                blocks::rhs_of<int32_t>(kept, part.packed),
-                at<int32_t>(part.packed, layout.column_sum_offset()),
-                at<float>(part.packed, layout.scale_offset()),
-                at<float>(part.packed, layout.bias_offset()),
-                part.output};
+  SpmmArgs args = spmm_args(layout, part.packed);
+  args.lhs = slab.at(workspace);
   for (int64_t m0 = 0; m0 < m; m0 += slab.tiles.rows) {
     args.lhs.tiles.rows = min_of(slab.tiles.rows, m - m0);
     args.output = from_row(part.output, m0);

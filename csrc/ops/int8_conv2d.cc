@@ -4,7 +4,7 @@
 //     range       pieces of images: what x holds, unless that is given          formats/int8/image.h
 //     quantize    rows of images to u8 [H][W][C], with the zeros around them     the same
 //     multiply    blocks of pixels of y x panels: the rows of activations that these pixels need are gathered into L1 or L2
-//                 and multiplied as a linear layer's; or rows of y of a depthwise one
+//                 and multiplied as a linear layer's, dense or by kept blocks; or rows of y of a depthwise one
 #include <stdint.h>
 #include <string.h>
 
@@ -13,6 +13,7 @@
 #include "base/activation.h"
 #include "base/dtype.h"
 #include "ops/int8_conv2d_call.h"
+#include "ops/int8_forms.h"
 
 namespace edgekern::int8 {
 namespace {
@@ -58,8 +59,8 @@ ek_status open_layer(const edgekern::Kernels& kernels, const void* packed, size_
     Layout layout{};
     status = open_packed(layer->packed.matrix(group), layer->packed.matrix_bytes, &layout);
     if (status != EK_OK) return status;
-    if (layout.n != conv.group_out() || layout.k != conv.k() || !in_panels(layout.form)) return EK_ERROR_PACKED;
-    if (!(layout.order == kernels.int8.order)) return EK_ERROR_ORDER;
+    if (layout.n != conv.group_out() || layout.k != conv.k()) return EK_ERROR_PACKED;
+    if (!(layout.order == order_of(kernels, layout.form))) return EK_ERROR_ORDER;
     if (group > 0 && layout.form != layer->matrix.form) return EK_ERROR_PACKED;
     layer->matrix = layout;
   }
@@ -97,13 +98,13 @@ extern "C" size_t ek_int8_conv2d_workspace_size(const ek_isa* isa, const void* p
                                                 const ek_images* x, const ek_images* y, ek_activation activation,
                                                 const ek_parallel* parallel) {
   const edgekern::Kernels* kernels = nullptr;
-  Conv2dPacked layer{};
+  OpenConv2d layer{};
   Geometry geometry{};
   if (x == nullptr || y == nullptr || check_images(*x, *y) != EK_OK || resolve_isa(isa, &kernels) != EK_OK ||
-      open_conv2d(packed, packed_size, &layer) != EK_OK ||
-      geometry_of(layer.layout.shape, window, images, height, width, &geometry) != EK_OK)
+      open_layer(*kernels, packed, packed_size, &layer) != EK_OK ||
+      geometry_of(layer.packed.layout.shape, window, images, height, width, &geometry) != EK_OK)
     return 0;
-  return static_cast<size_t>(plan_of(*kernels, layer.layout, geometry, images, *x, *y, activation, parallel).bytes());
+  return static_cast<size_t>(plan_of(*kernels, layer, geometry, images, *x, *y, activation, parallel).bytes());
 }
 
 extern "C" ek_status ek_int8_conv2d(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
@@ -120,7 +121,7 @@ extern "C" ek_status ek_int8_conv2d(const ek_isa* isa, const void* packed, size_
   if (status == EK_OK) status = open_layer(*kernels, packed, packed_size, &layer);
   if (status == EK_OK) status = geometry_of(layer.packed.layout.shape, window, images, height, width, &geometry);
   if (status != EK_OK || images == 0) return status;
-  const Plan plan = plan_of(*kernels, layer.packed.layout, geometry, images, *x, *y, activation, parallel);
+  const Plan plan = plan_of(*kernels, layer, geometry, images, *x, *y, activation, parallel);
   const bool empty = height == 0 || width == 0;  // all that windows meet are zeros
   if ((x->data == nullptr && !empty) || y->data == nullptr || workspace == nullptr) return EK_ERROR_NULL_POINTER;
   if (static_cast<int64_t>(workspace_size) < plan.bytes()) return EK_ERROR_WORKSPACE;

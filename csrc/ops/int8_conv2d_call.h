@@ -24,21 +24,21 @@ struct OpenConv2d {
   Layout matrix;  // of nothing where the layer is depthwise
 };
 
-// Rows of activations need not be gathered: they are the pixels of a u8 image, and nothing beyond the last is read.
-bool reads_in_place(const DenseKernels& kernels, const Geometry& geometry);
-
 // How a call's work is cut, and where its parts stand in the workspace.
 struct Plan {
   Geometry geometry;
   bool planes;          // x and y are channel by channel
+  bool reads_image;     // rows of activations need not be gathered: they are the pixels of a u8 image
   bool in_place;        // x is u8 already, and read where it lies; zeros around it are not
   bool folds;           // y is u8, and its range and activation go into the layer's scale and bias
   int64_t value_bytes;  // of y
   int64_t slab_images, range_pieces;
   int64_t threads;
 
-  // Of a ticket of pixels of y. Rows of activations:
-  int64_t block_rows, k_blocks, gather_stride, lhs_stride;
+  // Of a ticket of pixels of y. Rows of activations, so many gathered at a time, and what kernels take:
+  int64_t block_rows, gather_rows, gather_stride, lhs_bytes;
+  int64_t k_blocks, lhs_stride;  // of panels
+  blocks::Tiles tiles;           // of kept blocks, for block_rows of them
   // Depthwise: columns of the image that a run of pixels meets, and a row of zeros where the image has none around it.
   int64_t span, column_bytes, zeros_bytes;
   int64_t tile_stride;      // elements, of results that are on their way to planes
@@ -51,14 +51,15 @@ struct Plan {
   int64_t images_bytes() const { return in_place ? 0 : aligned(slab_images * geometry.image_bytes() + kSlack); }
   int64_t ranges_bytes() const { return aligned(slab_images * range_pieces * static_cast<int64_t>(sizeof(RowRange))); }
   int64_t tile_bytes() const { return planes ? aligned(round_up(block_rows, 16) * tile_stride * value_bytes) : 0; }
-  int64_t rows_bytes() const { return aligned(block_rows * gather_stride + kSlack) + aligned(block_rows * lhs_stride); }
+  int64_t gathered_bytes() const { return aligned(gather_rows * gather_stride + kSlack); }
+  int64_t rows_bytes() const { return gathered_bytes() + aligned(lhs_bytes); }
   int64_t numbers_bytes() const { return aligned(4 * block_rows * (3 + k_blocks)); }
   int64_t folded_bytes() const { return folds ? aligned(8 * folded_channels) : 0; }
   int64_t slot_bytes() const { return tile_bytes() + rows_bytes() + numbers_bytes() + folded_bytes() + column_bytes; }
   int64_t bytes() const { return kSlack + images_bytes() + zeros_bytes + ranges_bytes() + threads * slot_bytes(); }
 };
 
-Plan plan_of(const edgekern::Kernels& kernels, const Conv2dLayout& layout, const Geometry& geometry, int64_t images,
+Plan plan_of(const edgekern::Kernels& kernels, const OpenConv2d& layer, const Geometry& geometry, int64_t images,
              const ek_images& x, const ek_images& y, ek_activation activation, const ek_parallel* parallel);
 
 // What one thread works in.
@@ -66,6 +67,7 @@ struct Slot {
   char* tile;
   uint8_t* gathered;
   LhsRows lhs;
+  LhsTiles tiles;       // in its place, of kept blocks
   int32_t* zero_point;  // u8's, of every row
   uint8_t* columns;
   float *scale, *bias;  // folded

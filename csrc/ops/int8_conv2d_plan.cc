@@ -1,7 +1,9 @@
 // How a call of an int8 convolution is cut.
 #include "base/activation.h"
 #include "base/dtype.h"
+#include "formats/int8/blocks.h"
 #include "ops/int8_conv2d_call.h"
+#include "ops/int8_forms.h"
 #include "ops/tickets.h"
 
 namespace edgekern::int8 {
@@ -13,47 +15,73 @@ constexpr int64_t kRunPixels = 32;  // of a row of y of a depthwise layer at a t
 
 bool is_limits(ek_activation activation) { return activation == EK_NONE || activation == EK_RELU || activation == EK_RELU6; }
 
-}  // namespace
-
-bool reads_in_place(const DenseKernels& kernels, const Geometry& geometry) {
+bool rows_are_pixels(const Geometry& geometry) {
   const ek_window& w = geometry.window;
-  return kernels.lhs.plain && geometry.windows_are_pixels() && geometry.shape.in_channels % kDepthUnit == 0 &&
-         w.top + w.bottom + w.left + w.right == 0;
+  return geometry.windows_are_pixels() && w.top + w.bottom + w.left + w.right == 0;
 }
 
-Plan plan_of(const edgekern::Kernels& kernels, const Conv2dLayout& layout, const Geometry& geometry, int64_t images,
+// A ticket of runs of 64 channels of a depthwise layer.
+void plan_lanes(const Conv2dLayout& layout, Plan* plan) {
+  const Geometry& g = plan->geometry;
+  plan->block_rows = min_of(kRunPixels, g.out_width);
+  plan->span = (plan->block_rows - 1) * g.window.stride_w + (g.shape.kernel_w - 1) * g.window.dilation_w + 1;
+  plan->column_bytes = layout.lanes().row_groups() * plan->span * kTileChannels * layout.depth;
+  plan->tile_stride = plan->folded_channels = kTileChannels;
+}
+
+void plan_panels(const DenseKernels& kernels, int64_t k, Plan* plan) {
+  const RowLayout& rows = kernels.lhs;
+  plan->reads_image = rows_are_pixels(plan->geometry) && rows.plain && k % kDepthUnit == 0;  // nothing beyond the last is read
+  plan->k_blocks = blocks_of(k);
+  plan->lhs_stride = rows.plain ? 0 : round_up(k, 64) * rows.lhs_bytes + 64;
+  const int64_t pixels = plan->geometry.out_pixels();
+  const int64_t fit = round_up(max_of(1, min_of(kMostRows, kGatherBytes / plan->gather_stride)), rows.rows);
+  // Blocks of about one size: the last of an image is then not much shorter.
+  plan->block_rows = round_up(ceil_div(pixels, ceil_div(pixels, fit)), rows.rows);
+  plan->gather_rows = plan->block_rows;
+  plan->lhs_bytes = plan->block_rows * plan->lhs_stride;
+}
+
+// A ticket is a tile of the widest, or all of an image that has less: what multiplies the last pixels is narrower.
+void plan_blocks(const BlockKernels& kernels, int64_t group_rows, int64_t k, Plan* plan) {
+  plan->reads_image = rows_are_pixels(plan->geometry);
+  plan->tiles.depth = round_up(k, 64) / kernels.order.line_depth;
+  plan->tiles.tile_rows = kernels.tile_rows[blocks::log2_of_group_rows(group_rows)];
+  plan->tiles.narrowest = kernels.narrowest;
+  plan->block_rows = min_of(plan->tiles.tile_rows, round_up(plan->geometry.out_pixels(), kernels.narrowest));
+  plan->gather_rows = min_of(plan->block_rows, kernels.read_rows);
+  plan->lhs_bytes = plan->block_rows * plan->tiles.depth * 4;
+}
+
+}  // namespace
+
+Plan plan_of(const edgekern::Kernels& kernels, const OpenConv2d& layer, const Geometry& geometry, int64_t images,
              const ek_images& x, const ek_images& y, ek_activation activation, const ek_parallel* parallel) {
   Plan plan{};
   plan.geometry = geometry;
   plan.planes = x.order == EK_NCHW;
   plan.folds = y.dtype == EK_U8 && is_limits(activation);
-  plan.in_place = x.dtype == EK_U8 && reads_in_place(kernels.int8, geometry);
   plan.value_bytes = bytes_of(y.dtype);
   plan.slab_images = min_of(images, max_of(1, kSlabBytes / geometry.image_bytes()));
   if (x.range.scale == 0)
     plan.range_pieces = ceil_div(geometry.shape.in_channels * geometry.height * geometry.width, kRangeElements);
   plan.threads = thread_count(parallel);
+  const Conv2dLayout& layout = layer.packed.layout;
   if (layout.depthwise()) {
-    plan.block_rows = min_of(kRunPixels, geometry.out_width);
-    plan.span =
-        (plan.block_rows - 1) * geometry.window.stride_w + (geometry.shape.kernel_w - 1) * geometry.window.dilation_w + 1;
-    plan.column_bytes = layout.lanes().row_groups() * plan.span * kTileChannels * layout.depth;
-    plan.tile_stride = plan.folded_channels = kTileChannels;
+    plan_lanes(layout, &plan);
     // Lanes are read by sixteens.
     plan.in_place = x.dtype == EK_U8 && geometry.shape.in_channels % 16 == 0;
     if (plan.in_place) plan.zeros_bytes = aligned(plan.row_bytes());
     return plan;
   }
-  const RowLayout& rows = kernels.int8.lhs;
-  const int64_t k = layout.k();
-  plan.k_blocks = blocks_of(k);
-  plan.gather_stride = round_up(k, 64) + 64;  // rows do not all start in the same cache set
-  plan.lhs_stride = rows.plain ? 0 : round_up(k, 64) * rows.lhs_bytes + 64;
-  const int64_t fit = round_up(max_of(1, min_of(kMostRows, kGatherBytes / plan.gather_stride)), rows.rows);
-  // Blocks of about one size: the last of an image is then not much shorter.
-  const int64_t blocks = ceil_div(geometry.out_pixels(), fit);
-  plan.block_rows = round_up(ceil_div(geometry.out_pixels(), blocks), rows.rows);
+  const ek_int8_form form = layer.matrix.form;
+  plan.gather_stride = round_up(layout.k(), 64) + 64;  // rows do not all start in the same cache set
   plan.tile_stride = plan.folded_channels = round_up(layout.group_out(), kPanelColumns);
+  if (in_panels(form))
+    plan_panels(kernels.int8, layout.k(), &plan);
+  else
+    plan_blocks(block_kernels(kernels, form), group_rows_of(form), layout.k(), &plan);
+  plan.in_place = x.dtype == EK_U8 && plan.reads_image;
   return plan;
 }
 
@@ -61,11 +89,12 @@ Slot slot_at(const Plan& plan, char* start) {
   Slot slot{};
   slot.tile = start;
   slot.gathered = reinterpret_cast<uint8_t*>(slot.tile + plan.tile_bytes());
-  uint8_t* data = slot.gathered + aligned(plan.block_rows * plan.gather_stride + kSlack);
+  uint8_t* data = slot.gathered + plan.gathered_bytes();
   float* scale = reinterpret_cast<float*>(slot.gathered + plan.rows_bytes());
   int32_t* numbers = reinterpret_cast<int32_t*>(scale + plan.block_rows);
   slot.zero_point = numbers + plan.block_rows;
   slot.lhs = {data, plan.lhs_stride, scale, numbers, slot.zero_point + plan.block_rows, plan.block_rows};
+  slot.tiles = {plan.tiles, reinterpret_cast<int32_t*>(data), scale, numbers};
   slot.columns = reinterpret_cast<uint8_t*>(scale) + plan.numbers_bytes();
   slot.scale = reinterpret_cast<float*>(slot.columns + plan.column_bytes);
   slot.bias = slot.scale + plan.folded_channels;

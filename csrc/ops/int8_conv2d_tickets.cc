@@ -3,8 +3,10 @@
 #include <string.h>
 
 #include "base/at.h"
+#include "formats/int8/blocks.h"
 #include "ops/int8_conv2d_call.h"
 #include "ops/int8_forms.h"
+#include "ops/kept_blocks.h"
 #include "ops/tickets.h"
 
 namespace edgekern::int8 {
@@ -84,7 +86,7 @@ void multiply(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t
   }
   if (kernels.lhs.plain) memset(lhs.row_sum, 0, static_cast<size_t>(4 * call.plan.k_blocks * lhs.rows));
   for (int64_t group = 0; group < g.shape.groups; ++group) {
-    if (reads_in_place(kernels, g)) {
+    if (call.plan.reads_image) {
       lhs.data = call.image(b) + p0 * g.shape.in_channels;
       lhs.stride = g.shape.in_channels;
     } else {
@@ -106,6 +108,54 @@ void multiply(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t
     matrix.gemm({lhs, matrix.rhs, output_at(call, slot, b, p0, c0)}, 0, rows, n0, n1);
     if (call.plan.planes)
       store_planes(call, slot, b, p0, rows, first, c0 + first, min_of(group_out, n1 * kPanelColumns) - first);
+  }
+}
+
+// Rows of activations of `group`, from pixel p0 of image b on, to the tiles that kept blocks multiply.
+void fill_tiles(const Call& call, const Slot& slot, const LhsTiles& lhs, int64_t b, int64_t group, int64_t p0) {
+  const Geometry& g = call.plan.geometry;
+  const BlockKernels& kernels = block_kernels(call.kernels, call.layer.matrix.form);
+  const int64_t rows = lhs.tiles.rows, stride = call.plan.gather_stride, channels = g.shape.in_channels;
+  if (call.plan.reads_image)
+    return kernels.load_u8(call.image(b) + p0 * channels, channels, slot.zero_point, g.k(), 0, rows, lhs);
+  for (int64_t m = 0; m < rows; m += call.plan.gather_rows) {
+    const int64_t end = min_of(rows, m + call.plan.gather_rows);
+    conv2d::gather_rows(g, call.image(b), group, p0 + m, p0 + end, slot.gathered, stride);
+    kernels.load_u8(slot.gathered - m * stride, stride, slot.zero_point, g.k(), m, end, lhs);
+  }
+}
+
+// Pixels [p0, p1) of y of image b by one of `pieces` runs of panels of kept blocks, of each group.
+void multiply_blocks(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t p1, int64_t piece, int64_t pieces) {
+  const Layout& layout = call.layer.matrix;
+  const blocks::Layout kept = kept_blocks(layout);
+  const auto spmm = block_kernels(call.kernels, layout.form).spmm[blocks::log2_of_group_rows(kept.group_rows)];
+  const RowScale scale = call.scale(b);
+  LhsTiles lhs = slot.tiles;
+  lhs.tiles.rows = p1 - p0;
+  for (int64_t m = 0; m < call.plan.block_rows; ++m) {
+    lhs.scale[m] = scale.scale;
+    lhs.zero_point[m] = slot.zero_point[m] = scale.zero_point;
+  }
+  for (int64_t group = 0; group < call.plan.geometry.shape.groups; ++group) {
+    fill_tiles(call, slot, lhs, b, group, p0);
+    const void* packed = call.layer.packed.matrix(group);
+    SpmmArgs args = spmm_args(layout, packed);
+    const int64_t c0 = group * layout.n;
+    if (call.plan.folds) {
+      fold(call, slot, scale.scale, args.scale, args.bias, call.plan.folded_channels);
+      args.scale = slot.scale;
+      args.bias = slot.bias;
+    }
+    args.lhs = lhs;
+    args.output = output_at(call, slot, b, p0, c0);
+    const uint32_t* work = at<uint32_t>(packed, kept.begin);
+    const int64_t n0 = blocks::run_start(work, kept.panels(), pieces, piece);
+    const int64_t n1 = blocks::run_start(work, kept.panels(), pieces, piece + 1), first = n0 * kPanelColumns;
+    if (n0 == n1) continue;
+    blocks::for_each_tile(lhs.tiles, [&](blocks::RowTile tile) { spmm(args, tile.start, tile.width, n0, n1); });
+    if (call.plan.planes)
+      store_planes(call, slot, b, p0, p1 - p0, first, c0 + first, min_of(layout.n, n1 * kPanelColumns) - first);
   }
 }
 
@@ -181,7 +231,9 @@ struct Tickets {
     } else {
       block_rows = plan.block_rows;
       blocks = ceil_div(plan.geometry.out_pixels(), block_rows);
-      piece_channels = round_up(ceil_div(layout.group_out(), ceil_div(wanted, blocks)), kTileChannels);
+      // Tiles are filled anew for each piece of kept blocks: there are no more pieces than keep all threads at work.
+      const int64_t tickets = in_panels(call.layer.matrix.form) || plan.threads == 1 ? wanted : ceil_div(plan.threads, images);
+      piece_channels = round_up(ceil_div(layout.group_out(), ceil_div(tickets, blocks)), kTileChannels);
       pieces = ceil_div(layout.group_out(), piece_channels);
     }
     count = images * blocks * pieces;
@@ -190,12 +242,14 @@ struct Tickets {
   void run(const Call& call, const Slot& slot, int64_t ticket) const {
     const Plan& plan = call.plan;
     const Conv2dLayout& layout = call.layer.packed.layout;
-    const int64_t c0 = ticket % pieces * piece_channels, start = ticket / pieces % blocks * block_rows;
-    const int64_t b = ticket / pieces / blocks;
+    const int64_t piece = ticket % pieces, c0 = piece * piece_channels, b = ticket / pieces / blocks;
+    const int64_t start = ticket / pieces % blocks * block_rows;
     if (layout.depthwise())
       return multiply_lanes(call, slot, b, start, min_of(plan.geometry.out_height, start + block_rows), c0,
                             min_of(layout.shape.out_channels, c0 + piece_channels));
-    multiply(call, slot, b, start, min_of(plan.geometry.out_pixels(), start + block_rows), c0 / kPanelColumns,
+    const int64_t end = min_of(plan.geometry.out_pixels(), start + block_rows);
+    if (!in_panels(call.layer.matrix.form)) return multiply_blocks(call, slot, b, start, end, piece, pieces);
+    multiply(call, slot, b, start, end, c0 / kPanelColumns,
              ceil_div(min_of(layout.group_out(), c0 + piece_channels), kPanelColumns));
   }
 };

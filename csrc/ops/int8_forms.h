@@ -9,6 +9,11 @@
 
 namespace edgekern::int8 {
 
+// The order of bytes that an ISA reads a form in.
+inline Order order_of(const edgekern::Kernels& kernels, ek_int8_form form) {
+  return in_panels(form) ? kernels.int8.order : kernels.int8_blocks.order;
+}
+
 // Rows of activations: floats to quantise, or u8 with their zero points.
 struct Input {
   const void* data;
@@ -49,6 +54,12 @@ size_t panels_workspace(const edgekern::Kernels& kernels, ek_int8_form form, int
 // 1 to EK_MAX_PARTS of them, of one k.
 void run_panels(const edgekern::Kernels& kernels, const Part* parts, int64_t count, int64_t m, const Input& input,
                 void* workspace, const ek_parallel* parallel);
+
+// What multiplies by a matrix of a block form, and the matrix: its caller adds activations and where results go.
+inline const BlockKernels& block_kernels(const edgekern::Kernels& kernels, ek_int8_form form) {
+  return form == EK_INT8_CSR ? kernels.int8_csr : kernels.int8_blocks;
+}
+SpmmArgs spmm_args(const Layout& layout, const void* packed);
 
 size_t blocks_workspace(const edgekern::Kernels& kernels, ek_int8_form form, int64_t m, int64_t k);
 void run_blocks(const edgekern::Kernels& kernels, const Part& part, int64_t m, const Input& input, void* workspace,

@@ -12,11 +12,6 @@
 namespace edgekern::int8 {
 namespace {
 
-// What a form wants.
-Order order_of(const edgekern::Kernels& kernels, ek_int8_form form) {
-  return in_panels(form) ? kernels.int8.order : kernels.int8_blocks.order;
-}
-
 size_t workspace_of(const edgekern::Kernels& kernels, ek_int8_form form, int64_t m, int64_t k) {
   return in_panels(form) ? panels_workspace(kernels, form, m, k) : blocks_workspace(kernels, form, m, k);
 }

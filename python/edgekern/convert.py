@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from edgekern import kernels
 from edgekern.calibration.errors import data_errors_as
+from edgekern.calibration.images import images_for
 from edgekern.calibration.observe import check_data
 from edgekern.calibration.ranges import Ranges, ranges_for
 from edgekern.config import Config, Scheme, check_config
-from edgekern.nn import NATIVE_EMBEDDINGS, NativeEmbedding, NativeLayer, NativeLinear, QATLinear
+from edgekern.nn import NATIVE_EMBEDDINGS, Int8Conv2d, NativeEmbedding, NativeLayer, NativeLinear, QATLinear
+from edgekern.nn.conv_forms import Images
 from edgekern.nn.embedding import in_rows
 from edgekern.nn.forms import LEAST_ZEROS, Choice
 from edgekern.nn.layers import Layer, find_layers, objection, obstacle, tied_weights
@@ -49,7 +51,8 @@ def convert_(
     Layers that ``prepare_qat_`` has prepared become what they have trained for.
 
     Where a scheme has static activations (``Int8(activations="static")``) the model runs on ``data`` first, as it is,
-    in one pass in which every such layer's inputs are looked at; see ``calibration/ranges.py``.
+    in one pass in which every such layer's inputs are looked at; see ``calibration/ranges.py``. Where forms of pruned
+    convolutions are to be measured, that is done with images of the size that the first batch brings them.
 
     Left alone, each with its reason in the report: layers without a rule or with the rule None, those ``filter_fn``
     declines, subclasses with a forward of their own, parametrised, pruned, lazy, meta, sparse or quantised layers,
@@ -64,8 +67,9 @@ def convert_(
         model: any module that holds layers; a single nn.Linear has no place to be replaced in.
         config: one scheme for every layer, or ``PerLayer``.
         filter_fn: called as ``filter_fn(module, name)`` for each linear and convolution layer; false leaves it alone.
-        data: for static activations: batches to run the model on, once, in eval mode and without autograd. A mapping is
-            passed as keyword arguments, a tuple or list as positional ones, anything else as the only one.
+        data: for static activations, and for the size of images: batches to run the model on, in eval mode and without
+            autograd, once; the first one twice for both. A mapping is passed as keyword arguments, a tuple or list as
+            positional ones, anything else as the only one.
         progress: shows a progress bar while data are used.
 
     Returns:
@@ -82,9 +86,10 @@ def convert_(
     check_filter_fn(filter_fn)
     check_data(data)
     decisions = plan(model, config, filter_fn)
+    images, data = images_for(model, decisions, data)
     ranges = ranges_for(model, decisions, data, progress=progress)
     with part_of_a_model(sum(map(bytes_of, decisions))):
-        steps, left_alone = _prepare(decisions, ranges)
+        steps, left_alone = _prepare(decisions, ranges, images)
         del decisions  # it holds the originals, which are to be freed one by one
         _commit(model, steps)
     return report_on(model, left_alone)
@@ -104,7 +109,7 @@ def convert_layer_(model: nn.Module, layer: Layer, scheme: Scheme, tables: Seque
 
     ``tables`` are those that are to read its weights.
     """
-    steps = _reserve(layer, scheme, tables, {})
+    steps = _reserve(layer, scheme, tables, {}, {})
     if isinstance(steps, LeftAlone):
         return steps
     _commit(model, steps)
@@ -210,7 +215,9 @@ def bytes_of(decision: Decision) -> int:
     return weight_bytes_as(decision.layer, decision.scheme)
 
 
-def _prepare(decisions: list[Decision], ranges: Ranges) -> tuple[list[_Step], dict[str, LeftAlone]]:
+def _prepare(
+    decisions: list[Decision], ranges: Ranges, images: Mapping[nn.Module, Images]
+) -> tuple[list[_Step], dict[str, LeftAlone]]:
     """What to convert, and what not. Nothing else holds the originals afterwards: they are to be freed one by one."""
     steps: list[_Step] = []
     left_alone = {}
@@ -223,7 +230,8 @@ def _prepare(decisions: list[Decision], ranges: Ranges) -> tuple[list[_Step], di
         if decision.owner is not None:
             continue
         readers = tables.get(layer.module, [])
-        planned = LeftAlone(decision.reason) if scheme is None else _reserve(layer, scheme, readers, ranges)
+        alone = LeftAlone(decision.reason)
+        planned = alone if scheme is None else _reserve(layer, scheme, readers, ranges, images)
         if isinstance(planned, LeftAlone):
             left_alone.update({each.name: planned for each in (layer, *readers)})
         else:
@@ -231,7 +239,13 @@ def _prepare(decisions: list[Decision], ranges: Ranges) -> tuple[list[_Step], di
     return steps, left_alone
 
 
-def _reserve(layer: Layer, scheme: Scheme, tables: Sequence[Layer], ranges: Ranges) -> list[_Step] | LeftAlone:
+def _reserve(
+    layer: Layer,
+    scheme: Scheme,
+    tables: Sequence[Layer],
+    ranges: Ranges,
+    images: Mapping[nn.Module, Images],
+) -> list[_Step] | LeftAlone:
     """What to do for a layer, and for the tables that are to read its weights."""
     found = ranges.get(layer.module)
     if isinstance(found, str):
@@ -241,6 +255,8 @@ def _reserve(layer: Layer, scheme: Scheme, tables: Sequence[Layer], ranges: Rang
         native = empty_native(layer, in_rows(scheme) if tables else scheme)
         if found is not None and isinstance(native, NativeLayer):
             native.input_range = found
+        if isinstance(native, Int8Conv2d):
+            native.images = images.get(layer.module)
         packed, reason = native.reserve(layer.linear.weight, getattr(layer.linear, "bias", None))
     except ValueError as error:
         raise ConvertError(f"layer {layer.name!r} cannot be {scheme.format}: {error}") from None

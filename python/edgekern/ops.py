@@ -385,7 +385,7 @@ def int8_conv2d_packed_size(q: torch.Tensor, groups: int = 1, form: str = "dense
     """Bytes that :func:`int8_conv2d_pack` makes of ``q`` int8 [O, I / groups, KH, KW] in a form.
 
     Raises:
-        ValueError: groups that do not divide O, an unknown form, or one that convolutions do not take.
+        ValueError: groups that do not divide O, an unknown form, or one that cannot hold these weights.
     """
     return core.int8_conv2d_packed_size(_array("q", q), groups, form_code(form))
 
@@ -402,8 +402,8 @@ def int8_conv2d_pack(
     """Packs a convolution's ``q`` int8 [O, I / groups, KH, KW], ``scale`` float32 [O] and ``bias`` float32 [O] or None
     for ``int8_conv2d``: uint8, 1-D.
 
-    ``form`` is "dense", or without groups "bitmap" or "bitmap_4". With as many groups as channels in and out, a
-    depthwise layer, weights are packed for a kernel of their own. ``out`` may bring the
+    ``form`` is a key of :data:`edgekern.kernels.FORMS`. With as many groups as channels in and out, a depthwise layer,
+    weights are packed for a kernel of their own, and it is "dense". ``out`` may bring the
     :func:`int8_conv2d_packed_size` bytes for it.
     """
     array, code = _array("q", q), form_code(form)

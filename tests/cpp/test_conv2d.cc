@@ -4,68 +4,14 @@
 #include <algorithm>
 
 #include "base/half.h"
+#include "conv2d_support.h"
 #include "formats/activation_reference.h"
 #include "formats/int8/reference.h"
-#include "support.h"
 
 using namespace edgekern;
 using namespace edgekern::test;
 
 namespace {
-
-struct Case {
-  ek_conv2d_shape shape;
-  ek_window window;
-  int64_t images, height, width;
-
-  int64_t group_in() const { return shape.in_channels / shape.groups; }
-  int64_t weights() const { return shape.out_channels * group_in() * shape.kernel_h * shape.kernel_w; }
-  int64_t x_size() const { return shape.in_channels * height * width; }
-};
-
-ek_window window(int64_t stride, int64_t dilation, int64_t padding) {
-  return {stride, stride, dilation, dilation, padding, padding, padding, padding};
-}
-
-Case square(int64_t in, int64_t out, int64_t groups, int64_t kernel, int64_t size, ek_window w, int64_t images = 2) {
-  return {{out, in, groups, kernel, kernel}, w, images, size, size};
-}
-
-// Weights of a case, and how they are packed.
-struct Layer {
-  Case of;
-  std::vector<int8_t> w;
-  std::vector<float> scale, bias;
-
-  explicit Layer(const Case& c, uint32_t seed = 3, bool with_bias = true) : of(c) {
-    Random random(seed);
-    w = random.integers<int8_t>(c.weights(), -128, 127);
-    for (float v : random.normals(c.shape.out_channels)) scale.push_back(0.001f + 0.01f * v * v);
-    if (with_bias) bias = random.normals(c.shape.out_channels);
-  }
-  const float* bias_or_null() const { return bias.empty() ? nullptr : bias.data(); }
-  size_t size(const ek_isa* isa, ek_int8_form form) const {
-    return ek_int8_conv2d_packed_size(isa, form, &of.shape, w.data(), nullptr);
-  }
-};
-
-// At a 64-byte boundary, and ending where an unreadable page begins.
-struct Packed {
-  size_t size;
-  Guarded memory;
-  Packed(const Layer& layer, const ek_isa* isa, ek_int8_form form) : size(layer.size(isa, form)), memory(size) {
-    REQUIRE(size > 0);
-    REQUIRE(size % 64 == 0);
-    REQUIRE(ek_int8_conv2d_pack(isa, form, &layer.of.shape, layer.w.data(), layer.scale.data(), layer.bias_or_null(), data(),
-                                size, nullptr) == EK_OK);
-  }
-  char* data() { return memory.as<char>(); }
-};
-
-// Element (c, y, x) of an image in one order or the other.
-int64_t place(ek_image_order order, int64_t channels, int64_t height, int64_t width, int64_t c, int64_t y, int64_t x) {
-  return order == EK_NCHW ? (c * height + y) * width + x : (y * width + x) * channels + c;
-}
 
 struct Wanted {
   int64_t height, width;
@@ -103,13 +49,11 @@ Wanted wanted(const Layer& layer, const std::vector<float>& x, ek_activation act
   return out;
 }
 
-ek_images floats(void* data, ek_image_order order, ek_dtype dtype = EK_F32) { return {data, dtype, order, {}}; }
-
 // Runs a case and compares. Everything ends where an unreadable page begins.
 void check(const Layer& layer, const ek_isa* isa, ek_int8_form form, ek_image_order order, const std::vector<float>& x,
            const Wanted& want, ek_activation activation, const ek_parallel* parallel = nullptr) {
   const Case& c = layer.of;
-  Packed packed(layer, isa, form);
+  PackedLayer packed(layer, isa, form);
   Guarded from(x.size() * 4);
   for (int64_t b = 0; b < c.images; ++b)
     for (int64_t k = 0; k < c.shape.in_channels; ++k)
@@ -228,7 +172,7 @@ TEST_CASE("convolutions unpack to what was packed") {
     for (const ek_isa* isa : tested_isas())
       for (bool with_bias : {true, false}) {
         Layer layer(c, 5, with_bias);
-        Packed packed(layer, isa, EK_INT8_DENSE);
+        PackedLayer packed(layer, isa, EK_INT8_DENSE);
         ek_int8_conv2d_packed found;
         REQUIRE(ek_int8_conv2d_describe(packed.data(), packed.size, &found) == EK_OK);
         CHECK(found.shape.out_channels == c.shape.out_channels);
@@ -271,7 +215,7 @@ TEST_CASE("convolutions of f16 and bf16") {
     for (const ek_isa* isa : tested_isas())
       for (ek_dtype dtype : {EK_F16, EK_BF16})
         for (ek_image_order order : {EK_NCHW, EK_NHWC}) {
-          Packed packed(layer, isa, EK_INT8_DENSE);
+          PackedLayer packed(layer, isa, EK_INT8_DENSE);
           std::vector<uint16_t> from(x.size()), to(want.y.size());
           for (int64_t b = 0; b < c.images; ++b)
             for (int64_t i = 0; i < c.x_size(); ++i) {
@@ -328,7 +272,7 @@ TEST_CASE("convolutions with given ranges, from and to u8") {
     for (const ek_isa* isa : tested_isas())
       for (ek_dtype from : {EK_U8, EK_F32})
         for (ek_dtype to : {EK_U8, EK_F32}) {
-          Packed packed(layer, isa, EK_INT8_DENSE);
+          PackedLayer packed(layer, isa, EK_INT8_DENSE);
           Guarded x(q.size() * (from == EK_U8 ? 1 : 4)), y(want.size() * (to == EK_U8 ? 1 : 4));
           for (size_t i = 0; i < q.size(); ++i)
             if (from == EK_U8)
@@ -363,7 +307,7 @@ TEST_CASE("convolutions with given ranges, from and to u8") {
 TEST_CASE("convolutions refuse what they cannot do") {
   Case c = square(6, 8, 1, 3, 5, window(1, 1, 1));
   Layer layer(c);
-  Packed packed(layer, nullptr, EK_INT8_DENSE);
+  PackedLayer packed(layer, nullptr, EK_INT8_DENSE);
   std::vector<float> x(c.images * c.x_size()), y(c.images * 8 * 25);
   ek_images in = floats(x.data(), EK_NCHW), out = floats(y.data(), EK_NCHW);
   std::vector<char> scratch(1 << 20);
@@ -392,7 +336,11 @@ TEST_CASE("convolutions refuse what they cannot do") {
   CHECK(ek_int8_conv2d_packed_size(nullptr, EK_INT8_DENSE, &shape, layer.w.data(), nullptr) == 0);
   CHECK(ek_int8_conv2d_pack(nullptr, EK_INT8_DENSE, &shape, layer.w.data(), layer.scale.data(), nullptr, packed.data(),
                             packed.size, nullptr) == EK_ERROR_GROUPS);
-  CHECK(ek_int8_conv2d_pack(nullptr, EK_INT8_BLOCKS_4, &c.shape, layer.w.data(), layer.scale.data(), nullptr, packed.data(),
+  CHECK(ek_int8_conv2d_pack(nullptr, static_cast<ek_int8_form>(3), &c.shape, layer.w.data(), layer.scale.data(), nullptr,
+                            packed.data(), packed.size, nullptr) == EK_ERROR_FORM);
+  const ek_conv2d_shape depthwise{6, 6, 6, 3, 3};  // has a kernel of its own, which takes zeros as they come
+  CHECK(ek_int8_conv2d_packed_size(nullptr, EK_INT8_BLOCKS_4, &depthwise, layer.w.data(), nullptr) == 0);
+  CHECK(ek_int8_conv2d_pack(nullptr, EK_INT8_BLOCKS_4, &depthwise, layer.w.data(), layer.scale.data(), nullptr, packed.data(),
                             packed.size, nullptr) == EK_ERROR_FORM);
   layer.scale[1] = NAN;
   CHECK(ek_int8_conv2d_pack(nullptr, EK_INT8_DENSE, &c.shape, layer.w.data(), layer.scale.data(), nullptr, packed.data(),

@@ -91,7 +91,8 @@ def native(conv, scheme=None):
 
 def scheme_of(form, options):
     """Int8 in a form that such a convolution has."""
-    return Int8(form=form if options["groups"] == 1 else "dense")
+    depthwise = 1 < options["groups"] == options["in_channels"] == options["out_channels"]
+    return Int8(form="dense" if depthwise else form)
 
 
 def make_images(shape, dtype=torch.float32, seed=0, layout="contiguous"):

@@ -101,7 +101,7 @@ def layer_class(kind):
 def pretend_times(monkeypatch, times):
     """Choices are made by these times, in place of measured ones: {form: seconds at each of the rows}."""
 
-    def measure(calls, features, dtype, rows):
+    def measure(calls, inputs, rows):
         return tuple(Timing(form, m, times.get(form, [9] * len(rows))[i]) for i, m in enumerate(rows) for form in calls)
 
     monkeypatch.setattr(forms, "_measure", measure)

@@ -43,11 +43,13 @@ def run(layer, x):
     dtype=st.sampled_from(DTYPES),
     layout=st.sampled_from(LAYOUTS),
     form=st.sampled_from(Int8Conv2d.FORMS),
+    density=st.sampled_from([0, 0.05, 0.3, 1, 1]),
     seed=st.integers(0, 1000),
 )
-def test_any_convolution(drawn, dtype, layout, form, seed):
+def test_any_convolution(drawn, dtype, layout, form, density, seed):
     options, shape = drawn
     conv = make_conv(options, seed)
+    conv.weight.mul_(torch.rand(conv.weight.shape) < density)
     x = make_images(shape, dtype, seed, layout)
     y = run(native(conv, scheme_of(form, options)), x)
     assert_as_computed(y, x, conv)
@@ -306,9 +308,8 @@ def test_options_that_were_changed_after_it_was_made_count():
         ({"out_channels": 10**30}, "too large to be packed"),
         ({"activation": "tanh"}, "activation: expected one of none, relu"),
         ({"dtype": torch.float64}, "dtype: expected torch.float32"),
-        ({"scheme": Int8(form="blocks_4")}, "'blocks_4' is not for convolutions yet; they have measured, dense"),
         ({"scheme": Int8(activations="float")}, "Int8Conv2d: activations='float' is for linear layers"),
-        ({"scheme": Int8(form="bitmap"), "groups": 4}, "'bitmap' is for convolutions of one group, and it has 4"),
+        ({"scheme": Int8(form="csr"), "groups": 8, "out_channels": 8}, "'csr' is not for depthwise convolutions"),
     ],
 )
 def test_wrong_arguments(arguments, message):

@@ -77,13 +77,14 @@ def test_rows_of_the_report():
     json.dumps(report.to_dict())
 
 
-def test_zeros_are_told_and_nothing_is_said_to_be_measured():
+def test_zeros_are_told_and_stay_and_what_was_measured_is_told_too():
     model = nn.Sequential(nn.Conv2d(32, 32, 3))
     ek.prune_(model, Prune(0.8, "4x4"), progress=False)
+    zeros = model[0].weight == 0
     row = convert_(model, Int8()).rows[0]
     assert row.zeros == pytest.approx(0.8, abs=0.01)
-    assert (row.packing, row.timings) == ("dense", ())
-    assert not model[0].weight[model[0].weight == 0].any()
+    assert {pixels for _, pixels, _ in row.timings} == {16 * 16}
+    assert not model[0].weight[zeros].any()
 
 
 def test_the_way_there_and_back():
@@ -213,12 +214,12 @@ def test_formats_without_convolutions_leave_them_alone(scheme):
     assert type(model[0]) is nn.Conv2d
 
 
-@pytest.mark.parametrize("form", ["blocks_4", "csr"])
-def test_forms_without_convolutions_leave_them_alone(form):
-    model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Linear(8, 8))
-    row = convert_(model, Int8(form=form)).rows[0]
-    assert row.reason.startswith(f"the form {form!r} is not for convolutions yet")
-    assert type(model[1]) is Int8Linear
+@pytest.mark.parametrize("form", ["blocks_4", "csr", "bitmap"])
+def test_sparse_forms_leave_depthwise_convolutions_alone(form):
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 4, 3, groups=2))
+    row, grouped = convert_(model, Int8(form=form)).rows
+    assert row.reason == f"the form {form!r} is not for depthwise convolutions, which have a kernel of their own"
+    assert (grouped.reason, grouped.packing, model[1].choice.form) == ("", form, form)
 
 
 def test_convolutions_whose_activations_would_stay_floats_are_left_alone():

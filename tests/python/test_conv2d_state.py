@@ -74,7 +74,11 @@ def test_state_dicts_pickles_and_copies_are_exact(drawn, dtype, form, seed, assi
 
 @pytest.mark.parametrize(
     ("channels", "groups", "form"),
-    [(16, 1, "dense"), (16, 1, "bitmap"), (16, 1, "bitmap_4"), (32, 2, "dense"), (256, 256, "dense")],
+    [
+        *((16, 1, form) for form in Int8Conv2d.FORMS),
+        *((32, 2, form) for form in Int8Conv2d.FORMS),
+        (256, 256, "dense"),
+    ],
 )
 def test_any_int8_value_survives_also_minus_128(channels, groups, form):
     values = torch.arange(-128, 128, dtype=torch.int8).repeat(channels * (channels // groups) * 9 // 256)
@@ -236,7 +240,7 @@ def test_a_fused_checkpoint_does_not_go_into_a_model_that_is_not_fused(tmp_path)
         (lambda d: d["convs"][0].update(dtype="float64"), "dtype must be one of"),
         (lambda d: d["convs"][0].update(activation="tanh"), "activation: expected one of"),
         (lambda d: d["convs"][0].update(scheme={"format": "int4"}), r"a convolution cannot be of scheme Int4\(\)"),
-        (lambda d: d["convs"][0].update(scheme={"format": "int8", "form": "csr"}), "not for convolutions yet"),
+        (lambda d: d["convs"][0].update(scheme={"format": "int8", "activations": "float"}), "is for linear layers"),
         (lambda d: d["convs"][0].pop("dilation"), "a layer must have exactly"),
     ],
 )

@@ -88,8 +88,8 @@ def test_layers_alike_are_measured_once(floats, measured, monkeypatch):
     for _ in range(2):
         convert_(pruned(), floats())
     convert_(pruned(dtype=torch.bfloat16), floats())
-    assert [(features, dtype, rows) for _, features, dtype, rows in calls] == [
-        (features, dtype, (1, 16, 128)) for dtype in (torch.float32, torch.bfloat16) for features in (96, 64)
+    assert [(inputs(3).shape, inputs(3).dtype, rows) for _, inputs, rows in calls] == [
+        ((3, features), dtype, (1, 16, 128)) for dtype in (torch.float32, torch.bfloat16) for features in (96, 64)
     ]
     assert [set(found) for found, *_ in calls[:2]] == [{"dense", "blocks_1", "blocks_2", "blocks_4", "blocks_8"}] * 2
 

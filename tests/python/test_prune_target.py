@@ -99,7 +99,7 @@ def test_what_gains_nothing_is_left_alone_with_the_reason():
     report = prune_(model, PerLayer(rules))
     assert [(row.name, row.pays_at) for row in report.pruned] == [("up", "any M")]
     reasons = {row.name: row.reason for row in report.skipped}
-    assert reasons["conv"] == "a Conv2d has no sparse kernel on avx2"
+    assert reasons["conv"] == "what a Conv2d gains on avx2 depends on the size of images; convert_ measures it"
     assert reasons["down"] == (
         "on avx2 its zeros gain nothing: M >= 16 needs 33% of its 1x2 blocks empty, expected are 25%; "
         "M >= 32 needs 60% of its weights empty, expected are 50%; "
@@ -114,7 +114,7 @@ def test_without_a_target_nothing_is_said_of_it():
 
 
 def test_a_named_layer_that_gains_nothing_is_an_error():
-    with pytest.raises(PruneError, match=r"'conv' is named but cannot be pruned: a Conv2d has no sparse kernel"):
+    with pytest.raises(PruneError, match=r"'conv' is named but cannot be pruned: what a Conv2d gains"):
         prune_(make(), PerLayer({"conv": Prune(0.8, "4x4", target="neon"), "_default": Prune(0.5)}))
 
 
@@ -141,7 +141,9 @@ def test_gradual_pruning_is_judged_by_its_end():
     assert reports[0].sparsity == 0
     assert reports[3].sparsity == pytest.approx(0.8, abs=0.02)
     for report in reports:
-        assert {row.name: row.reason for row in report.skipped} == {"0": "a Conv2d has no sparse kernel on avx_vnni"}
+        assert {row.name: row.reason for row in report.skipped} == {
+            "0": "what a Conv2d gains on avx_vnni depends on the size of images; convert_ measures it"
+        }
 
 
 def test_a_scan_looks_at_what_gains_at_all_sparsities():
@@ -151,4 +153,6 @@ def test_a_scan_looks_at_what_gains_at_all_sparsities():
         model, "mse", [torch.randn(2, 2, 4, 4)], config, sparsities=[0.1, 0.9], latency=False, progress=False
     )
     assert [(row.name, row.scheme.share) for row in found] == [("3", 0.1), ("3", 0.9), ("5", 0.1), ("5", 0.9)]
-    assert found.left_alone == {"0": "a Conv2d has no sparse kernel on avx_vnni"}
+    assert found.left_alone == {
+        "0": "what a Conv2d gains on avx_vnni depends on the size of images; convert_ measures it"
+    }

@@ -27,7 +27,7 @@ ek_status check_pack(const ek_isa* isa, ek_int8_form form, const ek_conv2d_shape
   if (shape == nullptr) return EK_ERROR_NULL_POINTER;
   ek_status status = check_shape(*shape);
   if (status != EK_OK) return status;
-  if (!in_panels(form) || (form != EK_INT8_DENSE && shape->groups > 1)) return EK_ERROR_FORM;
+  if (functions_of(form) == nullptr || (form != EK_INT8_DENSE && is_depthwise(*shape))) return EK_ERROR_FORM;
   const edgekern::Kernels* kernels = nullptr;
   status = resolve_isa(isa, &kernels);
   if (status != EK_OK) return status;
@@ -35,11 +35,18 @@ ek_status check_pack(const ek_isa* isa, ek_int8_form form, const ek_conv2d_shape
   return EK_OK;
 }
 
-// Bytes of a group's matrix; 0 where the form cannot hold it.
+// Bytes of the largest of the groups' matrices; 0 where the form cannot hold one.
 size_t matrix_size(const ek_isa* isa, ek_int8_form form, const Conv2dLayout& layout, const int8_t* q,
                    const ek_parallel* parallel) {
-  size_t size = ek_int8_packed_size(isa, form, layout.group_out(), layout.k(), q, layout.k(), parallel);
-  return static_cast<size_t>(round_up(static_cast<int64_t>(size), 64));
+  const int64_t n = layout.group_out(), k = layout.k(),
+                groups = form == EK_INT8_DENSE || q == nullptr ? 1 : layout.shape.groups;
+  size_t largest = 0;
+  for (int64_t g = 0; g < groups; ++g) {
+    const size_t size = ek_int8_packed_size(isa, form, n, k, q == nullptr ? nullptr : q + g * n * k, k, parallel);
+    if (size == 0) return 0;
+    largest = size > largest ? size : largest;
+  }
+  return static_cast<size_t>(round_up(static_cast<int64_t>(largest), 64));
 }
 
 }  // namespace
@@ -118,7 +125,7 @@ extern "C" ek_status ek_int8_conv2d_describe(const void* packed, size_t packed_s
   for (int64_t g = 0; g < layer.layout.shape.groups; ++g) {
     ek_int8_shape matrix;
     if (ek_int8_describe(layer.matrix(g), layer.matrix_bytes, &matrix) != EK_OK || matrix.n != layer.layout.group_out() ||
-        matrix.k != layer.layout.k())
+        matrix.k != layer.layout.k() || (g > 0 && matrix.form != out->form))
       return EK_ERROR_PACKED;
     out->form = matrix.form;
   }

@@ -7,7 +7,7 @@
 //   | Header            | depthwise weights (depthwise_layout.h)        |
 //   +-------------------+-----------------------------------------------+
 //
-// A group's matrix has an output channel a row, and K = kernel_h * kernel_w * channels in that order: the bytes that a row of
+// All matrices are of one form, and take what the largest of them does. A group's has an output channel a row, and K = kernel_h * kernel_w * channels in that order: the bytes that a row of
 // the filter meets lie side by side in an image whose pixels keep their channels together.
 #pragma once
 

@@ -114,7 +114,11 @@ void load_tiles_u8(const uint8_t* q, int64_t ld_q, const int32_t* zero_points, i
       out.zero_point[m + r] = owed_zero_point<Isa>(zero_point[r]);
     }
     fill_tiles<Isa>(k, m, rows, zero_point, out, [&](int64_t r, int64_t i, uint8_t* bytes) EK_LAMBDA_INLINE {
-      memcpy(bytes, q + (m + r) * ld_q + i, static_cast<size_t>(min_of(kStep, k - i)));
+      const uint8_t* from = q + (m + r) * ld_q + i;
+      if (i + kStep <= k)
+        Isa::store_bytes(bytes, Isa::load_bytes(from));
+      else
+        copy_bytes(bytes, from, k - i);
     });
   }
 }

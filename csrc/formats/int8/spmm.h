@@ -80,11 +80,42 @@ void store_turned_integers(const FinishTurnedArgs& args) {
   });
 }
 
+// The sums of kLanes rows from m on as the dense kernels leave them: rows of a tile, less what zero points owe.
+template <class Isa>
+__attribute__((noinline)) void turn_sums(const FinishTurnedArgs& f, int64_t m, int32_t* tile) {
+  for (int64_t c = 0; c < f.to.columns; c += Isa::kLanes) {
+    typename Isa::I32 v[Isa::kLanes], column_sum = Isa::load_i32(f.column_sum + c);
+    unroll<Isa::kLanes>([&](auto j) EK_LAMBDA_INLINE { v[j] = Isa::load_i32(f.sums + (c + j) * f.w + m); });
+    Isa::transpose(v);
+    unroll<Isa::kLanes>([&](auto r) EK_LAMBDA_INLINE {
+      if constexpr (Isa::kBlockOrder.line_depth == 4)
+        v[r] = Isa::sub_i32(v[r], Isa::mul_i32(Isa::set_i32(f.zero_point[m + r]), column_sum));
+      Isa::store_i32(tile + r * kTileColumns + c, v[r]);
+    });
+  }
+}
+
+// To u8, of which a row's 64 channels are stored at once: through such a tile, and then as the dense kernels do.
+template <class Isa, ek_activation A>
+void finish_turned_u8(const FinishTurnedArgs& f) {
+  alignas(64) int32_t tile[Isa::kLanes * kTileColumns];
+  for (int64_t m = 0; m < f.to.rows; m += Isa::kLanes) {
+    turn_sums<Isa>(f, m, tile);
+    FinishArgs rows{tile, nullptr, f.lhs_scale + m, f.rhs_scale, f.bias, f.to};
+    rows.to.start += m * f.to.ld_y;
+    rows.to.rows = min_of(Isa::kLanes, f.to.rows - m);
+    f.to.u8.folded ? finish_folded<Isa>(rows) : finish<Isa, EK_U8, A>(rows);
+  }
+}
+
 using FinishTurned = void (*)(const FinishTurnedArgs&);
 
 template <class Isa>
 FinishTurned choose_finish_turned(const Output& output) {
   if (output.integers) return store_turned_integers<Isa>;
+  if (output.dtype == EK_U8)
+    return choose_activation<EK_U8>(output.activation,
+                                    [](auto, auto activation) -> FinishTurned { return finish_turned_u8<Isa, activation>; });
   return choose_output(output.dtype, output.activation,
                        [](auto dtype, auto activation) -> FinishTurned { return finish_turned<Isa, dtype, activation>; });
 }
@@ -105,7 +136,7 @@ EK_INLINE void multiply_tile(const SpmmArgs& args, blocks::Accumulate<int32_t> a
                                                  args.column_sum + n0,
                                                  args.scale + n0,
                                                  args.bias + n0,
-                                                 {args.output.y, m0 * ld_y + n0, ld_y, rows, channels}});
+                                                 {args.output.y, m0 * ld_y + n0, ld_y, rows, channels, args.output.u8}});
                                   });
 }
 

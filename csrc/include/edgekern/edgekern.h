@@ -270,8 +270,8 @@ EK_API ek_status ek_conv2d_output(const ek_conv2d_shape* shape, const ek_window*
                                   int64_t* out_height, int64_t* out_width);
 
 // q is [out_channels][kernel_h][kernel_w][in_channels / groups] without gaps, torch's channels_last; scale and bias are by
-// output channel, and bias may be NULL. Forms: EK_INT8_DENSE and the bitmap ones, these without groups; else EK_ERROR_FORM. A
-// layer with as many groups as channels in and out, a depthwise one, is packed for a kernel of its own, whatever the form.
+// output channel, and bias may be NULL. A layer with as many groups as channels in and out, a depthwise one, is packed for a
+// kernel of its own: it has EK_INT8_DENSE alone, else EK_ERROR_FORM.
 // Bytes as ek_int8_packed_size tells them: 0 for what ek_int8_conv2d_pack refuses. For EK_INT8_DENSE q may be NULL.
 EK_API size_t ek_int8_conv2d_packed_size(const ek_isa* isa, ek_int8_form form, const ek_conv2d_shape* shape, const int8_t* q,
                                          const ek_parallel* parallel);

@@ -26,9 +26,9 @@ class Int8(Scheme):
     found from calibration data. Sums are exact int32; results have the dtype of the input.
 
     Pruned weights stay zero. Whether they make a layer faster depends on the mask and on the CPU, so by default the
-    forms that weights can be packed in are measured for each pruned linear layer, and a sparse form is taken when it is
-    faster on the whole, at none of ``rows`` slower than the dense form, and not larger. Of convolutions no form is
-    measured: they are packed in the dense one, or where ``form`` says so as ``"bitmap"`` or ``"bitmap_4"``.
+    forms that weights can be packed in are measured for each pruned layer, and a sparse form is taken when it is faster
+    on the whole, at none of ``rows`` slower than the dense form, and not larger. Convolutions are measured with one
+    image, of the size that ``convert_(..., data=...)`` brings or else a guess; depthwise ones are always dense.
 
     Attributes:
         form: ``"measured"``, or a form: a key of :data:`edgekern.kernels.FORMS`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgekern.fuse.apply import FuseError, fuse_
-from edgekern.fuse.freeze import FreezeReport, FreezeRow, freeze
+from edgekern.fuse.frozen import FreezeReport, FreezeRow, freeze
 from edgekern.fuse.link import LinkReport, LinkRow, link_
 from edgekern.fuse.report import FuseReport, FuseRow
 

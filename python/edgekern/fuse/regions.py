@@ -205,9 +205,11 @@ class Nodes:
                 own = module.activation
                 steps.append(Step.convolution(module, inputs[0], activation if own == "none" else own))
             elif isinstance(module, nn.MaxPool2d):
-                kernel, stride, dilation = map(_pair, (module.kernel_size, module.stride, module.dilation))
+                sizes = (module.kernel_size, module.stride, module.dilation)
+                kernel, stride, dilation = (_pair(size) for size in sizes)
                 high, wide = _pair(module.padding)
-                steps.append(Step(MAX_POOL, inputs[0], -1, None, kernel, stride, dilation, (wide, wide, high, high)))
+                pads = (wide, wide, high, high)
+                steps.append(Step(MAX_POOL, inputs[0], kernel=kernel, stride=stride, dilation=dilation, pads=pads))
             else:
                 steps.append(Step(ADD, inputs[0], inputs[1], activation=activation))
             number[node] = len(steps)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgekern import ops
 from edgekern.config import MEASURED, Float16, Float32
 from edgekern.kernels import F32_CHANNELS, default_isa
-from edgekern.nn.forms import DENSE, LEAST_ZEROS, Call, Choice, choose
+from edgekern.nn.forms import DENSE, LEAST_ZEROS, Call, Choice, choose, random_rows
 from edgekern.nn.fused import ACTIVATION_FUNCTIONS
 from edgekern.nn.memory import copies_of
 from edgekern.nn.native_layer import empty_bytes
@@ -175,10 +175,11 @@ class _Forms:
     def __init__(self, weight: Tensor, packing: _Packing) -> None:
         self._weight, self._packing = weight, packing
         self.zeros = 1 - int(weight.count_nonzero()) / weight.numel()
-        self.features = weight.shape[1]
-        self.dtype = weight.dtype
         self.kind: Hashable = (packing.format, tuple(weight.shape), weight.dtype)
         self._sizes: dict[str, float] = {}
+
+    def inputs(self, rows: int) -> Tensor:
+        return random_rows(rows, self._weight.shape[1], self._weight.dtype)
 
     def sizes(self) -> Mapping[str, float]:
         if not self._sizes:

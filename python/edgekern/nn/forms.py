@@ -52,6 +52,8 @@ class Choice:
     """What was measured; empty when nothing had to be."""
     note: str = ""
     """Why nothing was, where zeros could have been left out."""
+    where: str = ""
+    """What it was measured on, where rows do not say that."""
 
     def describe(self) -> str:
         """What was chosen, and how it compares: ``blocks_4 (1.1/2.9x dense at 1/128 rows)``."""
@@ -63,8 +65,8 @@ class Choice:
         """How the form that was measured best compares with the dense one, whether it was taken or not."""
         best = self.form if self.form != DENSE else self._best_refused()
         speeds = "/".join(f"{speed:.1f}" for speed in self.speeds(best))
-        rows = "/".join(map(str, self.rows))
-        return f"{speeds}x dense at {rows} rows" if best == self.form else f"{best} is {speeds}x at {rows} rows"
+        where = self.where or f"{'/'.join(map(str, self.rows))} rows"
+        return f"{speeds}x dense at {where}" if best == self.form else f"{best} is {speeds}x at {where}"
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -92,22 +94,22 @@ class Weights(Protocol):
         """Share of them that are zero."""
 
     @property
-    def features(self) -> int:
-        """K of the inputs that they multiply."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the inputs to measure with."""
-
-    @property
     def kind(self) -> Hashable:
         """The same for weights whose forms run alike when they are of equal sizes: layers of one format and shape."""
+
+    def inputs(self, rows: int) -> Tensor:
+        """What to measure with."""
 
     def sizes(self) -> Mapping[str, float]:
         """Bytes of every form, the dense one among them; infinite where a form cannot hold these weights."""
 
     def ready(self, form: str, copies: int) -> Sequence[Call]:
         """Packs, and gives what computes the layer, as often as asked and each from a copy of its own."""
+
+
+def random_rows(rows: int, features: int, dtype: torch.dtype) -> Tensor:
+    """Inputs of a linear layer: [rows, features], the same at every call."""
+    return torch.randn(rows, features, generator=torch.Generator().manual_seed(0), device="cpu").to(dtype)
 
 
 def dense_for_floats(weights: Weights, form: str) -> Choice:
@@ -133,7 +135,7 @@ def choose(weights: Weights, form: str, rows: tuple[int, ...] | int, packings: i
     like = tuple((form, round(math.log(sizes[form]) / 0.02)) for form in candidates)
     if (key, like) not in _measured:
         calls = {form: weights.ready(form, copies) for form in candidates}
-        _measured[key, like] = _pick(_measure(calls, weights.features, weights.dtype, rows), packings)
+        _measured[key, like] = _pick(_measure(calls, weights.inputs, rows), packings)
     known = _measured[key, like]
     return Choice(known.form, known.few, known.few_rows, zeros, known.timings)
 
@@ -142,14 +144,14 @@ _measured: dict[Hashable, Choice] = {}
 
 
 def _measure(
-    calls: Mapping[str, Sequence[Call]], features: int, dtype: torch.dtype, rows: Sequence[int]
+    calls: Mapping[str, Sequence[Call]], inputs: Callable[[int], Tensor], rows: Sequence[int]
 ) -> tuple[Timing, ...]:
     """The fastest of several calls of each form at each number of rows, the forms in turn, each call the next copy."""
     turns = {form: cycle(copies) for form, copies in calls.items()}  # the next copy has waited longest
     timings = []
     with torch.inference_mode():
         for m in rows:
-            x = torch.randn(m, features, generator=torch.Generator().manual_seed(0), device="cpu").to(dtype)
+            x = inputs(m)
             best = dict.fromkeys(calls, math.inf)
             for copies in turns.values():
                 _time(next(copies), x)  # brings code into the cache, and weights where there is one copy

@@ -15,7 +15,7 @@ from edgekern import ops
 from edgekern._lib import core
 from edgekern.config import FLOAT, MEASURED, Int4
 from edgekern.kernels import INT4_FORMS, default_isa
-from edgekern.nn.forms import DENSE, Call, choose, dense_for_floats
+from edgekern.nn.forms import DENSE, Call, choose, dense_for_floats, random_rows
 from edgekern.nn.memory import copies_of
 from edgekern.nn.native_layer import empty_bytes
 from edgekern.nn.native_linear import NativeLinear
@@ -161,15 +161,12 @@ class _Weights:
     k: int
     group_size: int
 
-    dtype: ClassVar[torch.dtype] = torch.float32
-
     @property
     def zeros(self) -> float:
         return 1 - sum(int(part.integers().count_nonzero()) for part in self.split()) / (len(self.w) * self.k)
 
-    @property
-    def features(self) -> int:
-        return self.k
+    def inputs(self, rows: int) -> Tensor:
+        return random_rows(rows, self.k, torch.float32)
 
     @property
     def kind(self) -> Hashable:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from edgekern import ops
 from edgekern._lib import core
 from edgekern.config import FLOAT, MEASURED, STATIC, Int8, Scheme
-from edgekern.kernels import Range, default_isa
+from edgekern.kernels import FORMS, Range, default_isa
 from edgekern.nn import input_range
+from edgekern.nn.conv_forms import Images, choose_form
 from edgekern.nn.convolution import (
     NO_PADS,
     as_pairs,
@@ -23,7 +24,7 @@ from edgekern.nn.convolution import (
     pads_of,
     weight_shape_of,
 )
-from edgekern.nn.forms import DENSE, Choice
+from edgekern.nn.forms import DENSE
 from edgekern.nn.fused import Pads, same_pads
 from edgekern.nn.native_layer import NativeLayer, empty_bytes
 
@@ -56,6 +57,8 @@ class Int8Conv2d(NativeLayer):
             by. An empty layer has to be given them before :meth:`take_`. Inputs may then be uint8 that are rounded so.
         output_range: where all that reads the output is layers with this input range, the range that it is rounded by:
             it is uint8 then, in channels_last. :func:`edgekern.link_` sets it.
+        images: the size and memory order of the images that forms of pruned weights are measured with, one at a time;
+            a guess where None. To be set before :meth:`take_`.
 
     Raises:
         TypeError: a scheme for another kind of layer.
@@ -68,8 +71,8 @@ class Int8Conv2d(NativeLayer):
     float_name: ClassVar[str] = "nn.Conv2d"
     exact: ClassVar[tuple[str, ...]] = ("weight", "weight_scale", "input_scale")
     _chosen_here: ClassVar[tuple[str, ...]] = ("packed", "choice", "input_range", "output_range", "_ranges")
-    FORMS: ClassVar[tuple[str, ...]] = (DENSE, "bitmap", "bitmap_4")
-    """What weights can be packed as; those of several groups only as the first. That is also what "measured" gives."""
+    FORMS: ClassVar[tuple[str, ...]] = tuple(FORMS)
+    """What weights can be packed as; those of depthwise layers only as the first."""
 
     scheme: Int8
     in_channels: int
@@ -83,6 +86,7 @@ class Int8Conv2d(NativeLayer):
     same_padding: bool
     pads: Pads | None
     output_range: Range | None
+    images: Images | None
     _ranges: tuple[float, int, float, int, int] | None
 
     def __init__(
@@ -125,6 +129,7 @@ class Int8Conv2d(NativeLayer):
             raise ValueError(f"{type(self).__name__}: {reason}")
         super().__init__(bias, activation, dtype, bias_dtype, scheme)
         vars(self).update(options)
+        self.images = None
         self._pads = pads_of(options)
         self._before_pads = (self.out_channels, *self.kernel_size, *self.stride)
         self._after_pads = (*self.dilation, self._activation_code)
@@ -132,10 +137,10 @@ class Int8Conv2d(NativeLayer):
     def forward(self, input: Tensor) -> Tensor:
         """``[batch, in_channels, ...]`` to ``[batch, out_channels, ...]``, or both without ``batch``."""
         if input.dim() == 3:
-            return self._convolve(input.unsqueeze(0)).squeeze(0)
-        return self._convolve(input)
+            return self._convolve(input.unsqueeze(0), self.packed).squeeze(0)
+        return self._convolve(input, self.packed)
 
-    def _convolve(self, images: Tensor) -> Tensor:
+    def _convolve(self, images: Tensor, packed: Tensor) -> Tensor:
         pads = self._pads
         if self.same_padding:
             pads = self._pads_for(images.shape[-2], images.shape[-1])
@@ -144,8 +149,8 @@ class Int8Conv2d(NativeLayer):
         left, right, top, bottom = pads
         rest = (*self._before_pads, top, bottom, left, right, *self._after_pads)
         if self._ranges is None:
-            return _int8_conv2d(images, self.packed, *rest)
-        return _int8_conv2d_static(images, self.packed, *rest, *self._ranges)
+            return _int8_conv2d(images, packed, *rest)
+        return _int8_conv2d_static(images, packed, *rest, *self._ranges)
 
     def _pads_for(self, height: int, width: int) -> Pads:
         (kh, kw), (sh, sw), (dh, dw) = self.kernel_size, self.stride, self.dilation
@@ -167,7 +172,8 @@ class Int8Conv2d(NativeLayer):
     @property
     def kernels(self) -> tuple[str, ...]:
         """The kernel that runs it."""
-        name = "depthwise" if is_depthwise(vars(self)) else "gemm"
+        sparse = self.choice.form.startswith(("blocks", "csr"))
+        name = "depthwise" if is_depthwise(vars(self)) else "spmm" if sparse else "gemm"
         return (f"{self.format}_{name}_{default_isa()}",)
 
     @property
@@ -191,11 +197,8 @@ class Int8Conv2d(NativeLayer):
         """Why a convolution with these options cannot be packed as ``scheme`` says; empty when it can."""
         if scheme.activations == FLOAT:
             return "activations='float' is for linear layers; weight-only convolutions are not there yet"
-        known = (MEASURED, *cls.FORMS)
-        if scheme.form not in known:
-            return f"the form {scheme.form!r} is not for convolutions yet; they have {', '.join(known)}"
-        if scheme.form not in (MEASURED, DENSE) and options.get("groups", 1) > 1:
-            return f"the form {scheme.form!r} is for convolutions of one group, and it has {options['groups']}"
+        if scheme.form not in (MEASURED, DENSE) and is_depthwise(options):
+            return f"the form {scheme.form!r} is not for depthwise convolutions, which have a kernel of their own"
         return ""
 
     # ------------------------------------------------------------------------------------- from and to floats
@@ -220,12 +223,12 @@ class Int8Conv2d(NativeLayer):
         return conv
 
     def reserve(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, str]:
-        """Memory for the form asked for."""
+        """Memory for the form asked for, or for all of the weights, which no form chosen by measuring exceeds."""
         if bias is not None and not bias.isfinite().all():
             return empty_bytes(0), "its bias holds NaN or infinity"
-        if self._form == DENSE:
+        if self.scheme.form in (MEASURED, DENSE):
             return empty_bytes(self.dense_packed_size), ""
-        return empty_bytes(ops.int8_conv2d_packed_size(self._round(weight)[0], self.groups, self._form)), ""
+        return empty_bytes(ops.int8_conv2d_packed_size(self._round(weight)[0], self.groups, self.scheme.form)), ""
 
     def take_(self, weight: Tensor, bias: Tensor | None, packed: Tensor | None = None) -> None:
         """Quantises finite dense weights of ``weight_shape`` and packs them, into what ``reserve`` gave.
@@ -235,10 +238,6 @@ class Int8Conv2d(NativeLayer):
         """
         q, scale = self._round(weight)
         self._pack_into(q, scale, bias, self.input_range, packed)
-
-    @property
-    def _form(self) -> str:
-        return DENSE if self.scheme.form == MEASURED else self.scheme.form
 
     def _round(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         q, scale = ops.int8_quantize(weight.detach().flatten(1))
@@ -270,12 +269,14 @@ class Int8Conv2d(NativeLayer):
     ) -> None:
         if (given is None) == (self.activations == STATIC):
             raise ValueError(f"with {self.scheme!r} input_range must {'' if given is None else 'not '}be given")
-        floats = None if bias is None else bias.detach().float()
-        options: dict[str, Any] = {"groups": self.groups, "form": self._form, "out": packed}
-        self.packed = ops.int8_conv2d_pack(q, scale.flatten(), floats, **options)
-        self.choice = Choice(self._form, zeros=1 - int(q.count_nonzero()) / q.numel())
         self.input_range = given
         self.set_output_range(None)
+        choice = choose_form(q, options_of(self), self.scheme.form, self.images, given is not None, self._convolve)
+        if choice.form not in (DENSE, self.scheme.form):
+            packed = None  # a smaller form was chosen
+        floats = None if bias is None else bias.detach().float()
+        options: dict[str, Any] = {"groups": self.groups, "form": choice.form, "out": packed}
+        self.packed, self.choice = ops.int8_conv2d_pack(q, scale.flatten(), floats, **options), choice
 
     def _empty(self) -> None:
         super()._empty()

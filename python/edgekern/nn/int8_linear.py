@@ -15,7 +15,7 @@ from edgekern._lib import core
 from edgekern.config import FLOAT, MEASURED, STATIC, Int8
 from edgekern.kernels import FORMS, Range, default_isa
 from edgekern.nn import input_range
-from edgekern.nn.forms import DENSE, Call, choose, dense_for_floats
+from edgekern.nn.forms import DENSE, Call, choose, dense_for_floats, random_rows
 from edgekern.nn.memory import copies_of
 from edgekern.nn.native_layer import empty_bytes
 from edgekern.nn.native_linear import NativeLinear
@@ -160,13 +160,13 @@ class Int8Linear(NativeLinear):
 class _Forms:
     """What ``q`` int8 [N, K] can be packed as, with a range to round activations by or without."""
 
-    dtype = torch.float32
-
     def __init__(self, q: Tensor, input_range: Range | None) -> None:
         self._q, self._range = q, input_range
         self.zeros = 1 - int(q.count_nonzero()) / q.numel()
-        self.features = q.shape[1]
         self.kind: Hashable = ("int8", tuple(q.shape), input_range is None)
+
+    def inputs(self, rows: int) -> Tensor:
+        return random_rows(rows, self._q.shape[1], torch.float32)
 
     def sizes(self) -> Mapping[str, float]:
         return {form: self._size(form) for form in FORMS}

@@ -63,7 +63,7 @@ def _obstacle_in_target(layer: Layer, scheme: Prune) -> str:
     if verdict is None:
         return ""
     if layer.kind != "Linear":
-        return f"a {layer.kind} has no sparse kernel on {scheme.target}"
+        return f"what a {layer.kind} gains on {scheme.target} depends on the size of images; convert_ measures it"
     return verdict.reason
 
 
