@@ -1,6 +1,6 @@
 // The torch op edgekern::int8_conv2d_program: several convolutions, and what is between them, in one call. Torch before 2.10
 // hands no lists to ops like ours, so there is no such op there.
-#include <bit>
+#include <cstring>
 #include <vector>
 
 #include "threads.h"
@@ -47,7 +47,10 @@ class ListHandle {
 };
 
 ek_int8_range range_of(int64_t scale, int64_t zero_point) {
-  return {std::bit_cast<float>(static_cast<uint32_t>(scale)), static_cast<int32_t>(zero_point)};
+  const uint32_t bits = static_cast<uint32_t>(scale);
+  ek_int8_range range{0, static_cast<int32_t>(zero_point)};
+  memcpy(&range.scale, &bits, sizeof(bits));
+  return range;
 }
 
 // The program's steps, with the addresses of packed layers.
