@@ -1,7 +1,7 @@
 """Distils a small network of clothes from a large one, prunes it, converts it to int8, and shows what each step costs.
 
-    python examples/distill_fashion.py --save results.json      half an hour or so, on the CPU alone
-    python examples/distill_fashion.py --quick                  a minute: few images, one seed, and no good scores
+    python examples/distill_fashion.py --save results.json      three seeds, on the CPU alone
+    python examples/distill_fashion.py --quick                  few images, one seed, and no good scores
 
 The data, Fashion-MNIST, come with Debian: apt-get install dataset-fashion-mnist
 """
