@@ -20,6 +20,7 @@ from edgekern.nn import NATIVE_EMBEDDINGS, Int8Conv2d, NativeEmbedding, NativeLa
 from edgekern.nn.conv_forms import Images
 from edgekern.nn.embedding import in_rows
 from edgekern.nn.forms import LEAST_ZEROS, Choice
+from edgekern.nn.huge_pages import gather_weights_
 from edgekern.nn.layers import Layer, find_layers, objection, obstacle, tied_weights
 from edgekern.nn.memory import part_of_a_model
 from edgekern.nn.schemes import empty_native, weight_bytes_as
@@ -92,6 +93,7 @@ def convert_(
         steps, left_alone = _prepare(decisions, ranges, images)
         del decisions  # it holds the originals, which are to be freed one by one
         _commit(model, steps)
+    gather_weights_(model)
     return report_on(model, left_alone)
 
 

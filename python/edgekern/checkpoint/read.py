@@ -21,6 +21,7 @@ from edgekern.checkpoint.records import MANIFEST_FILE, ConvRecord, LayerRecord, 
 from edgekern.checkpoint.sparse import join_all
 from edgekern.checkpoint.write import sha256_of
 from edgekern.nn import NATIVE_CONVS, NATIVE_EMBEDDINGS, NATIVE_LINEARS, NativeEmbedding, NativeLayer, NativeLinear
+from edgekern.nn.huge_pages import gather_weights_
 from edgekern.nn.memory import part_of_a_model
 from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths, uninterrupted
 
@@ -69,6 +70,7 @@ def load(model: M, directory: str | os.PathLike[str]) -> M:
             replace(layer, native)
         fill(model, plan)
         settle_fused_paths(model)
+    gather_weights_(model)
     return_freed_memory()
     return model
 

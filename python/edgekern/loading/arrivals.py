@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from edgekern.calibration.ranges import needs_range
 from edgekern.config import Config, Scheme, check_config
 from edgekern.convert import LeftAlone, bytes_of, convert_layer_, report_on
+from edgekern.nn.huge_pages import gather_weights_
 from edgekern.nn.layers import Layer, obstacle
 from edgekern.nn.memory import part_of_a_model
 from edgekern.nn.schemes import obstacle_in_scheme
@@ -98,6 +99,7 @@ class Arrivals:
             raise ConvertError(f"the checkpoint has no values for {shown}{more}; it is incomplete, or of another model")
         for awaited in self._tied:
             self._convert(awaited)
+        gather_weights_(self._model)
         return report_on(self._model, self._left_alone)
 
     def _convert(self, awaited: _Awaited) -> None:

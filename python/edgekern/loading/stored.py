@@ -23,6 +23,7 @@ from edgekern.nn import (
     NativeLinear,
 )
 from edgekern.nn.convolution import options_of
+from edgekern.nn.huge_pages import gather_weights_
 from edgekern.nn.layers import CONV, Layer, find_layers, structural_obstacle
 from edgekern.nn.memory import part_of_a_model
 from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths
@@ -176,6 +177,7 @@ class StoredLayers:
                 replace(layer, native)
                 progress(sum(tensor.nbytes for tensor in tensors.values()))
         settle_fused_paths(self._model)
+        gather_weights_(self._model)
         return_freed_memory()
 
 

@@ -45,7 +45,7 @@ class Int4Linear(NativeLinear):
 
     def forward(self, input: Tensor) -> Tensor:
         """``[..., in_features]`` to ``[..., out_features]``, in the dtype of ``input``."""
-        if self.shared is not None:
+        if self.shared is not None and input.numel() >= self.shared.least:
             return self.shared(self, input)
         return self.alone(input)
 
