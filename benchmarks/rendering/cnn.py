@@ -103,7 +103,7 @@ def _ahead(results: Results, cells: list[Cell], subject: str) -> str:
 
 def _int8_layers(cells: list[Cell]) -> str:
     """A sentence when a layer was left in floats."""
-    records = [record for cell in cells for name, record in cell.timings.items() if is_ours(name)]
+    records = [record for cell in cells for record in cell.timings.values() if "layers" in record]
     floats = max((len(record["layers"]) - record["int8_layers"] for record in records), default=0)
     return f"edgekern left {floats} of the layers in floats." if floats else ""
 
