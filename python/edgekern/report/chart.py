@@ -38,7 +38,9 @@ def draw_demo(result: DemoResult, path: Path) -> None:
     _title(panels[-1], "Agreement with people", f"largest loss {max(0.0, -worst):.4f}")
 
     sequence = timings[0]["sequence"]
-    figure.suptitle(f"{result['model']}: float32 and int8", x=0.04, y=0.985, ha="left", size=16, weight="bold", color=INK)
+    figure.suptitle(
+        f"{result['model']}: float32 and int8", x=0.04, y=0.985, ha="left", size=16, weight="bold", color=INK
+    )
     subtitle = f"{measured_on(result)} · median latency at {sequence} tokens, timed in alternating rounds"
     figure.text(0.04, 0.885, subtitle, size=9.5, color=MUTED)
     _legend(figure)

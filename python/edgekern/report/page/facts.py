@@ -1,0 +1,187 @@
+"""What a run's record says once it is compared: before and after, and which models no other beats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...compress.record import Measured, RunRecord
+from . import texts
+from .texts import BAD, GOOD, MINUS, PLAIN, TIMES, Change
+
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, with what tells it from the others on a page."""
+
+    name: str
+    folder: Path
+    record: RunRecord
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The models that were measured, in order: the first is what the run began with."""
+        stages = [(stage.name, stage.measured) for stage in self.record.stages]
+        return tuple(Point(self.name, name, measured) for name, measured in stages if measured is not None)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model that an evaluate stage measured."""
+
+    run: str
+    stage: str
+    measured: Measured
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One figure of the first screen."""
+
+    value: str
+    label: str
+    detail: str
+    tone: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One line of the table of before and after."""
+
+    label: str
+    before: str
+    after: str
+    change: Change
+
+
+def common_threads(measured: Iterable[Measured]) -> int | None:
+    """The most threads at which all were timed; None when there is no such number."""
+    counts = [set(each.milliseconds) for each in measured]
+    common = set.intersection(*counts) if counts else set()
+    return max(common, default=None)
+
+
+def common_joules(measured: Iterable[Measured]) -> int | None:
+    """The most threads at which the energy of all is known; None when there is no such number."""
+    counts = [set(each.joules or ()) for each in measured]
+    common = set.intersection(*counts) if counts else set()
+    return max(common, default=None)
+
+
+def same_metric(points: Sequence[Point]) -> bool:
+    """Whether the quality of all is the same thing."""
+    return len({(point.measured.metric, point.measured.higher_is_better) for point in points}) <= 1
+
+
+def why_no_joules(measured: Measured) -> str:
+    """The sentence that stands where joules would."""
+    return measured.joules_reason or f"energy was {NOT_MEASURED}"
+
+
+# ---------------------------------------------------------------------------------------------- before and after
+
+
+def headlines(before: Measured, after: Measured) -> tuple[Headline, ...]:
+    """The figures of the first screen: smaller, faster, quality kept, joules."""
+    return (_size(before, after), _latency(before, after), _quality(before, after), _energy(before, after))
+
+
+def _size(before: Measured, after: Measured) -> Headline:
+    old, new = before.bytes_on_disk, after.bytes_on_disk
+    detail = f"{texts.size(new)} on disk, was {texts.size(old)}"
+    return _factor(texts.fewer(old, new, "smaller", "larger"), texts.size(new), "size", detail)
+
+
+def _latency(before: Measured, after: Measured) -> Headline:
+    count = common_threads((before, after))
+    if count is None:
+        return Headline(NOT_MEASURED, "latency", "the two were not timed at the same number of threads", PLAIN)
+    old, new = before.milliseconds[count], after.milliseconds[count]
+    detail = f"{texts.milliseconds(new)} a call on {texts.threads(count)}, was {texts.milliseconds(old)}"
+    return _factor(texts.fewer(old, new, "faster", "slower"), texts.milliseconds(new), "latency", detail)
+
+
+def _energy(before: Measured, after: Measured) -> Headline:
+    count = common_joules((before, after))
+    if count is None or before.joules is None or after.joules is None:
+        return Headline(NOT_MEASURED, "energy", why_no_joules(after if after.joules is None else before), PLAIN)
+    old, new = before.joules[count], after.joules[count]
+    detail = f"{texts.joules(new)} a call on {texts.threads(count)}, was {texts.joules(old)}"
+    return _factor(texts.fewer(old, new, "less energy", "more energy"), texts.joules(new), "energy", detail)
+
+
+def _factor(change: Change, value: str, label: str, detail: str) -> Headline:
+    """The factor in large print; the value itself where there is none."""
+    factor, _, said = change.text.partition(" ")
+    if TIMES not in factor:
+        return Headline(value, f"{label}: {change.text}" if change.text else label, detail, change.tone)
+    return Headline(factor, said, detail, change.tone)
+
+
+def _quality(before: Measured, after: Measured) -> Headline:
+    metric, old, new = after.metric, before.quality, after.quality
+    if (before.metric, before.higher_is_better) != (metric, after.higher_is_better):
+        return Headline(texts.quality(new), metric, f"it began with {texts.quality(old)} in {before.metric}", PLAIN)
+    detail = f"{texts.quality(new)}, was {texts.quality(old)}"
+    tone = PLAIN if new == old else GOOD if (new > old) == after.higher_is_better else BAD
+    if old <= 0:  # no share of it can be kept
+        return Headline(texts.quality(new), metric, detail, tone)
+    if after.higher_is_better:
+        return Headline(f"{100 * new / old:.1f} %", f"of {metric} kept", detail, tone)
+    percent = 100 * (new - old) / old
+    sign = "+" if percent >= 0 else MINUS
+    return Headline(f"{sign}{abs(percent):.1f} %", f"{metric}, lower is better", detail, tone)
+
+
+def comparisons(before: Measured, after: Measured) -> tuple[Comparison, ...]:
+    """Every quantity that both were measured in."""
+    sizes = [("Size on disk", before.bytes_on_disk, after.bytes_on_disk)]
+    sizes += [("Size in memory", before.bytes_in_memory, after.bytes_in_memory)]
+    rows = [
+        Comparison(label, texts.size(a), texts.size(b), texts.fewer(a, b, "smaller", "larger")) for label, a, b in sizes
+    ]
+    for count in sorted(before.milliseconds.keys() & after.milliseconds.keys()):
+        a, b = before.milliseconds[count], after.milliseconds[count]
+        change = texts.fewer(a, b, "faster", "slower")
+        label = f"Latency, {texts.threads(count)}"
+        rows.append(Comparison(label, texts.milliseconds(a), texts.milliseconds(b), change))
+    before_joules, after_joules = before.joules or {}, after.joules or {}
+    for count in sorted(before_joules.keys() & after_joules.keys()):
+        a, b = before_joules[count], after_joules[count]
+        label = f"Energy a call, {texts.threads(count)}"
+        rows.append(Comparison(label, texts.joules(a), texts.joules(b), texts.fewer(a, b, "less", "more")))
+    if (before.metric, before.higher_is_better) == (after.metric, after.higher_is_better):
+        change = texts.moved(before.quality, after.quality, after.higher_is_better)
+        label = _named(after)
+        rows.append(Comparison(label, texts.quality(before.quality), texts.quality(after.quality), change))
+    else:
+        rows.append(Comparison(_named(before), texts.quality(before.quality), "", Change("", PLAIN)))
+        rows.append(Comparison(_named(after), "", texts.quality(after.quality), Change("", PLAIN)))
+    return tuple(rows)
+
+
+def _named(measured: Measured) -> str:
+    return measured.metric[:1].upper() + measured.metric[1:]
+
+
+# ---------------------------------------------------------------------------------------------- the frontier
+
+
+def costs(point: Point, threads: int | None) -> tuple[float, ...]:
+    """What a model is compared by, less being better in each: quality, size, and latency where all have it."""
+    measured = point.measured
+    quality = -measured.quality if measured.higher_is_better else measured.quality
+    return (quality, measured.bytes_on_disk, *([] if threads is None else [measured.milliseconds[threads]]))
+
+
+def unbeaten(points: Sequence[Point], threads: int | None) -> tuple[bool, ...]:
+    """For each whether no other is at least as good in everything, and better in something."""
+    all_costs = [costs(point, threads) for point in points]
+    return tuple(not any(_beats(other, cost) for other in all_costs) for cost in all_costs)
+
+
+def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))

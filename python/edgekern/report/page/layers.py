@@ -1,0 +1,48 @@
+"""The layers of a model before and after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ...compress.record import LayerRecord, Measured
+
+Sides: TypeAlias = tuple[float | None, float | None]
+"""A number before and after; None where there was no such layer, or it was not measured."""
+
+
+@dataclass(frozen=True)
+class LayerPair:
+    """A layer of the model before, of the model after, or of both."""
+
+    name: str
+    before: LayerRecord | None
+    after: LayerRecord | None
+
+    @property
+    def form(self) -> str:
+        """What it computes with now."""
+        return "removed" if self.after is None else self.after.form
+
+    @property
+    def bytes(self) -> Sides:
+        """Of its weights."""
+        return (self.before and self.before.bytes, self.after and self.after.bytes)
+
+    @property
+    def milliseconds(self) -> Sides:
+        """Of a call."""
+        return (self.before and self.before.milliseconds, self.after and self.after.milliseconds)
+
+    @property
+    def error(self) -> float | None:
+        """Of the model after."""
+        return None if self.after is None else self.after.error
+
+
+def paired(before: Measured | None, after: Measured) -> tuple[LayerPair, ...]:
+    """Layers by name: in the order of the model after, then those that it has no more."""
+    old: dict[str, LayerRecord] = {} if before is None else {layer.name: layer for layer in before.layers}
+    new = {layer.name: layer for layer in after.layers}
+    names = [*new, *(name for name in old if name not in new)]
+    return tuple(LayerPair(name, old.get(name), new.get(name)) for name in names)
