@@ -10,7 +10,7 @@ from ...compress.record import RunRecord
 from . import texts
 from .facts import Comparison, Headline, Point, Run, comparisons, headlines, why_no_joules
 from .gallery import Chart, Gallery
-from .layers import paired
+from .layers import LayerPair, paired
 from .sections import Frontier, Training, draw_frontiers, draw_layers, draw_models, draw_trainings
 
 
@@ -101,7 +101,7 @@ def view_run(run: Run, gallery: Gallery, prefix: list[str]) -> RunView:
     compared = len(points) > 1
     first, last = (points[0].measured, points[-1].measured) if points else (None, None)
     pairs = paired(first if compared else None, last) if last else ()
-    columns, layers = _layers(run)
+    columns, layers = _layers(pairs)
     return RunView(
         name=run.name,
         record=run.record,
@@ -150,12 +150,8 @@ def _frontier_row(frontier: Frontier, point: Point, unbeaten: bool, several: boo
     )
 
 
-def _layers(run: Run) -> tuple[tuple[str, ...], tuple[LayerRow, ...]]:
+def _layers(pairs: Sequence[LayerPair]) -> tuple[tuple[str, ...], tuple[LayerRow, ...]]:
     """The header of the columns that hold something, and the rows."""
-    points = run.points
-    if not points:
-        return (), ()
-    pairs = paired(points[0].measured if len(points) > 1 else None, points[-1].measured)
     columns: list[tuple[str, list[str]]] = [
         ("bytes before", [_cell(pair.bytes[0], texts.size) for pair in pairs]),
         ("bytes", [_cell(pair.bytes[1], texts.size) for pair in pairs]),
