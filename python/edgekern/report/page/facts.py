@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...compress.record import Measured, RunRecord
@@ -46,10 +47,15 @@ class Headline:
     detail: str
     tone: str
 
+    @property
+    def in_words(self) -> bool:
+        """Whether there is no number."""
+        return self.value == NOT_MEASURED
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """One line of the table of before and after."""
+    """One line of the table of before and after; empty where a model was not measured in it."""
 
     label: str
     before: str
@@ -84,9 +90,28 @@ def why_no_joules(measured: Measured) -> str:
 # ---------------------------------------------------------------------------------------------- before and after
 
 
-def headlines(before: Measured, after: Measured) -> tuple[Headline, ...]:
-    """The figures of the first screen: smaller, faster, quality kept, joules."""
+def headlines(before: Measured | None, after: Measured) -> tuple[Headline, ...]:
+    """The figures of the first screen: smaller, faster, quality kept, joules; of one model its own."""
+    if before is None:
+        return _alone(after)
     return (_size(before, after), _latency(before, after), _quality(before, after), _energy(before, after))
+
+
+def _alone(measured: Measured) -> tuple[Headline, ...]:
+    better = f"{'higher' if measured.higher_is_better else 'lower'} is better"
+    found = [Headline(texts.size(measured.bytes_on_disk), "size", "of the saved checkpoint", PLAIN)]
+    if (count := common_threads([measured])) is None:
+        found.append(Headline(NOT_MEASURED, "latency", "it was not timed", PLAIN))
+    else:
+        value = texts.milliseconds(measured.milliseconds[count])
+        found.append(Headline(value, "latency", f"of a call on {texts.threads(count)}", PLAIN))
+    found.append(Headline(texts.quality(measured.quality), measured.metric, better, PLAIN))
+    if (count := common_joules([measured])) is None or measured.joules is None:
+        found.append(Headline(NOT_MEASURED, "energy", why_no_joules(measured), PLAIN))
+    else:
+        value = texts.joules(measured.joules[count])
+        found.append(Headline(value, "energy", f"of a call on {texts.threads(count)}", PLAIN))
+    return tuple(found)
 
 
 def _size(before: Measured, after: Measured) -> Headline:
@@ -136,35 +161,47 @@ def _quality(before: Measured, after: Measured) -> Headline:
     return Headline(f"{sign}{abs(percent):.1f} %", f"{metric}, lower is better", detail, tone)
 
 
-def comparisons(before: Measured, after: Measured) -> tuple[Comparison, ...]:
-    """Every quantity that both were measured in."""
-    sizes = [("Size on disk", before.bytes_on_disk, after.bytes_on_disk)]
-    sizes += [("Size in memory", before.bytes_in_memory, after.bytes_in_memory)]
-    rows = [
-        Comparison(label, texts.size(a), texts.size(b), texts.fewer(a, b, "smaller", "larger")) for label, a, b in sizes
-    ]
-    for count in sorted(before.milliseconds.keys() & after.milliseconds.keys()):
-        a, b = before.milliseconds[count], after.milliseconds[count]
-        change = texts.fewer(a, b, "faster", "slower")
-        label = f"Latency, {texts.threads(count)}"
-        rows.append(Comparison(label, texts.milliseconds(a), texts.milliseconds(b), change))
-    before_joules, after_joules = before.joules or {}, after.joules or {}
-    for count in sorted(before_joules.keys() & after_joules.keys()):
-        a, b = before_joules[count], after_joules[count]
-        label = f"Energy a call, {texts.threads(count)}"
-        rows.append(Comparison(label, texts.joules(a), texts.joules(b), texts.fewer(a, b, "less", "more")))
-    if (before.metric, before.higher_is_better) == (after.metric, after.higher_is_better):
-        change = texts.moved(before.quality, after.quality, after.higher_is_better)
-        label = _named(after)
-        rows.append(Comparison(label, texts.quality(before.quality), texts.quality(after.quality), change))
-    else:
-        rows.append(Comparison(_named(before), texts.quality(before.quality), "", Change("", PLAIN)))
-        rows.append(Comparison(_named(after), "", texts.quality(after.quality), Change("", PLAIN)))
-    return tuple(rows)
+def comparisons(before: Measured | None, after: Measured) -> tuple[Comparison, ...]:
+    """Every quantity that either was measured in."""
+    old, new = before and quantities(before), quantities(after)
+    return tuple(_compared(label, (old or {}).get(label), new.get(label)) for label in {**(old or {}), **new})
 
 
-def _named(measured: Measured) -> str:
-    return measured.metric[:1].upper() + measured.metric[1:]
+@dataclass(frozen=True)
+class Quantity:
+    """A number that models are compared by."""
+
+    value: float
+    text: str
+    change: Callable[[float, float], Change]
+    """From an earlier value to a later one."""
+
+
+def quantities(measured: Measured) -> dict[str, Quantity]:
+    """What there is of a model, by what it is called."""
+    sized, timed = (
+        partial(texts.fewer, better="smaller", worse="larger"),
+        partial(texts.fewer, better="faster", worse="slower"),
+    )
+    powered = partial(texts.fewer, better="less", worse="more")
+    metric = measured.metric[:1].upper() + measured.metric[1:]
+    moved = partial(texts.moved, higher_is_better=measured.higher_is_better)
+    sizes = {"Size on disk": measured.bytes_on_disk, "Size in memory": measured.bytes_in_memory}
+    times = {f"Latency, {texts.threads(count)}": value for count, value in sorted(measured.milliseconds.items())}
+    energies = {
+        f"Energy a call, {texts.threads(count)}": value for count, value in sorted((measured.joules or {}).items())
+    }
+    return {
+        **{label: Quantity(value, texts.size(value), sized) for label, value in sizes.items()},
+        **{label: Quantity(value, texts.milliseconds(value), timed) for label, value in times.items()},
+        **{label: Quantity(value, texts.joules(value), powered) for label, value in energies.items()},
+        metric: Quantity(measured.quality, texts.quality(measured.quality), moved),
+    }
+
+
+def _compared(label: str, before: Quantity | None, after: Quantity | None) -> Comparison:
+    change = after.change(before.value, after.value) if before and after else Change("", PLAIN)
+    return Comparison(label, before.text if before else "", after.text if after else "", change)
 
 
 # ---------------------------------------------------------------------------------------------- the frontier

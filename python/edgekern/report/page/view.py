@@ -74,8 +74,10 @@ class RunView:
     record: RunRecord
     measured_on: str
     headlines: tuple[Headline, ...]
-    span: tuple[str, str]
-    """Names of the stages that measured the first and the last model."""
+    first: str
+    """Name of the stage that measured the model before; empty where there is nothing to compare."""
+    last: str
+    """Name of the stage that measured the model after; empty where none did."""
     comparisons: tuple[Comparison, ...]
     why_no_joules: str
     """Of the last model; empty where they were measured."""
@@ -98,17 +100,18 @@ def view_run(run: Run, gallery: Gallery, prefix: list[str]) -> RunView:
         OSError: a log that cannot be read, or a file that cannot be written.
     """
     points = run.points
-    compared = len(points) > 1
-    first, last = (points[0].measured, points[-1].measured) if points else (None, None)
-    pairs = paired(first if compared else None, last) if last else ()
+    first = points[0].measured if len(points) > 1 else None
+    last = points[-1].measured if points else None
+    pairs = paired(first, last) if last else ()
     columns, layers = _layers(pairs)
     return RunView(
         name=run.name,
         record=run.record,
         measured_on=_measured_on(run.record.machine),
-        headlines=headlines(first, last) if first and last else (),
-        span=(points[0].stage, points[-1].stage) if points else ("", ""),
-        comparisons=comparisons(first, last) if first and last else (),
+        headlines=headlines(first, last) if last else (),
+        first=points[0].stage if first else "",
+        last=points[-1].stage if points else "",
+        comparisons=comparisons(first, last) if last else (),
         why_no_joules=why_no_joules(last) if last and last.joules is None else "",
         charts=tuple(draw_models(gallery, prefix, points)) if points else (),
         frontiers=tuple(view_frontier(frontier) for frontier in draw_frontiers(gallery, prefix, points)),
