@@ -43,7 +43,8 @@ def tidy(panel: Any, axes: Sequence[str] = ("left", "bottom")) -> None:
 @contextmanager
 def plain_text() -> Iterator[None]:
     """Text drawn inside is taken as it is: names may hold dollar signs, and letters that the font lacks."""
-    with matplotlib.rc_context({"text.parse_math": False, "svg.fonttype": "none"}), warnings.catch_warnings():
+    plain = {"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "edgekern"}  # and the same ids each time
+    with matplotlib.rc_context(plain), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield
 

@@ -72,11 +72,6 @@ class _Pipes:
                 return answer["result"]
             self.events.append(answer)
 
-    def wait(self, method):
-        """Waits for an event."""
-        while not any(event.get("method") == method for event in self.events):
-            self.events.append(self._next())
-
     def _next(self):
         until = time.monotonic() + SECONDS
         while b"\0" not in self.rest:
@@ -103,8 +98,9 @@ class Page:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.ask("Emulation.setDeviceMetricsOverride", **size)
         self.ask("Page.navigate", url=url)
-        browser.wait("Page.loadEventFired")
-        self.ask("Runtime.evaluate", expression="document.title")  # what the page has caused has come by now
+        until = time.monotonic() + SECONDS
+        while self.evaluate("document.readyState") != "complete" or self.evaluate("location.href") != url:
+            assert time.monotonic() < until, f"{url} does not load"
 
     def ask(self, method, **parameters):
         return self.browser.ask(method, self.session, **parameters)

@@ -46,7 +46,7 @@ def bars(heading: str, note: str, rows: Sequence[Bar]) -> Any:
     figure = new_figure(_WIDTH, height)
     inside = 1 - 2 * _SIDE / _WIDTH
     panel = figure.add_axes((_SIDE / _WIDTH, _BELOW / height, inside, _ROW * len(rows) / height))
-    title(panel, heading, note)
+    title(panel, elided(heading, 44), elided(note, 58))
     values = [value for row in rows for value in (row.before, row.after) if value is not None]
     panel.set_xlim(0, max([*values, 0.0]) or 1)
     panel.set_ylim(len(rows), 0)
@@ -77,7 +77,7 @@ def dots(heading: str, note: str, points: Sequence[Dot], labels: tuple[str, str]
     """
     figure = new_figure(_WIDTH, 3.5)
     panel = figure.add_axes((0.17, 0.15, 0.79, 0.65))
-    title(panel, heading, note)
+    title(panel, elided(heading, 44), elided(note, 58))
     edge = _frontier(points, upwards)
     panel.step(*zip(*edge, strict=True), where="post", color=RULE, linewidth=1.4, zorder=1)
     for point in points:
@@ -109,6 +109,7 @@ def _frontier(points: Sequence[Dot], upwards: bool) -> list[tuple[float, float]]
 def _name_dots(panel: Any, points: Sequence[Dot]) -> None:
     """Writes each name beside its point, on the side that has room, clear of the names written before."""
     to_points = 72 / panel.figure.dpi
+    panel.get_xlim(), panel.get_ylim()  # settles them, which the transforms below do not by themselves
     left, right = (panel.transAxes.transform((share, 0))[0] * to_points for share in (0, 1))
     taken: list[tuple[float, float, float]] = []
     placed = [(point, panel.transData.transform((point.x, point.y)) * to_points) for point in points]
@@ -144,7 +145,7 @@ def lines(heading: str, note: str, curves: Mapping[str, Curve], marked: bool = F
     """
     figure = new_figure(_WIDTH, 2.9)
     panel = figure.add_axes((0.17, 0.18, 0.79 if len(curves) == 1 else 0.6, 0.58))
-    title(panel, heading, note)
+    title(panel, elided(heading, 44), elided(note, 58))
     colours = (AFTER, *(colour for colour in COLOURS if colour != AFTER))
     ends: list[tuple[float, str, str]] = []
     for i, (name, curve) in enumerate(curves.items()):

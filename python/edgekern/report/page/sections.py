@@ -177,13 +177,14 @@ def _layer_bars(
 
     ranked = sorted(values, key=lambda each: -max(side or 0 for side in each[1]))
     rows = [Bar(name, said(*sides), *sides) for name, sides in ranked[:_MOST_LAYERS]]
-    notes = [note, "grey before, colour after" if compared else ""]
+    notes = [note] if note else []
     if rest := [sides for _, sides in ranked[_MOST_LAYERS:]]:
         before, after = (sum(side or 0 for side in each) for each in zip(*rest, strict=True))
         # Bytes and times add up, errors do not.
         notes.append(f"{len(rest)} others: {'less' if note else said(before, after)}")
-    label = f"{heading}: " + ", ".join(f"{row.name} {row.text}" for row in rows)
-    return gallery.add(names, label, lambda: charts.bars(heading, "; ".join(filter(None, notes)), rows))
+    full = f"{heading}, before (grey) and after" if compared else heading
+    label = f"{full}: " + ", ".join(f"{row.name} {row.text}" for row in rows)
+    return gallery.add(names, label, lambda: charts.bars(full, "; ".join(notes), rows))
 
 
 def _percent(error: float) -> str:

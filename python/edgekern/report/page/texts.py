@@ -61,7 +61,7 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{digits(seconds)} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def threads(count: int) -> str:
