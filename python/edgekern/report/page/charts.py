@@ -31,8 +31,7 @@ class Dot:
     """One point of a frontier."""
 
     name: str
-    x: float
-    y: float
+    quality: float
     area: float
     """From 0 to 1."""
     colour: str
@@ -65,67 +64,76 @@ def bars(heading: str, note: str, rows: Sequence[Bar]) -> Any:
     return figure
 
 
-def dots(heading: str, note: str, points: Sequence[Dot], labels: tuple[str, str], upwards: bool) -> Any:
-    """A figure of points by cost and quality, the better ones up and to the left, with the line that none is beyond.
+def dots(
+    heading: str,
+    note: str,
+    points: Sequence[Dot],
+    costs: Sequence[float],
+    labels: tuple[str, str],
+    upwards: bool,
+) -> Any:
+    """A figure of quality over cost, better ones up and to the left, with the line that none is beyond.
 
     Args:
         heading: its title.
         note: the line under that.
         points: at least one.
+        costs: of each point, less being better.
         labels: of the two axes.
-        upwards: whether more of y is better; otherwise the axis is turned round.
+        upwards: whether more quality is better; otherwise the axis is turned round.
     """
     figure = new_figure(_WIDTH, 3.5)
     panel = figure.add_axes((0.17, 0.15, 0.79, 0.65))
     title(panel, elided(heading, 44), elided(note, 58))
-    edge = _frontier(points, upwards)
+    placed = list(zip(costs, points, strict=True))
+    edge = _edge(placed, upwards)
     panel.step(*zip(*edge, strict=True), where="post", color=RULE, linewidth=1.4, zorder=1)
-    for point in points:
+    for cost, point in placed:
         looks = {"facecolor": PAPER, "edgecolor": point.colour} if point.beaten else {"facecolor": point.colour}
-        panel.scatter([point.x], [point.y], s=30 + 230 * point.area, linewidth=1.2, zorder=3, **looks)
+        panel.scatter([cost], [point.quality], s=30 + 230 * point.area, linewidth=1.2, zorder=3, **looks)
     panel.margins(x=0.12, y=0.22)
     panel.set_xlim(left=0)
     if not upwards:
         panel.invert_yaxis()
     panel.set_xlabel(labels[0], size=9, color=MUTED)
-    panel.set_ylabel(labels[1], size=9, color=MUTED)
+    panel.set_ylabel(elided(labels[1], 30), size=9, color=MUTED)
     panel.locator_params(nbins=5)
     panel.ticklabel_format(useOffset=False)
     tidy(panel)
-    _name_dots(panel, points)
+    _name_dots(panel, placed)
     return figure
 
 
-def _frontier(points: Sequence[Dot], upwards: bool) -> list[tuple[float, float]]:
+def _edge(placed: Sequence[tuple[float, Dot]], upwards: bool) -> list[tuple[float, float]]:
     """The points that none is both to the left of and above, from left to right."""
     sign = 1 if upwards else -1
     edge: list[tuple[float, float]] = []
-    for point in sorted(points, key=lambda point: (point.x, -sign * point.y)):
-        if not edge or sign * point.y > sign * edge[-1][1]:
-            edge.append((point.x, point.y))
+    for cost, point in sorted(placed, key=lambda each: (each[0], -sign * each[1].quality)):
+        if not edge or sign * point.quality > sign * edge[-1][1]:
+            edge.append((cost, point.quality))
     return edge
 
 
-def _name_dots(panel: Any, points: Sequence[Dot]) -> None:
+def _name_dots(panel: Any, placed: Sequence[tuple[float, Dot]]) -> None:
     """Writes each name beside its point, on the side that has room, clear of the names written before."""
-    to_points = 72 / panel.figure.dpi
     panel.get_xlim(), panel.get_ylim()  # settles them, which the transforms below do not by themselves
+    to_points = 72 / panel.figure.dpi
     left, right = (panel.transAxes.transform((share, 0))[0] * to_points for share in (0, 1))
+    seen = [(panel.transData.transform((cost, dot.quality)) * to_points, cost, dot) for cost, dot in placed]
     taken: list[tuple[float, float, float]] = []
-    placed = [(point, panel.transData.transform((point.x, point.y)) * to_points) for point in points]
-    for point, (x, y) in sorted(placed, key=lambda each: each[1][1]):
-        name = elided(point.name, 24)
-        width, gap = 5.0 * len(name), 5 + 5 * point.area
-        begin = x + gap if x + gap + width <= right else max(left, x - gap - width)
+    for (x, y), cost, dot in sorted(seen, key=lambda each: each[0][1]):
+        name = elided(dot.name, 24)
+        width, gap = 5.0 * len(name), 5 + 5 * dot.area
+        beside = x + gap + width <= right or x - gap - width < left
+        begin = x + gap if beside else x - gap - width
         height = y - 3
         while any(begin < end and start < begin + width and abs(height - other) < 10 for start, end, other in taken):
             height += 2
         taken.append((begin, begin + width, height))
-        beside = begin > x
         panel.annotate(
             name,
-            (point.x, point.y),
-            ((gap if beside else -gap), height - y),
+            (cost, dot.quality),
+            (gap if beside else -gap, height - y),
             textcoords="offset points",
             size=8.5,
             color=INK,

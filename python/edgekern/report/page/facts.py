@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -63,18 +63,19 @@ class Comparison:
     change: Change
 
 
-def common_threads(measured: Iterable[Measured]) -> int | None:
+def most_threads(points: Iterable[Point]) -> int | None:
     """The most threads at which all were timed; None when there is no such number."""
-    counts = [set(each.milliseconds) for each in measured]
-    common = set.intersection(*counts) if counts else set()
-    return max(common, default=None)
+    return _most(point.measured.milliseconds for point in points)
 
 
-def common_joules(measured: Iterable[Measured]) -> int | None:
-    """The most threads at which the energy of all is known; None when there is no such number."""
-    counts = [set(each.joules or ()) for each in measured]
-    common = set.intersection(*counts) if counts else set()
-    return max(common, default=None)
+def most_powered(points: Iterable[Point]) -> int | None:
+    """The most threads at which the joules of all are known; None when there is no such number."""
+    return _most(point.measured.joules or {} for point in points)
+
+
+def _most(found: Iterable[Mapping[int, float]]) -> int | None:
+    counts = [each.keys() for each in found]
+    return max((count for count in counts[0] if all(count in each for each in counts)), default=None)
 
 
 def same_metric(points: Sequence[Point]) -> bool:
@@ -100,13 +101,13 @@ def headlines(before: Measured | None, after: Measured) -> tuple[Headline, ...]:
 def _alone(measured: Measured) -> tuple[Headline, ...]:
     better = f"{'higher' if measured.higher_is_better else 'lower'} is better"
     found = [Headline(texts.size(measured.bytes_on_disk), "size", "of the saved checkpoint", PLAIN)]
-    if (count := common_threads([measured])) is None:
+    if (count := _most([measured.milliseconds])) is None:
         found.append(Headline(NOT_MEASURED, "latency", "it was not timed", PLAIN))
     else:
         value = texts.milliseconds(measured.milliseconds[count])
         found.append(Headline(value, "latency", f"of a call on {texts.threads(count)}", PLAIN))
     found.append(Headline(texts.quality(measured.quality), measured.metric, better, PLAIN))
-    if (count := common_joules([measured])) is None or measured.joules is None:
+    if (count := _most([measured.joules or {}])) is None or measured.joules is None:
         found.append(Headline(NOT_MEASURED, "energy", why_no_joules(measured), PLAIN))
     else:
         value = texts.joules(measured.joules[count])
@@ -121,7 +122,7 @@ def _size(before: Measured, after: Measured) -> Headline:
 
 
 def _latency(before: Measured, after: Measured) -> Headline:
-    count = common_threads((before, after))
+    count = _most((before.milliseconds, after.milliseconds))
     if count is None:
         return Headline(NOT_MEASURED, "latency", "the two were not timed at the same number of threads", PLAIN)
     old, new = before.milliseconds[count], after.milliseconds[count]
@@ -130,7 +131,7 @@ def _latency(before: Measured, after: Measured) -> Headline:
 
 
 def _energy(before: Measured, after: Measured) -> Headline:
-    count = common_joules((before, after))
+    count = _most((before.joules or {}, after.joules or {}))
     if count is None or before.joules is None or after.joules is None:
         return Headline(NOT_MEASURED, "energy", why_no_joules(after if after.joules is None else before), PLAIN)
     old, new = before.joules[count], after.joules[count]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ...compress.record import StageRecord
+from ...compress.record import Measured, StageRecord
 from ...figures import AFTER, BEFORE, COLOURS
 from . import charts, texts
 from .charts import Bar, Dot
 from .curves import read_curves
-from .facts import Point, Run, common_joules, common_threads, same_metric, unbeaten
+from .facts import Point, Run, most_powered, most_threads, same_metric, unbeaten
 from .gallery import Chart, Gallery
 from .layers import LayerPair, Sides
 from .texts import ARROW
@@ -20,10 +20,7 @@ _MOST_LAYERS = 12  # with a bar of their own
 
 def draw_models(gallery: Gallery, prefix: list[str], points: Sequence[Point]) -> list[Chart]:
     """Bars of size, latency, quality and energy, one for each model measured."""
-    threads, powered = (
-        common_threads(point.measured for point in points),
-        common_joules(point.measured for point in points),
-    )
+    threads, powered = most_threads(points), most_powered(points)
     first = points[0].measured
     found = [
         (
@@ -96,42 +93,44 @@ def draw_frontiers(gallery: Gallery, prefix: list[str], points: Sequence[Point])
 
 
 def _frontier(gallery: Gallery, names: list[str], points: Sequence[Point]) -> Frontier:
-    threads, powered = (
-        common_threads(point.measured for point in points),
-        common_joules(point.measured for point in points),
-    )
+    threads, powered = most_threads(points), most_powered(points)
     best = unbeaten(points, threads)
-    biggest = max(point.measured.bytes_on_disk for point in points) or 1
     runs = list(dict.fromkeys(point.run for point in points))
-    metric, upwards = points[0].measured.metric, points[0].measured.higher_is_better
-
-    def draw(file: str, what: str, unit: str, cost: Callable[[Point], float]) -> Chart:
-        made = [
-            Dot(
-                point.stage if len(runs) == 1 else f"{point.run}: {point.stage}",
-                cost(point),
-                point.measured.quality,
-                point.measured.bytes_on_disk / biggest,
-                _colour(runs, points, i),
-                beaten=not best[i],
-            )
-            for i, point in enumerate(points)
-        ]
-        note = "bigger dots: bigger files; hollow: another is better in all"
-        label = f"{metric} over {what}: " + ", ".join(
-            f"{dot.name} {texts.quality(dot.y)} at {texts.digits(dot.x)}" for dot in made
+    dots = [
+        Dot(
+            point.stage if len(runs) == 1 else f"{point.run}: {point.stage}",
+            point.measured.quality,
+            point.measured.bytes_on_disk / (max(other.measured.bytes_on_disk for other in points) or 1),
+            _colour(runs, points, i),
+            beaten=not best[i],
         )
-        heading = f"{metric[:1].upper()}{metric[1:]} and {what}"
-        return gallery.add([*names, file], label, lambda: charts.dots(heading, note, made, (unit, metric), upwards))
-
-    drawn = [draw("size", "size", "MiB on disk", lambda point: point.measured.bytes_on_disk / 2**20)]
+        for i, point in enumerate(points)
+    ]
+    axes: list[tuple[str, str, list[float]]] = []
     if threads is not None:
-        unit = f"ms a call, {texts.threads(threads)}"
-        drawn.insert(0, draw("latency", "latency", unit, lambda point: point.measured.milliseconds[threads]))
+        values = [point.measured.milliseconds[threads] for point in points]
+        axes.append(("latency", f"ms a call, {texts.threads(threads)}", values))
+    axes.append(("size", "MiB on disk", [point.measured.bytes_on_disk / 2**20 for point in points]))
     if powered is not None:
-        unit = f"J a call, {texts.threads(powered)}"
-        drawn.append(draw("energy", "energy", unit, lambda point: (point.measured.joules or {})[powered]))
+        values = [point.measured.joules[powered] for point in points if point.measured.joules is not None]
+        axes.append(("energy", f"J a call, {texts.threads(powered)}", values))
+    first = points[0].measured
+    drawn = [_dots(gallery, [*names, what], first, what, unit, dots, values) for what, unit, values in axes]
     return Frontier(tuple(points), best, threads, powered, tuple(drawn))
+
+
+def _dots(
+    gallery: Gallery, names: list[str], of: Measured, what: str, unit: str, dots: Sequence[Dot], values: Sequence[float]
+) -> Chart:
+    heading = f"{of.metric[:1].upper()}{of.metric[1:]} and {what}"
+    note = "bigger dots: bigger files; hollow: another is better in all"
+    said = [
+        f"{dot.name} {texts.quality(dot.quality)} at {texts.digits(x)} {unit}"
+        for dot, x in zip(dots, values, strict=True)
+    ]
+    label = f"{heading}: {', '.join(said)}"
+    axes = (unit, of.metric)
+    return gallery.add(names, label, lambda: charts.dots(heading, note, dots, values, axes, of.higher_is_better))
 
 
 def _colour(runs: Sequence[str], points: Sequence[Point], index: int) -> str:
