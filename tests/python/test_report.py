@@ -268,6 +268,16 @@ def test_the_frontier_is_what_nothing_beats():
     assert unbeaten([points[0], slow], None) == (False, True)
 
 
+def test_files_of_names_that_are_alike(tmp_path):
+    """Stages whose names become one file's name, and one that is called as the second of them would be."""
+    names = ("a b", "a-b", "A B", "a b loss 2")
+    stages = [stage(name, "fine_tune", metrics=f"log{i}") for i, name in enumerate(names)]
+    written = write_report([write_run(tmp_path, run(*stages))], tmp_path / "report")
+    losses = [name for name in written.charts if "-loss" in name and "evaluation" not in name]
+    assert len(losses) == len(set(losses)) >= len(names)
+    assert sorted(path.name for path in written.page.parent.iterdir()) == sorted(["index.html", *written.charts])
+
+
 def test_a_log_that_is_gone_is_said(tmp_path):
     folder = write_run(tmp_path)
     (folder / "tuned/log.jsonl").unlink()

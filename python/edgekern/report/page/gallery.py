@@ -45,9 +45,9 @@ class Gallery:
         Raises:
             OSError: the file cannot be written.
         """
-        stem = wanted = "-".join(map(slug, names))
-        while f"{stem}.png" in self.files:
-            stem = f"{wanted}-{sum(name.startswith(wanted) for name in self.files) + 1}"
+        wanted = "-".join(map(slug, names))
+        tries = (wanted, *(f"{wanted}-{i}" for i in range(2, len(self.files) + 3)))
+        stem = next(each for each in tries if f"{each}.png" not in self.files)
         with plain_text():
             figure = draw()
             with written_whole(self._folder / f"{stem}.png") as part:
