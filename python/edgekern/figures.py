@@ -29,7 +29,7 @@ def new_figure(width: float, height: float) -> Any:
 def title(panel: Any, text: str, note: str, colour: str = MUTED, weight: str = "normal") -> None:
     """Puts a title over a panel, and a line of smaller print between the two."""
     panel.set_title(text, loc="left", size=11, weight="bold", color=INK, pad=24)
-    panel.text(0.0, 1.035, note, transform=panel.transAxes, size=9.5, color=colour, weight=weight)
+    panel.annotate(note, (0, 1), (0, 8), "axes fraction", "offset points", size=9.5, color=colour, weight=weight)
 
 
 def tidy(panel: Any, axes: Sequence[str] = ("left", "bottom")) -> None:

@@ -16,6 +16,7 @@ pytest.importorskip("jinja2")
 
 from edgekern.report.page.curves import read_curves
 from edgekern.report.page.facts import Point, unbeaten
+from edgekern.report.page.layers import shortened
 from edgekern.report.page.write import write_report
 
 HOSTILE = "<script>alert(1)</script>\"'&$x^2$\x00\ud800\n|`"
@@ -376,3 +377,17 @@ def test_many_models_have_names_that_fit(tmp_path):
     record = run(*(stage(f"model number {i}", measured=measured(0.9 + i / 10000)) for i in range(20)))
     page = read(write_report([write_run(tmp_path, record)], tmp_path / "report"))
     assert "model number 19" in page.text
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["encoder.layer.0.query", "encoder.layer.1.query"], ["…0.query", "…1.query"]),
+        (["encoder.0", "head"], ["encoder.0", "head"]),
+        (["a.b", "a"], ["a.b", "a"]),
+        (["a.b.c"], ["a.b.c"]),
+        ([], []),
+    ],
+)
+def test_names_of_layers_are_told_apart(names, shown):
+    assert shortened(names) == shown

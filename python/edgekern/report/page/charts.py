@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from .curves import Curve
 from .texts import digits, elided
 
 _WIDTH = 4.4  # inches; as wide as a phone shows without shrinking the print
-_ABOVE, _ROW, _BELOW = 0.66, 0.46, 0.06  # inches: for title and note, for each bar with its name, and under the last
+_ABOVE, _ROW, _BELOW = 0.56, 0.46, 0.06  # inches: for title and note, for each bar with its name, and under the last
 _SIDE = 0.1
 _MOST_POINTS = 400  # of a curve: more could not be told apart
 
@@ -45,19 +46,19 @@ def bars(heading: str, note: str, rows: Sequence[Bar]) -> Any:
     figure = new_figure(_WIDTH, height)
     inside = 1 - 2 * _SIDE / _WIDTH
     panel = figure.add_axes((_SIDE / _WIDTH, _BELOW / height, inside, _ROW * len(rows) / height))
-    title(panel, elided(heading, 44), elided(note, 58))
+    title(panel, elided(heading, 44), elided(note, 54))
     values = [value for row in rows for value in (row.before, row.after) if value is not None]
     panel.set_xlim(0, max([*values, 0.0]) or 1)
     panel.set_ylim(len(rows), 0)
     for i, row in enumerate(rows):
-        most = 52 - len(row.text)
-        panel.text(0, i + 0.36, elided(row.name, most), size=9, color=INK, transform=panel.get_yaxis_transform())
-        panel.text(1, i + 0.36, row.text, size=9, color=MUTED, ha="right", transform=panel.get_yaxis_transform())
-        panel.barh(i + 0.66, 1, 0.28, color=RULE, alpha=0.35, transform=panel.get_yaxis_transform())
+        most = 48 - len(row.text)
+        panel.text(0, i + 0.4, elided(row.name, most), size=9.5, color=INK, transform=panel.get_yaxis_transform())
+        panel.text(1, i + 0.4, row.text, size=9.5, color=MUTED, ha="right", transform=panel.get_yaxis_transform())
+        panel.barh(i + 0.68, 1, 0.28, color=RULE, alpha=0.35, transform=panel.get_yaxis_transform())
         if row.before is not None:
-            panel.barh(i + 0.66, row.before, 0.28, color=BEFORE)
+            panel.barh(i + 0.68, row.before, 0.28, color=BEFORE)
         if row.after is not None:
-            panel.barh(i + 0.66, row.after, 0.28 if row.before is None else 0.14, color=AFTER)
+            panel.barh(i + 0.68, row.after, 0.28 if row.before is None else 0.14, color=AFTER)
     panel.set_xticks([])
     panel.set_yticks([])
     tidy(panel, axes=())
@@ -83,14 +84,14 @@ def dots(
         upwards: whether more quality is better; otherwise the axis is turned round.
     """
     figure = new_figure(_WIDTH, 3.5)
-    panel = figure.add_axes((0.17, 0.15, 0.79, 0.65))
-    title(panel, elided(heading, 44), elided(note, 58))
+    panel = figure.add_axes((0.17, 0.14, 0.79, 0.7))
+    title(panel, elided(heading, 44), elided(note, 54))
     placed = list(zip(costs, points, strict=True))
     edge = _edge(placed, upwards)
     panel.step(*zip(*edge, strict=True), where="post", color=RULE, linewidth=1.4, zorder=1)
     for cost, point in placed:
         looks = {"facecolor": PAPER, "edgecolor": point.colour} if point.beaten else {"facecolor": point.colour}
-        panel.scatter([cost], [point.quality], s=30 + 230 * point.area, linewidth=1.2, zorder=3, **looks)
+        panel.scatter([cost], [point.quality], s=math.pi * _radius(point) ** 2, linewidth=1.2, zorder=3, **looks)
     panel.margins(x=0.12, y=0.22)
     panel.set_xlim(left=0)
     if not upwards:
@@ -102,6 +103,11 @@ def dots(
     tidy(panel)
     _name_dots(panel, placed)
     return figure
+
+
+def _radius(dot: Dot) -> float:
+    """In points; its area grows with what it stands for, but it stays a dot."""
+    return math.sqrt(10 + 70 * dot.area)
 
 
 def _edge(placed: Sequence[tuple[float, Dot]], upwards: bool) -> list[tuple[float, float]]:
@@ -123,10 +129,10 @@ def _name_dots(panel: Any, placed: Sequence[tuple[float, Dot]]) -> None:
     taken: list[tuple[float, float, float]] = []
     for (x, y), cost, dot in sorted(seen, key=lambda each: each[0][1]):
         name = elided(dot.name, 24)
-        width, gap = 5.0 * len(name), 5 + 5 * dot.area
+        width, gap = 5.5 * len(name), _radius(dot) + 2
         beside = x + gap + width <= right or x - gap - width < left
         begin = x + gap if beside else x - gap - width
-        height = y - 3
+        height = y + 3  # above the line through it
         while any(begin < end and start < begin + width and abs(height - other) < 10 for start, end, other in taken):
             height += 2
         taken.append((begin, begin + width, height))
@@ -135,7 +141,7 @@ def _name_dots(panel: Any, placed: Sequence[tuple[float, Dot]]) -> None:
             (cost, dot.quality),
             (gap if beside else -gap, height - y),
             textcoords="offset points",
-            size=8.5,
+            size=9,
             color=INK,
             ha="left" if beside else "right",
             zorder=4,
@@ -152,9 +158,9 @@ def lines(heading: str, note: str, curves: Mapping[str, Curve], marked: bool = F
         marked: shows the points themselves, for what was measured now and then.
     """
     figure = new_figure(_WIDTH, 2.9)
-    panel = figure.add_axes((0.17, 0.18, 0.79 if len(curves) == 1 else 0.6, 0.58))
-    title(panel, elided(heading, 44), elided(note, 58))
-    colours = (AFTER, *(colour for colour in COLOURS if colour != AFTER))
+    panel = figure.add_axes((0.17, 0.18, 0.79 if len(curves) == 1 else 0.6, 0.63))
+    title(panel, elided(heading, 44), elided(note, 54))
+    colours = (*COLOURS[1:], COLOURS[0])  # the strong ones first
     ends: list[tuple[float, str, str]] = []
     for i, (name, curve) in enumerate(curves.items()):
         shown, colour = curve.thinned(_MOST_POINTS), colours[i % len(colours)]
@@ -184,7 +190,7 @@ def _name_ends(panel: Any, ends: Sequence[tuple[float, str, str]]) -> None:
             elided(name, 16),
             (1.03, height),
             xycoords=("axes fraction", "data"),
-            size=8.5,
+            size=9,
             color=colour,
             va="center",
             annotation_clip=False,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from ...compress.record import LayerRecord, Measured
+from .texts import ELLIPSIS
 
 Sides: TypeAlias = tuple[float | None, float | None]
 """A number before and after; None where there was no such layer, or it was not measured."""
@@ -46,3 +48,12 @@ def paired(before: Measured | None, after: Measured) -> tuple[LayerPair, ...]:
     new = {layer.name: layer for layer in after.layers}
     names = [*new, *(name for name in old if name not in new)]
     return tuple(LayerPair(name, old.get(name), new.get(name)) for name in names)
+
+
+def shortened(names: Sequence[str]) -> list[str]:
+    """Names of layers without the modules that all of them are in: what tells them apart has to fit in a chart."""
+    parts = [name.split(".") for name in names]
+    shared = 0
+    while len(names) > 1 and all(len(each) > shared + 1 and each[shared] == parts[0][shared] for each in parts):
+        shared += 1
+    return [f"{ELLIPSIS}{'.'.join(each[shared:])}" if shared else name for name, each in zip(names, parts, strict=True)]

@@ -12,7 +12,7 @@ from .charts import Bar, Dot
 from .curves import read_curves
 from .facts import Point, Run, most_powered, most_threads, same_metric, unbeaten
 from .gallery import Chart, Gallery
-from .layers import LayerPair, Sides
+from .layers import LayerPair, Sides, shortened
 from .texts import ARROW
 
 _MOST_LAYERS = 12  # with a bar of their own
@@ -123,7 +123,7 @@ def _dots(
     gallery: Gallery, names: list[str], of: Measured, what: str, unit: str, dots: Sequence[Dot], values: Sequence[float]
 ) -> Chart:
     heading = f"{of.metric[:1].upper()}{of.metric[1:]} and {what}"
-    note = "bigger dots: bigger files; hollow: another is better in all"
+    note = "bigger dots: bigger files; hollow: beaten by another"
     said = [
         f"{dot.name} {texts.quality(dot.quality)} at {texts.digits(x)} {unit}"
         for dot, x in zip(dots, values, strict=True)
@@ -175,7 +175,8 @@ def _layer_bars(
         return f" {ARROW} ".join(sides) if compared else sides[1]
 
     ranked = sorted(values, key=lambda each: -max(side or 0 for side in each[1]))
-    rows = [Bar(name, said(*sides), *sides) for name, sides in ranked[:_MOST_LAYERS]]
+    names_shown = shortened([name for name, _ in ranked[:_MOST_LAYERS]])
+    rows = [Bar(name, said(*sides), *sides) for name, (_, sides) in zip(names_shown, ranked, strict=False)]
     notes = [note] if note else []
     if rest := [sides for _, sides in ranked[_MOST_LAYERS:]]:
         before, after = (sum(side or 0 for side in each) for each in zip(*rest, strict=True))
