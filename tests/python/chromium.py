@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 
@@ -22,6 +23,14 @@ FLAGS = (
     "--no-first-run",
     "--hide-scrollbars",
 )
+# It takes commands from descriptor 3 and answers on 4: both pipes go above these first, wherever they are, then there.
+_LAUNCHER = """
+import fcntl, os, sys
+pipes = [fcntl.fcntl(int(pipe), fcntl.F_DUPFD, 10) for pipe in sys.argv[1:3]]
+for to, pipe in enumerate(pipes, start=3):
+    os.dup2(pipe, to)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 SECONDS = 60  # for an answer: many times what a loaded machine needs
 
 
@@ -34,8 +43,7 @@ def find_chromium():
 def open_chromium(program, folder):
     """Starts it with a profile in `folder`, and ends it."""
     to_read, to_write = os.pipe(), os.pipe()
-    # It takes commands from descriptor 3 and answers on 4; the shell puts our pipes there.
-    command = ["sh", "-c", f'exec "$0" "$@" 3<&{to_read[0]} 4>&{to_write[1]}', program, *FLAGS]
+    command = [sys.executable, "-ISc", _LAUNCHER, str(to_read[0]), str(to_write[1]), program, *FLAGS]
     command += [f"--user-data-dir={folder}", "about:blank"]
     with (folder / "chromium.log").open("wb") as log:
         process = subprocess.Popen(command, pass_fds=(to_read[0], to_write[1]), stdout=log, stderr=log)

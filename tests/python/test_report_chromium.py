@@ -57,5 +57,13 @@ def test_the_page_in_a_browser(browser, url, width, theme):
     assert page.evaluate(OUTSIDE) == []
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert ground == {"light": "rgb(245, 246, 248)", "dark": "rgb(15, 20, 25)"}[theme]
-    ink = page.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
-    assert ink == {"light": "rgb(31, 41, 51)", "dark": "rgb(230, 235, 240)"}[theme]
+    words = page.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
+    assert words == {"light": "rgb(93, 104, 117)", "dark": "rgb(152, 165, 179)"}[theme]
+
+
+def test_what_a_page_must_not_do_is_noticed(browser, tmp_path):
+    """Otherwise the test above could not fail."""
+    (tmp_path / "page.html").write_text("<img src='beside.png'><script>console.error('no')</script>")
+    page = Page(browser, (tmp_path / "page.html").as_uri())
+    assert page.requests[1:] == [(tmp_path / "beside.png").as_uri()]
+    assert len(page.complaints) >= 1
