@@ -27,14 +27,19 @@ class LayerPair:
         return "removed" if self.after is None else self.after.form
 
     @property
+    def parameters(self) -> int:
+        """How many weights it has, or had."""
+        return next(side.parameters for side in (self.after, self.before) if side is not None)
+
+    @property
     def bytes(self) -> Sides:
         """Of its weights."""
-        return (self.before and self.before.bytes, self.after and self.after.bytes)
+        return (self.before.bytes if self.before else None, self.after.bytes if self.after else None)
 
     @property
     def milliseconds(self) -> Sides:
         """Of a call."""
-        return (self.before and self.before.milliseconds, self.after and self.after.milliseconds)
+        return (self.before.milliseconds if self.before else None, self.after.milliseconds if self.after else None)
 
     @property
     def error(self) -> float | None:

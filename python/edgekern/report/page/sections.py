@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ...compress.record import Measured, StageRecord
 from ...figures import AFTER, BEFORE, COLOURS
@@ -230,9 +231,7 @@ def _training(gallery: Gallery, prefix: list[str], run: Run, stage: StageRecord)
     if len(set(curves.rate.values)) > 1:
         found.append((["rate"], "Learning rate", stage.name, {"rate": curves.rate}, False))
     drawn = [
-        gallery.add(
-            [*names, *file], f"{heading}, {note}", lambda c=each, h=heading, n=note, m=marked: charts.lines(h, n, c, m)
-        )
+        gallery.add([*names, *file], f"{heading}, {note}", partial(charts.lines, heading, note, each, marked))
         for file, heading, note, each, marked in found
     ]
     return Training(stage.name, tuple(drawn), "" if drawn else "It has logged no step.")

@@ -167,7 +167,7 @@ def _layers(pairs: Sequence[LayerPair]) -> tuple[tuple[str, ...], tuple[LayerRow
         LayerRow(
             pair.name,
             pair.form,
-            f"{(pair.after or pair.before).parameters:,}" if pair.after or pair.before else "",
+            f"{pair.parameters:,}",
             tuple(cells[i] for _, cells in used),
         )
         for i, pair in enumerate(pairs)
