@@ -1,23 +1,37 @@
-"""What the reports of pruning and quantising have in common: they print as tables."""
+"""What the reports of pruning, quantising and measuring have in common: they print as tables."""
 
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from edgekern.summary import html_table, text_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+Row = TypeVar("Row")
 
-class Table:
-    """A report that prints as a table with a line below it, in a notebook and with rich too.
+
+@dataclass(frozen=True)
+class Table(Generic[Row]):
+    """Rows that print as a table with a line below it, in a notebook and with rich too.
 
     Columns that are empty throughout are not shown.
     """
 
+    rows: tuple[Row, ...]
+
     _HEADER: ClassVar[tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
 
     def _cells(self) -> list[list[str]]:
         """One list for each row, as long as the header."""
@@ -53,3 +67,23 @@ class Table:
                 *map(Text, row), style="dim" if self._is_dim(index) else None
             )  # Text: names may hold brackets
         return table
+
+
+class PlottedTable(Table[Row]):
+    """One that can be drawn as well."""
+
+    def plot(self, path: str | Path) -> None:
+        """Writes a PNG of what the class says.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            OSError: ``path`` cannot be written.
+        """
+        try:
+            self._draw(Path(path))
+        except ImportError as error:
+            raise ImportError("plotting needs matplotlib; run: pip install 'edgekern[demo]'") from error
+
+    def _draw(self, path: Path) -> None:
+        """Writes it; here alone matplotlib is imported."""
+        raise NotImplementedError

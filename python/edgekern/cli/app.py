@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import language_models
-from .options import Dtype, Format, Output, Threads, use_threads
+from .options import Dtype, Format, Output, Threads, check_packages, use_threads
 
 app = typer.Typer(
     name="edgekern",
@@ -85,6 +85,18 @@ def energy(
     if cmd:
         raise typer.Exit(command.run(cmd, meter, output is Output.json))
     command.list_sensors(meter, output is Output.json)
+
+
+@app.command()
+def report(
+    out: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Folders that compression runs wrote to.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the page; OUT/report else.")] = None,
+) -> None:
+    """Write one page with charts about a compression run, or one that compares several."""
+    check_packages("the report needs", ("matplotlib", "jinja2"), "report")
+    from . import report as command
+
+    command.run(out, output)
 
 
 app.add_typer(benches, name="bench")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,6 +45,16 @@ def use_threads(count: int | None) -> None:
         set_num_threads(count)
 
 
+def check_packages(what: str, packages: Sequence[str], extra: str) -> None:
+    """That optional packages are there, before any of them is imported; ``what`` begins the sentence if not.
+
+    Raises:
+        ImportError: some are not; the message says how to install them.
+    """
+    if missing := [package for package in packages if find_spec(package) is None]:
+        raise ImportError(f"{what} {' and '.join(missing)}; run: pip install 'edgekern[{extra}]'")
+
+
 def check_language_model(folder: Path) -> None:
     """That the packages for language models are there, and a model is; before any of it is imported.
 
@@ -51,9 +62,7 @@ def check_language_model(folder: Path) -> None:
         ImportError: the extra [lm] is not installed.
         FileNotFoundError: no such folder, or none of a model.
     """
-    missing = [package for package in ("transformers", "scipy", "tomli_w") if find_spec(package) is None]
-    if missing:
-        raise ImportError(f"language models need {' and '.join(missing)}; run: pip install 'edgekern[lm]'")
+    check_packages("language models need", ("transformers", "scipy", "tomli_w"), "lm")
     if not folder.is_dir():
         raise FileNotFoundError(f"MODEL: {folder} is not a folder")
     if not (folder / "config.json").is_file():

@@ -5,13 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from edgekern.energy.points import PowerPlan, PowerPoint
-
-_COLOURS = ("#a9b1bd", "#0f766e", "#b45309", "#1d4ed8", "#7c3aed", "#be123c")  # a format each, and again from the first
-_INK, _MUTED = "#1f2933", "#66717f"
+from edgekern.figures import COLOURS, INK, MUTED, new_figure, tidy, title
 
 
 def draw(plan: PowerPlan, path: Path) -> None:
@@ -20,25 +15,18 @@ def draw(plan: PowerPlan, path: Path) -> None:
     Raises:
         OSError: ``path`` cannot be written.
     """
-    # The object interface instead of pyplot: no display, no global state, nothing left open.
-    figure = Figure(figsize=(8, 5), dpi=140, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 5)
     panel = figure.subplots()
     formats = list(dict.fromkeys(point.format for point in plan))
-    colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(formats)}
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(formats)}
     if plan.least_energy is None:
         _times(panel, plan, colours)
         note = "no energy was measured"
     else:
         _energies(panel, plan, colours)
         note = f"by {plan.source}, {plan.scope}; the number beside a point is that of its threads"
-    panel.set_title("Time and energy of a call", loc="left", size=11, weight="bold", color=_INK, pad=24)
-    panel.text(0.0, 1.035, f"{plan.target}; {note}", transform=panel.transAxes, size=9.5, color=_MUTED)
-    panel.tick_params(length=0, labelsize=9, labelcolor=_MUTED)
-    for side in ("top", "right"):
-        panel.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        panel.spines[side].set_color("#d5dae1")
+    title(panel, "Time and energy of a call", f"{plan.target}; {note}")
+    tidy(panel)
     figure.subplots_adjust(left=0.32 if plan.least_energy is None else 0.12, right=0.96, top=0.84, bottom=0.12)
     figure.savefig(path)
 
@@ -51,14 +39,14 @@ def _energies(panel: Any, plan: PowerPlan, colours: dict[str, str]) -> None:
     for point in plan:
         if point.joules is not None:
             panel.annotate(
-                _said(plan, point), (point.ms, point.joules), (6, 4), textcoords="offset points", size=8, color=_INK
+                _said(plan, point), (point.ms, point.joules), (6, 4), textcoords="offset points", size=8, color=INK
             )
     panel.set_xlim(left=0)
     panel.set_ylim(bottom=0)
     panel.margins(x=0.3)
-    panel.set_xlabel("ms a call", size=9, color=_MUTED)
-    panel.set_ylabel("J a call", size=9, color=_MUTED)
-    panel.legend(frameon=False, fontsize=9, labelcolor=_INK)
+    panel.set_xlabel("ms a call", size=9, color=MUTED)
+    panel.set_ylabel("J a call", size=9, color=MUTED)
+    panel.legend(frameon=False, fontsize=9, labelcolor=INK)
 
 
 def _said(plan: PowerPlan, point: PowerPoint) -> str:
@@ -72,7 +60,7 @@ def _times(panel: Any, plan: PowerPlan, colours: dict[str, str]) -> None:
     bars = panel.barh(
         [point.name for point in plan], [point.ms for point in plan], color=[colours[point.format] for point in plan]
     )
-    panel.bar_label(bars, [f"{point.ms:.3g} ms" for point in plan], padding=3, size=8.5, color=_INK)
+    panel.bar_label(bars, [f"{point.ms:.3g} ms" for point in plan], padding=3, size=8.5, color=INK)
     panel.invert_yaxis()
     panel.margins(x=0.14)
-    panel.set_xlabel("ms a call", size=9, color=_MUTED)
+    panel.set_xlabel("ms a call", size=9, color=MUTED)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekern.table import Table
+from edgekern.table import PlottedTable
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,12 @@ class PowerPoint:
 
 
 @dataclass(frozen=True)
-class PowerPlan(Table):
-    """Points in the order they were measured. Prints as a table, with rich too."""
+class PowerPlan(PlottedTable[PowerPoint]):
+    """Points in the order they were measured. Prints as a table, with rich too.
 
-    rows: tuple[PowerPoint, ...]
+    ``plot`` draws joules over milliseconds a call, or milliseconds alone where there are no joules.
+    """
+
     target: str
     """The instruction set that ran."""
     source: str | None
@@ -53,12 +55,6 @@ class PowerPlan(Table):
     """Formats, or "governors", that were not tried, each with the reason."""
 
     _HEADER = ("format", "threads", "governor", "ms", "J/inference", "W", "")
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[PowerPoint]:
-        return iter(self.rows)
 
     @property
     def fastest(self) -> PowerPoint:
@@ -84,18 +80,10 @@ class PowerPlan(Table):
             "least_energy": dataclasses.asdict(best) if best else None,
         }
 
-    def plot(self, path: str | Path) -> None:
-        """Writes a PNG: joules over milliseconds a call, or milliseconds alone where there are no joules.
+    def _draw(self, path: Path) -> None:
+        from edgekern.energy.chart import draw
 
-        Raises:
-            ImportError: matplotlib is not installed.
-            OSError: ``path`` cannot be written.
-        """
-        try:
-            from edgekern.energy.chart import draw
-        except ImportError as error:
-            raise ImportError("plotting needs matplotlib; run: pip install 'edgekern[demo]'") from error
-        draw(self, Path(path))
+        draw(self, path)
 
     def _cells(self) -> list[list[str]]:
         return [self._line(point) for point in self.rows]

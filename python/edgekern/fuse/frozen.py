@@ -34,12 +34,10 @@ class FreezeRow:
 
 
 @dataclass(frozen=True)
-class FreezeReport(Table):
+class FreezeReport(Table[FreezeRow]):
     """One row for each converted convolution. Prints as a table, with rich too."""
 
     _HEADER: ClassVar[tuple[str, ...]] = ("Layer", "Runs in", "Why by itself")
-
-    rows: tuple[FreezeRow, ...]
 
     @property
     def frozen(self) -> tuple[FreezeRow, ...]:

@@ -31,12 +31,10 @@ class LinkRow:
 
 
 @dataclass(frozen=True)
-class LinkReport(Table):
+class LinkReport(Table[LinkRow]):
     """One row for each converted convolution. Prints as a table, with rich too."""
 
     _HEADER: ClassVar[tuple[str, ...]] = ("Layer", "Gives", "Why")
-
-    rows: tuple[LinkRow, ...]
 
     @property
     def linked(self) -> tuple[LinkRow, ...]:

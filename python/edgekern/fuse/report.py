@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +45,9 @@ class FuseRow:
 
 
 @dataclass(frozen=True)
-class FuseReport(Table):
+class FuseReport(Table[FuseRow]):
     """Rows in the model's order. Prints as a table, in a notebook and with rich too."""
 
-    rows: tuple[FuseRow, ...]
     difference: float | None
     """Largest difference of the model's results for ``example_inputs``, before and after, relative to the largest
     number in the result that it is in. None without them."""
@@ -70,12 +68,6 @@ class FuseReport(Table):
     def skipped(self) -> tuple[FuseRow, ...]:
         """Rows of the modules left alone, each with its reason."""
         return tuple(row for row in self.rows if not row.changed)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[FuseRow]:
-        return iter(self.rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Rows and totals as JSON-ready data."""

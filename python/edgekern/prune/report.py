@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +45,8 @@ class PruneRow:
 
 
 @dataclass(frozen=True)
-class PruneReport(Table):
+class PruneReport(Table[PruneRow]):
     """Rows in the model's order. Prints as a table, in a notebook and with rich too."""
-
-    rows: tuple[PruneRow, ...]
 
     _HEADER = ("layer", "kind", "shape", "method", "pattern", "asked", "pays at", "zero", "left alone because")
 
@@ -68,12 +65,6 @@ class PruneReport(Table):
         """Share of zeros among all weights of the pruned layers; 0 when there are none."""
         weights = sum(row.weights for row in self.pruned)
         return sum(row.zeros for row in self.pruned) / weights if weights else 0.0
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[PruneRow]:
-        return iter(self.rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Rows and totals as JSON-ready data."""

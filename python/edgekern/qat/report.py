@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,10 +31,8 @@ class QATRow:
 
 
 @dataclass(frozen=True)
-class QATReport(Table):
+class QATReport(Table[QATRow]):
     """Rows in the model's order. Prints as a table, in a notebook and with rich too."""
-
-    rows: tuple[QATRow, ...]
 
     _HEADER = ("layer", "kind", "shape", "trains for", "left alone because")
 
@@ -60,12 +57,6 @@ class QATReport(Table):
         if not rules:
             raise ValueError("config: no layer was prepared, so there is nothing to convert")
         return PerLayer(rules)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[QATRow]:
-        return iter(self.rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Rows and totals as JSON-ready data."""

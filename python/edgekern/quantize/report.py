@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,10 +44,8 @@ class QuantizeRow:
 
 
 @dataclass(frozen=True)
-class QuantizeReport(Table):
+class QuantizeReport(Table[QuantizeRow]):
     """Rows in the model's order. Prints as a table, in a notebook and with rich too."""
-
-    rows: tuple[QuantizeRow, ...]
 
     _HEADER = ("layer", "kind", "shape", "to", "error, nearest", "error", "scaled against", "remarks")
 
@@ -73,12 +70,6 @@ class QuantizeReport(Table):
         if not rules:
             raise ValueError("config: no layer was quantised, so there is nothing to convert")
         return PerLayer(rules)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[QuantizeRow]:
-        return iter(self.rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Rows and totals as JSON-ready data."""

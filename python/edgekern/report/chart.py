@@ -6,13 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
+from ..figures import AFTER, BEFORE, INK, MUTED, new_figure, tidy, title
 from .demo import DemoResult, Pair, measured_on
-
-_FP32, _INT8 = "#a9b1bd", "#0f766e"  # grey against teal: apart in print and for colour-blind eyes too
-_INK, _MUTED = "#1f2933", "#66717f"
 
 
 def draw_demo(result: DemoResult, path: Path) -> None:
@@ -23,9 +18,7 @@ def draw_demo(result: DemoResult, path: Path) -> None:
     """
     timings = result["latency"]
     tasks = list(result["quality"])
-    # The object interface instead of pyplot: no display, no global state, nothing left open.
-    figure = Figure(figsize=(13, 4.6), dpi=140, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, 4.6)
     widths = [1.0] * len(timings) + [1.7, 0.9 * len(tasks)]
     panels = figure.subplots(1, len(widths), gridspec_kw={"width_ratios": widths, "wspace": 0.28})
 
@@ -45,10 +38,11 @@ def draw_demo(result: DemoResult, path: Path) -> None:
     _title(panels[-1], "Agreement with people", f"largest loss {max(0.0, -worst):.4f}")
 
     sequence = timings[0]["sequence"]
-    title = f"{result['model']}: float32 and int8"
-    figure.suptitle(title, x=0.04, y=0.985, ha="left", size=16, weight="bold", color=_INK)
+    figure.suptitle(
+        f"{result['model']}: float32 and int8", x=0.04, y=0.985, ha="left", size=16, weight="bold", color=INK
+    )
     subtitle = f"{measured_on(result)} · median latency at {sequence} tokens, timed in alternating rounds"
-    figure.text(0.04, 0.885, subtitle, size=9.5, color=_MUTED)
+    figure.text(0.04, 0.885, subtitle, size=9.5, color=MUTED)
     _legend(figure)
     figure.subplots_adjust(left=0.04, right=0.98, top=0.70, bottom=0.09)
     figure.savefig(path)
@@ -57,25 +51,21 @@ def draw_demo(result: DemoResult, path: Path) -> None:
 def _bars(panel: Any, pairs: Sequence[Pair], labels: Sequence[str], form: str) -> None:
     """A pair of bars for each label, each bar with its value on top; the axis starts at zero and is not drawn."""
     width = 0.38
-    for offset, key, colour in ((-0.5, "fp32", _FP32), (0.5, "int8", _INT8)):
+    for offset, key, colour in ((-0.5, "fp32", BEFORE), (0.5, "int8", AFTER)):
         values = [pair[key] for pair in pairs]  # type: ignore[literal-required]
         bars = panel.bar([i + offset * (width + 0.03) for i in range(len(pairs))], values, width, color=colour)
-        panel.bar_label(bars, [form.format(value) for value in values], padding=3, size=8.5, color=_INK)
-    panel.set_xticks(range(len(labels)), labels, size=9, color=_MUTED)
+        panel.bar_label(bars, [form.format(value) for value in values], padding=3, size=8.5, color=INK)
+    panel.set_xticks(range(len(labels)), labels, size=9, color=MUTED)
     panel.set_yticks([])
     panel.margins(x=0.12, y=0.14)
-    panel.tick_params(length=0)
-    for side in ("top", "left", "right"):
-        panel.spines[side].set_visible(False)
-    panel.spines["bottom"].set_color("#d5dae1")
+    tidy(panel, axes=("bottom",))
 
 
-def _title(panel: Any, title: str, note: str) -> None:
-    panel.set_title(title, loc="left", size=11, weight="bold", color=_INK, pad=24)
-    panel.text(0.0, 1.035, note, transform=panel.transAxes, size=9.5, color=_INT8, weight="bold")
+def _title(panel: Any, text: str, change: str) -> None:
+    title(panel, text, change, AFTER, "bold")
 
 
 def _legend(figure: Any) -> None:
-    for x, colour, label in ((0.86, _FP32, "float32"), (0.925, _INT8, "int8")):
+    for x, colour, label in ((0.86, BEFORE, "float32"), (0.925, AFTER, "int8")):
         figure.text(x, 0.94, "■", color=colour, size=13, va="center")
-        figure.text(x + 0.016, 0.942, label, color=_INK, size=10, va="center")
+        figure.text(x + 0.016, 0.942, label, color=INK, size=10, va="center")

@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from edgekern.config import Prune
+from edgekern.figures import AFTER, INK, MUTED, new_figure, tidy, title
 from edgekern.sensitivity.result import Sensitivity, SensitivityRow
 
-_LINE, _MARKED = "#c3c9d2", "#0f766e"
-_INK, _MUTED = "#1f2933", "#66717f"
+_OTHERS = "#c3c9d2"
 _NAMED = 5  # lines that stand out, with their names: more could not be told apart
 
 
@@ -59,19 +56,17 @@ def draw(scan: Sensitivity, path: Path) -> None:
     others = [row for row in scan if not isinstance(row.scheme, Prune)]
     lines = [(line, rows) for line, rows in ((_ZEROS, pruned), (_BITS, others)) if rows]
     timed = any(row.ms is not None for row in scan)
-    # The object interface instead of pyplot: no display, no global state, nothing left open.
-    figure = Figure(figsize=(13 if timed else 7, 4.8 * len(lines)), dpi=140, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13 if timed else 7, 4.8 * len(lines))
     panels = figure.subplots(len(lines), 1 + timed, squeeze=False)
     for (line, rows), (first, *second) in zip(lines, panels, strict=True):
         _curves(first, rows, line, lambda row: row.loss)
-        _title(first, f"Loss in {scan.metric}", "one layer changed at a time; the most sensitive are named")
+        title(first, f"Loss in {scan.metric}", "one layer changed at a time; the most sensitive are named")
         for panel in second:
             _curves(panel, rows, line, line.faster)
-            panel.axhline(1, color=_MUTED, linewidth=0.8, linestyle=":")
+            panel.axhline(1, color=MUTED, linewidth=0.8, linestyle=":")
             kinds = sorted({repr(row.runs_as) for row in rows if row.runs_as is not None and line is _ZEROS})
             what = f"as {', '.join(kinds)}; " if kinds else ""
-            _title(panel, line.title, f"{what}each layer called alone, {scan.threads} threads")
+            title(panel, line.title, f"{what}each layer called alone, {scan.threads} threads")
     figure.subplots_adjust(
         left=0.05 if timed else 0.1,
         right=0.86 if timed else 0.74,
@@ -98,7 +93,7 @@ def _curves(panel: Any, rows: list[SensitivityRow], line: _Line, value: Value) -
     named = dict.fromkeys(ranked[-_NAMED:])
     for name in ranked:
         xs, ys = zip(*known[name], strict=True)
-        colour = _MARKED if name in named else _LINE
+        colour = AFTER if name in named else _OTHERS
         panel.plot(xs, ys, color=colour, linewidth=1.4, marker="o", markersize=3, zorder=3 if name in named else 2)
     if not line.percent:
         panel.invert_xaxis()  # harder to the right, as for sparsity; the names stand there
@@ -108,18 +103,9 @@ def _curves(panel: Any, rows: list[SensitivityRow], line: _Line, value: Value) -
         x, y = known[name][end]
         height = max(y, height + 0.055 * (high - low))
         panel.annotate(
-            name, (x, y), (1.02, height), textcoords=("axes fraction", "data"), size=8, color=_INK, va="center"
+            name, (x, y), (1.02, height), textcoords=("axes fraction", "data"), size=8, color=INK, va="center"
         )
     if line.percent:
         panel.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    panel.set_xlabel(line.label, size=9, color=_MUTED)
-    panel.tick_params(length=0, labelsize=9, labelcolor=_MUTED)
-    for side in ("top", "right"):
-        panel.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        panel.spines[side].set_color("#d5dae1")
-
-
-def _title(panel: Any, title: str, note: str) -> None:
-    panel.set_title(title, loc="left", size=11, weight="bold", color=_INK, pad=24)
-    panel.text(0.0, 1.035, note, transform=panel.transAxes, size=9.5, color=_MUTED)
+    panel.set_xlabel(line.label, size=9, color=MUTED)
+    tidy(panel)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgekern.config import Prune, Scheme, scheme_from_dict
-from edgekern.table import Table
+from edgekern.table import PlottedTable
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,13 @@ class SensitivityRow:
 
 
 @dataclass(frozen=True)
-class Sensitivity(Table):
-    """Rows in the model's order, each layer's as the schemes were given. Prints as a table, with rich too."""
+class Sensitivity(PlottedTable[SensitivityRow]):
+    """Rows in the model's order, each layer's as the schemes were given. Prints as a table, with rich too.
 
-    rows: tuple[SensitivityRow, ...]
+    ``plot`` draws loss and, where it was measured, speed-up for each layer: over sparsity for schemes that prune, over
+    bits a weight for those that convert or round; a scan of both has a line of panels for each.
+    """
+
     metric: str
     """Its name."""
     baseline: float
@@ -98,12 +101,6 @@ class Sensitivity(Table):
         *("layer", "scheme", "zero", "quality", "loss", "bits a weight", "timed as"),
         *("float ms", "unpruned ms", "ms", "faster than float", "faster by zeros", "left alone because"),
     )
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[SensitivityRow]:
-        return iter(self.rows)
 
     def curves(self) -> dict[str, list[SensitivityRow]]:
         """The rows of each layer or group."""
@@ -123,21 +120,10 @@ class Sensitivity(Table):
         rows = tuple(_row_from_dict(row) for row in data["rows"])
         return cls(**{**data, "rows": rows})
 
-    def plot(self, path: str | Path) -> None:
-        """Writes a PNG: loss and, where it was measured, speed-up for each layer.
+    def _draw(self, path: Path) -> None:
+        from edgekern.sensitivity.chart import draw
 
-        Over sparsity for schemes that prune, over bits a weight for those that convert or round; a scan of both has a
-        line of panels for each.
-
-        Raises:
-            ImportError: matplotlib is not installed.
-            OSError: ``path`` cannot be written.
-        """
-        try:
-            from edgekern.sensitivity.chart import draw
-        except ImportError as error:
-            raise ImportError("plotting needs matplotlib; run: pip install 'edgekern[demo]'") from error
-        draw(self, Path(path))
+        draw(self, path)
 
     def _cells(self) -> list[list[str]]:
         empty = [""] * (len(self._HEADER) - 2)
