@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LEVELS = [
     ["cli"],
     ["report"],
+    ["compress"],
     ["sensitivity", "integrations"],
     ["train", "distill"],
     ["prune", "quantize", "qat", "fuse", "evaluate", "bench", "loading"],
@@ -23,7 +24,7 @@ LEVELS = [
     ["plan", "table"],
     ["nn"],
     ["config", "match", "ops", "summary"],
-    ["targets"],
+    ["targets", "machine"],
     ["kernels"],
     ["_lib"],
     ["_core"],

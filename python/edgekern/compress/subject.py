@@ -21,8 +21,6 @@ class Subject(Protocol):
 
     name: str
     """For people to read."""
-    sizes_are_free: bool
-    """Whether its checkpoints can have other numbers of blocks than ``fresh()``, and be read without help."""
 
     def fresh(self) -> nn.Module:
         """The model, in eval mode; the caller may change it."""
@@ -51,7 +49,7 @@ class InMemory:
         if not isinstance(model, nn.Module) and (isinstance(model, type) or not callable(model)):
             raise TypeError(
                 f"model: expected a torch.nn.Module, or a function that builds one, got {kind_of(model)}; "
-                "compress_folder() in edgekern.compress.folder reads folders"
+                "compress_subject(Folder(...)) of edgekern.compress.folder reads what save_pretrained wrote"
             )
         self._model = model
         self.name = type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", "model")
