@@ -37,6 +37,7 @@ from edgekern.compress.steps import (
     Outcome,
     Task,
     carry_out,
+    joined,
     read_conversion,
     removes_blocks,
     restructured,
@@ -269,7 +270,7 @@ class _Run:
         found = None
         for number, stage in enumerate(self._ended()):
             if stage.prepares:
-                found = read_conversion(self._folder(number))
+                found = joined(read_conversion(self._folder(number)), found)
             elif isinstance(stage, ConvertStage):
                 found = None
         return found

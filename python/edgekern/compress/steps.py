@@ -55,8 +55,7 @@ class Task:
         model: as the stage before left it; changed in place, or replaced.
         subject: gives the model that the run began with.
         data: of the run.
-        prepared: what the last stage that rounded weights, or trained for it, did so for, where no conversion has
-            followed.
+        prepared: what stages before have rounded weights to, or trained for, since the last conversion.
         same_layers: whether the model still has all its layers.
         progress: whether bars are shown.
     """
@@ -122,17 +121,16 @@ def _quantize(task: Task) -> Outcome:
 
 def _convert(task: Task) -> Outcome:
     stage = _of(task.stage, ConvertStage)
-    config = _joined(task.prepared, stage.scheme)
+    config = joined(task.prepared, stage.scheme)
+    assert config is not None  # a recipe without either is refused
     report = convert_(task.model, config, data=task.data.calibration, progress=task.progress)
     return Outcome((report.totals, *_left_alone(report.skipped)), conversion=config)
 
 
-def _joined(prepared: Config | None, others: Config | None) -> Config:
+def joined(prepared: Config | None, others: Config | None) -> Config | None:
     """What layers were prepared for, and what others shall become; the former have exact names, which count first."""
     if prepared is None or others is None:
-        found = prepared or others
-        assert found is not None
-        return found
+        return prepared or others
     rules: dict[str, Scheme | None] = {}
     for config in (others, prepared):
         rules.update(config.rules if isinstance(config, PerLayer) else {DEFAULT: config})
