@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgekern.calibration.observe import arguments
 from edgekern.compress.errors import CompressError
-from edgekern.config import EvaluateStage, FineTuneStage, Recipe, Stage
+from edgekern.config import FineTuneStage, Recipe, Stage
 from edgekern.config.checks import kind_of
 from edgekern.train.feed import Batches
 from edgekern.train.loop import Loss
@@ -46,7 +46,8 @@ class CompressData:
 
     Attributes:
         calibration: batches for methods that look at what layers are given, and for static ranges.
-        training: batches for ``fit``: anything that it takes.
+        training: batches for ``fit``: anything that it takes. To ``distil`` from tuples, labels are their last item
+            where the stage's ``hard`` is above 0, and must not be there otherwise; in mappings they are "labels".
         evaluation: batches to evaluate with: a call with the first one is timed.
         loss: what ``fine_tune`` trains by, as ``fit`` takes it.
         evaluate: the quality of a model, called as ``evaluate(model)``, the model in eval mode and without autograd.
@@ -121,9 +122,8 @@ class CompressData:
 
 def parts_needed(stage: Stage) -> tuple[str, ...]:
     """Which of the three a stage cannot do without."""
-    if isinstance(stage, EvaluateStage):
-        return (EVALUATION,)
-    return ((CALIBRATION,) if stage.needs_calibration else ()) + ((TRAINING,) if stage.trains else ())
+    needs = {CALIBRATION: stage.needs_calibration, TRAINING: stage.trains, EVALUATION: stage.needs_evaluation}
+    return tuple(name for name, needed in needs.items() if needed)
 
 
 @dataclass
@@ -142,7 +142,7 @@ class Digests:
             if name not in self._known:
                 self._known[name] = digest(getattr(self.data, name), self.data.version)
         found = {name: self._known[name] for name in names}
-        if isinstance(stage, EvaluateStage):
+        if EVALUATION in found:
             found["metric"] = self.data.metric
         if isinstance(stage, FineTuneStage) and self.data.loss is not own_loss:
             found["loss"] = getattr(self.data.loss, "__name__", type(self.data.loss).__name__)

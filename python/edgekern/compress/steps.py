@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -150,7 +150,7 @@ def _distil(task: Task) -> Outcome:
     teacher = task.subject.fresh()
     task.model = restructured(task.model, stage)
     example = task.data.first(TRAINING)
-    soft = float(_has_logits(task.model, example)) if stage.soft is None else stage.soft
+    soft = float(_has_logits(task.model, example, labels=stage.hard > 0)) if stage.soft is None else stage.soft
     layers = _pairs(task.model, teacher, stage.hidden)
     hidden = Hidden(layers, 1.0 if stage.hidden is None else stage.hidden) if layers else None
     distiller = Distiller(
@@ -172,16 +172,13 @@ def _train(task: Task, stage: FineTuneStage | DistilStage, loss: Loss, notes: tu
     prepare = PrepareQAT(stage.qat) if stage.qat is not None else None
     if prepare is not None:
         callbacks.append(prepare)
-    config = stage.fit
-    plateau = isinstance(config.scheduler, Mapping) and config.scheduler["name"] == "plateau"
-    judged = plateau or config.early_stop is not None or config.evaluate_every is not None
     result = fit(
         task.model,
         task.data.part(TRAINING),
         loss,
-        config,
+        stage.fit,
         callbacks=callbacks,
-        evaluate=Quality(task.data, task.subject) if judged else None,
+        evaluate=Quality(task.data, task.subject) if stage.needs_evaluation else None,
         checkpoint=task.folder / CHECKPOINT,
         log=task.folder / METRICS,
         progress=task.progress,
@@ -194,9 +191,11 @@ def _train(task: Task, stage: FineTuneStage | DistilStage, loss: Loss, notes: tu
     return Outcome((said, *notes, *_left_alone(prepare.report.skipped)), conversion=prepare.report.config)
 
 
-def _has_logits(model: nn.Module, batch: Any) -> bool:
+def _has_logits(model: nn.Module, batch: Any, labels: bool) -> bool:
+    """Whether it gives logits for a batch, of which the last of several arguments may be labels."""
     args, kwargs = arguments(batch)
     kwargs.pop("labels", None)
+    args = args[:-1] if labels and args else args
     try:
         with inference(model):
             logits_of(model(*args, **kwargs), "student")

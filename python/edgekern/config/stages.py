@@ -50,6 +50,11 @@ class Stage:
         return False
 
     @property
+    def needs_evaluation(self) -> bool:
+        """Whether it measures the model's quality."""
+        return False
+
+    @property
     def prepares(self) -> bool:
         """Whether it settles what a later conversion converts to."""
         return False
@@ -128,6 +133,12 @@ class _Training(Stage):
     @property
     def prepares(self) -> bool:
         return self.qat is not None
+
+    @property
+    def needs_evaluation(self) -> bool:
+        scheduler, stop, every = self.fit.scheduler, self.fit.early_stop, self.fit.evaluate_every
+        goes_by_it = isinstance(scheduler, Mapping) and scheduler["name"] == "plateau"
+        return goes_by_it or stop is not None or every is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +263,10 @@ class EvaluateStage(Stage):
         object.__setattr__(self, "threads", tuple(self.threads))
         check_number("seconds", self.seconds, math.inf, self._owner)
         self._check_bool("layers")
+
+    @property
+    def needs_evaluation(self) -> bool:
+        return True
 
 
 # Kinds are looked up here and nowhere else, so that a string from a file can never name something to import.
