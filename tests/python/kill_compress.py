@@ -2,8 +2,8 @@
 
     python kill_compress.py FOLDER ROUNDS SEED
 
-A child is killed after a random time, or just before or after one of the moments at which a file gets its name. Children
-are forked: each is a process of its own, without the seconds that importing torch takes.
+A child is killed after a random time, or just before or after one of the moments at which a file gets its name.
+Children are forked: each is a process of its own, without the seconds that importing torch takes.
 """
 
 import os

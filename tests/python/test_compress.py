@@ -17,6 +17,8 @@ from torch import nn  # noqa: E402
 
 import edgekern as ek  # noqa: E402
 from edgekern import CompressData, CompressError, compress  # noqa: E402
+from edgekern.compress import inputs  # noqa: E402
+from edgekern.compress import run as engine  # noqa: E402
 from edgekern.compress.record_file import read_record  # noqa: E402
 from edgekern.config import (  # noqa: E402
     ConvertStage,
@@ -137,7 +139,7 @@ def test_layers_are_measured(whole):
     assert {layer.form for layer in before.values()} == {"float32"}
     assert {layer.error for layer in before.values()} == {0}
     assert after["blocks.0.down"].form.startswith("int4")
-    assert 0 < after["blocks.0.down"].error < 1
+    assert 0.01 < after["blocks.0.down"].error < 3  # half of the weights are gone, and training moved the others
     for name, layer in after.items():
         assert layer.milliseconds > 0
         assert layer.parameters == before[name].parameters
@@ -211,7 +213,8 @@ def test_a_network_of_convolutions_with_a_measure_of_its_own(tmp_path):
     before, after = (stage.measured for stage in done.record.stages if stage.measured)
     assert (before.metric, before.higher_is_better) == ("accuracy", True)
     assert before.quality == pytest.approx(accuracy(model))
-    assert after.quality == pytest.approx(accuracy(done.model)) > before.quality
+    assert after.quality == pytest.approx(accuracy(done.model))
+    assert after.quality > before.quality
     assert done.record.stages[0].name == "before"
     assert isinstance(done.model[0], ek.nn.Int8Conv2d)
     assert done.model[0].input_range is not None
@@ -223,7 +226,7 @@ def test_a_network_of_convolutions_with_a_measure_of_its_own(tmp_path):
 
 
 def test_a_finished_run_says_so(pruned, capsys, monkeypatch):
-    monkeypatch.setattr("edgekern.compress.run.carry_out", lambda task: pytest.fail("nothing is left to do"))
+    monkeypatch.setattr(engine, "carry_out", lambda task: pytest.fail("nothing is left to do"))
     before = (pruned / "run.json").read_bytes()
     compress(build, converted(PRUNE), pruned, data())
     assert f"finished: {pruned / 'model'} holds the model" in capsys.readouterr().err
@@ -241,7 +244,9 @@ def test_a_model_that_is_gone_is_written_again(pruned):
 
 def test_a_longer_recipe_goes_on_after_a_shorter_one(pruned):
     first = read_record(pruned)
-    done = run(pruned, ek.Recipe("longer", (*converted(PRUNE).stages, ConvertStage(scheme=ek.PerLayer({"embed": ek.Int8()})))))
+    done = run(
+        pruned, ek.Recipe("longer", (*converted(PRUNE).stages, ConvertStage(scheme=ek.PerLayer({"embed": ek.Int8()}))))
+    )
     assert done.record.stages[:2] == first.stages
     assert (done.record.recipe, done.record.complete) == ("longer", True)
     assert isinstance(done.model.embed, ek.nn.Int8Embedding)
@@ -295,7 +300,11 @@ def with_share(share):
     ("model", "recipe", "message"),
     [
         (other_model, converted(PRUNE), "stage 'prune' has ended with something else: the model before it is another"),
-        (other_weights, converted(PRUNE), "the model before it is another. Put it back, or begin the run anew: --restart"),
+        (
+            other_weights,
+            converted(PRUNE),
+            "the model before it is another. Put it back, or begin the run anew: --restart",
+        ),
         (build, with_share(0.6), r"its options: scheme was .*0.5.*, is .*0.6"),
         (build, converted(), r"stage 1 of the run in .* was 'prune' \(prune\), is 'convert' \(convert\)"),
         (build, ek.Recipe("r", (PRUNE,)), r"stage 2 of the run in .* was 'convert' \(convert\), is none"),
@@ -314,7 +323,7 @@ def test_other_data_and_another_version_are_noticed(tmp_path, monkeypatch):
     run(tmp_path / "out", recipe, given=data(training=[torch.zeros(1, 2, dtype=torch.long)]))  # which no stage reads
     with pytest.raises(CompressError, match=r"something else: the data \(calibration\)"):
         run(tmp_path / "out", recipe, given=data(calibration=[torch.zeros(1, 2, dtype=torch.long)]))
-    monkeypatch.setattr("edgekern.compress.inputs.core", type("Newer", (), {"version": "9.9"}))
+    monkeypatch.setattr(inputs, "core", type("Newer", (), {"version": "9.9"}))
     with pytest.raises(CompressError, match=r"the code's version: edgekern was \"[^\"]+\", is \"9.9\""):
         run(tmp_path / "out", recipe)
 

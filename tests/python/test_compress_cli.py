@@ -18,7 +18,7 @@ from tiny_llama import WORDS, add_tokenizer, folder_of, logits, tiny  # noqa: E4
 from transformers import AutoModel, AutoModelForCausalLM  # noqa: E402
 
 import edgekern as ek  # noqa: E402
-import edgekern.integrations.transformers  # noqa: E402, F401 - registers the method
+import edgekern.integrations.transformers  # noqa: E402 - registers the method
 from edgekern.compress.record_file import read_record  # noqa: E402
 from edgekern.config import read_config  # noqa: E402
 from edgekern.evaluate import perplexity, windows  # noqa: E402
@@ -166,7 +166,10 @@ def test_an_encoder(bert, files, held_out, monkeypatch):
         (("MODEL", "--recipe", "BAD"), "bad.toml: .*unknown kind 'melt'"),
         (("MODEL", "--recipe", "MINE", "--data", "nothing.txt"), "nothing.txt"),
         (("MODEL", "--recipe", "MINE", "--data", "LATIN"), "--data: .*latin.txt is not UTF-8"),
-        (("MODEL", "--recipe", "MINE", "--data", "SHORT"), "--data: the text is too short; expected at least 64 tokens"),
+        (
+            ("MODEL", "--recipe", "MINE", "--data", "SHORT"),
+            "--data: the text is too short; expected at least 64 tokens",
+        ),
         (("MODEL", "--recipe", "MINE", "--data", "TEXT", "--eval", "SHORT"), "--eval: the text is too short"),
         (("BERT", "--recipe", "TUNED", "--data", "TEXT"), "stage 'fine_tune' trains by labels"),
         (("BERT", "--recipe", "MINE", "--data", "EMPTY", "--eval", "TEXT"), "--data: the file holds no line of text"),
@@ -181,7 +184,12 @@ def test_mistakes_are_explained(arguments, message, llama, bert, files, monkeypa
     monkeypatch.chdir(files)
     known = {"MODEL": llama, "BERT": bert, "MINE": files / "mine.toml", "TUNED": files / "tuned.toml"}
     known["TEXT"] = files / "text.txt"
-    for name, content in {"bad.toml": b'[[stage]]\nkind = "melt"', "latin.txt": b"\xe4", "short.txt": b"w1", "empty.txt": b"\n"}.items():
+    for name, content in {
+        "bad.toml": b'[[stage]]\nkind = "melt"',
+        "latin.txt": b"\xe4",
+        "short.txt": b"w1",
+        "empty.txt": b"\n",
+    }.items():
         (files / name).write_bytes(content)
         known[name.partition(".")[0].upper()] = files / name
     for name, change in {

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("tomli_w")
 
-from edgekern.compress.record_file import read_record  # noqa: E402
+from edgekern.compress.record_file import read_record
 
 ROUNDS = int(os.environ.get("EDGEKERN_TEST_KILLS", "3"))
 """Runs that are killed; EDGEKERN_TEST_KILLS=20 for many."""

@@ -121,8 +121,12 @@ def test_written_and_read_again(tmp_path, recipe):
         st.sampled_from(["name", "text", "stage", "kind", "x"]),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-            lambda inner: st.lists(inner, max_size=3)
-            | st.dictionaries(st.sampled_from(["kind", "fit", "scheme", "format", "name", "steps"]), inner, max_size=4),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(["kind", "fit", "scheme", "format", "name", "steps"]), inner, max_size=4
+                )
+            ),
             max_leaves=8,
         ),
     )
@@ -131,10 +135,9 @@ def test_written_and_read_again(tmp_path, recipe):
 def test_no_data_do_worse_than_a_value_error(data):
     try:
         recipe = ek.Recipe.from_dict(data)
-    except ValueError as error:
-        assert str(error)
-    else:
-        assert ek.Recipe.from_dict(recipe.to_dict()) == recipe
+    except ValueError:
+        return
+    assert ek.Recipe.from_dict(recipe.to_dict()) == recipe
 
 
 @pytest.mark.parametrize(
@@ -157,7 +160,10 @@ def test_no_data_do_worse_than_a_value_error(data):
         ('[[stage]]\nkind = "convert"', "'convert' has no scheme, and no stage before it rounds"),
         ('[[stage]]\nkind = "distil"\nfit = { steps = 1, optimiser = "sgd" }', "there is no option 'optimiser'"),
         ('[[stage]]\nkind = "distil"\nfit = 3', "FitConfig: expected a mapping"),
-        ('[[stage]]\nkind = "distil"\nfit = { steps = 1 }\nlayers = 1.5', "layers must be a number of blocks, or a share"),
+        (
+            '[[stage]]\nkind = "distil"\nfit = { steps = 1 }\nlayers = 1.5',
+            "layers must be a number of blocks, or a share",
+        ),
         ('[[stage]]\nkind = "distil"\nfit = { steps = 1 }\nlayers = 0', "layers must be 1 or more"),
         ('[[stage]]\nkind = "distil"\nfit = { steps = 1 }\nsoft = 0\nhidden = 0', "expected one of them above"),
         ('[[stage]]\nkind = "evaluate"\nthreads = [0]', "threads must be 1 or more"),
@@ -181,7 +187,7 @@ def test_recipes_that_come_along():
         assert recipe.name == name
         assert (recipe.stages[0].kind, recipe.stages[-1].kind) == ("evaluate", "evaluate")
     assert recipe_of(RECIPES[0]) is RECIPES[0]
-    with pytest.raises(CompressError, match="int9 is no file, and none of distil-half, .*did you mean int8"):
+    with pytest.raises(CompressError, match=r"int9 is no file, and none of distil-half, .*did you mean int8"):
         recipe_of("int9")
     with pytest.raises(TypeError, match="expected Recipe"):
         recipe_of(3)

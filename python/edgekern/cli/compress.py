@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..compress import CompressData, compress_subject, recipe_of
+from ..compress import CompressData, compress_subject
 from ..compress.folder import Folder
 from ..compress.texts import encoder_data, language_model_data
 from ..config import FineTuneStage, Recipe
@@ -15,13 +15,13 @@ from ..evaluate import film_sentences, load_wordsim353, news_texts
 from .texts import prose, text_of
 
 
-def run(folder: Path, output: Path, given: str, data: Path | None, held_out: Path | None, restart: bool) -> None:
+def run(folder: Path, output: Path, recipe: Recipe, data: Path | None, held_out: Path | None, restart: bool) -> None:
     """Carries a recipe out, or goes on with it, and prints the first and the last evaluation side by side.
 
     Args:
         folder: of the model.
         output: folder of the run.
-        given: the name of a recipe, or its TOML file.
+        recipe: what to do.
         data: text to calibrate and train with; out of packages otherwise.
         held_out: text to evaluate on; for a language model the beginning of the other, for an encoder WordSim-353.
         restart: whether to remove what a run has written, and to begin anew.
@@ -32,7 +32,6 @@ def run(folder: Path, output: Path, given: str, data: Path | None, held_out: Pat
             holds something else, or a run that was begun with something else.
         MissingDataError: no text was given, and a package with one is not installed.
     """
-    recipe = recipe_of(given)
     subject = Folder(folder, "float32" if recipe.trains else "auto")
     read = _windows if subject.is_causal else _lines
     console = Console(stderr=True)

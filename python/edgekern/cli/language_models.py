@@ -83,15 +83,20 @@ def compress(
             "--eval", metavar="FILE", help="UTF-8 text to evaluate on; else the beginning of --data, or WordSim-353."
         ),
     ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Remove what a run has written to OUT, begin anew.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Remove what a run has written to OUT, begin anew.")
+    ] = False,
     threads: Threads = None,
 ) -> None:
     """Prune, distil, train, quantise, convert and evaluate by a recipe; the same command goes on after a kill."""
     check_language_model(model)
+    from ..compress import recipe_of
+
+    chosen = recipe_of(recipe)  # before transformers is imported, which takes seconds
     from . import compress as command
 
     use_threads(threads)
-    command.run(model, output, recipe, data, evaluation, restart)
+    command.run(model, output, chosen, data, evaluation, restart)
 
 
 def evaluate(

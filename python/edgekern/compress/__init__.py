@@ -1,4 +1,4 @@
-"""One recipe in, a compressed model out: stages that prune, distil, train, quantise and evaluate, one after the other."""
+"""One recipe in, a compressed model out: stages that prune, distil, train, quantise and evaluate, one by one."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class CompressData:
                 raise TypeError(f"{name}: expected an iterable of batches, got {kind_of(value)}; one batch is [batch]")
             if isinstance(value, Iterator):
                 raise TypeError(
-                    f"{name}: an iterator can be gone through once, and a run that goes on needs it again; give a list, "
+                    f"{name}: an iterator can be gone through once; a run that goes on needs it again: give a list, "
                     "or for training a function (epoch)"
                 )
         for name in ("loss", "evaluate"):
@@ -150,7 +150,7 @@ class Digests:
 
 
 def digest(data: object, version: str = "") -> str:
-    """SHA-256 of plain data and tensors; of anything else what its attribute ``digest`` says, or class and length."""
+    """SHA-256 of plain data and tensors; for anything else its attribute ``digest`` speaks, or class and length."""
     state = hashlib.sha256(version.encode())
     _feed(data, state.update)
     return state.hexdigest()

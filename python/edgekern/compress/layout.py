@@ -1,9 +1,9 @@
 """The folder of a run: where its files are, whether they are what was written, and making it ready.
 
-    OUT/run.json             what has ended, written after each stage: ``record.py``
-    OUT/recipe.toml          the recipe with all its defaults
-    OUT/stages/01-before/    a folder for each stage: inputs.json, model.safetensors, edgekern.json, metrics.jsonl ...
-    OUT/model/               the finished model
+OUT/run.json             what has ended, written after each stage: ``record.py``
+OUT/recipe.toml          the recipe with all its defaults
+OUT/stages/01-before/    a folder for each stage: inputs.json, model.safetensors, edgekern.json, metrics.jsonl ...
+OUT/model/               the finished model
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a compression run leaves behind, in ``OUT/run.json``: its stages, what went in and out of each, and what was measured.
+"""What a compression run leaves behind in ``OUT/run.json``: its stages, what went in and out, what was measured.
 
 ``edgekern compress`` writes it after each stage, ``edgekern report`` reads it. Paths are relative to OUT.
 """

@@ -89,9 +89,13 @@ def _read_fields(value: Any, of: type, where: str) -> Any:
     hints = typing.get_type_hints(of)
     fields = dataclasses.fields(of)
     if unknown := sorted(entries.keys() - {field.name for field in fields}):
-        raise _Wrong(f"{where} has an unknown key {unknown[0]!r}; known are {', '.join(field.name for field in fields)}")
+        raise _Wrong(
+            f"{where} has an unknown key {unknown[0]!r}; known are {', '.join(field.name for field in fields)}"
+        )
     needed = [
-        field.name for field in fields if field.default is field.default_factory is dataclasses.MISSING  # no default
+        field.name
+        for field in fields
+        if field.default is field.default_factory is dataclasses.MISSING  # no default
     ]
     if missing := [name for name in needed if name not in entries]:
         raise _Wrong(f"{where} has no {missing[0]!r}")
@@ -142,4 +146,3 @@ def _is_inside(path: str) -> bool:
         kind(path).is_absolute() or kind(path).drive or ".." in kind(path).parts
         for kind in (PurePosixPath, PureWindowsPath)
     )
-

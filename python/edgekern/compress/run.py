@@ -189,11 +189,13 @@ class _Run:
             if number >= len(stages) or (stages[number].name, stages[number].kind) != (ended.name, ended.kind):
                 now = f"{stages[number].name!r} ({stages[number].kind})" if number < len(stages) else "none"
                 raise CompressError(
-                    f"recipe: stage {number + 1} of the run in {self.root} was {ended.name!r} ({ended.kind}), is {now}; "
-                    f"take the recipe that it was begun with, or {stage_inputs.WAY_OUT}"
+                    f"recipe: stage {number + 1} of the run in {self.root} was {ended.name!r} ({ended.kind}), is {now}; take "
+                    f"the recipe that it was begun with, or {stage_inputs.WAY_OUT}"
                 )
             check_outputs(self.root, ended)
-            found = stage_inputs.inputs_of(stages[number], self._before(record, number), self.digests.of(stages[number]))
+            found = stage_inputs.inputs_of(
+                stages[number], self._before(record, number), self.digests.of(stages[number])
+            )
             if stage_inputs.hash_of(found) != ended.inputs:
                 path = stage_folder(self.root, number + 1, ended.name) / stage_inputs.FILE
                 stage_inputs.check_same(path, found, ended.name, "has ended")

@@ -216,7 +216,7 @@ def _pairs(student: nn.Module, teacher: nn.Module, weight: float | None) -> dict
         return {}
 
 
-# ---------------------------------------------------------------------------------------------- what they have in common
+# ---------------------------------------------------------------------------------------------- all of them
 
 
 def _evaluate(task: Task) -> Outcome:

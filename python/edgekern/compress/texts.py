@@ -44,7 +44,9 @@ class Batches:
 # ---------------------------------------------------------------------------------------------- language models
 
 
-def language_model_data(tokenizer: Any, longest: int | None, text: str, held_out: str | None, how: Text) -> CompressData:
+def language_model_data(
+    tokenizer: Any, longest: int | None, text: str, held_out: str | None, how: Text
+) -> CompressData:
     """Windows of a text to calibrate and train with, and perplexity on others.
 
     Args:

@@ -42,7 +42,9 @@ class Stage:
         if not isinstance(self.name, str):
             raise TypeError(f"{self._owner}: name must be a string, got {kind_of(self.name)}")
         if self.name and not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", self.name):
-            raise ValueError(f"{self._owner}: name must be small letters, digits, - and _, as 'half'; got {self.name!r}")
+            raise ValueError(
+                f"{self._owner}: name must be small letters, digits, - and _, as 'half'; got {self.name!r}"
+            )
 
     @property
     def needs_calibration(self) -> bool:
@@ -271,8 +273,7 @@ class EvaluateStage(Stage):
 
 # Kinds are looked up here and nowhere else, so that a string from a file can never name something to import.
 STAGES: dict[str, type[Stage]] = {
-    stage.kind: stage
-    for stage in (PruneStage, DistilStage, FineTuneStage, QuantizeStage, ConvertStage, EvaluateStage)
+    stage.kind: stage for stage in (PruneStage, DistilStage, FineTuneStage, QuantizeStage, ConvertStage, EvaluateStage)
 }
 """Kinds of stages, and their classes."""
 

@@ -1,4 +1,4 @@
-"""Folders of transformers models that are compressed: what kind of model is in one, reading it, and writing it again."""
+"""Folders of transformers models that are compressed: what kind of model is in one, reading it, writing it again."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def kind_of_folder(folder: str | os.PathLike[str]) -> str:
     if name.endswith("Model"):
         return ENCODER
     raise ValueError(
-        f"MODEL: {folder} holds the architecture {name}; expected a causal language model (...ForCausalLM) or an encoder "
-        "(...Model). edgekern.compress(), from Python, takes any"
+        f"MODEL: {folder} holds the architecture {name}; expected a causal language model (...ForCausalLM) or an "
+        "encoder (...Model). edgekern.compress(), from Python, takes any"
     )
 
 
