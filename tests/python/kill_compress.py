@@ -19,7 +19,7 @@ from compress_models import build, data, everything
 
 from edgekern import compress
 
-STEPS = 60
+STEPS = 24
 renames = 0
 
 

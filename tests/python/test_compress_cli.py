@@ -6,7 +6,7 @@ import json
 import sys
 
 import pytest
-from test_cli import invoke, run
+from test_cli import invoke
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers", minversion="5")
@@ -211,10 +211,3 @@ def test_the_command_is_listed_with_its_options():
     assert done.exit_code == 0
     for option in ("--recipe", "--data", "--eval", "--restart", "--threads", "OUT"):
         assert option in done.stdout
-
-
-def test_a_mistake_is_one_line_of_the_real_command(llama, tmp_path):
-    done = run("compress", str(llama), "--recipe", "int9", "-o", str(tmp_path / "out"))
-    assert done.returncode == 2
-    assert done.stderr.startswith("edgekern: recipe: int9 is no file")
-    assert len(done.stderr.splitlines()) == 1

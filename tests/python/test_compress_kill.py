@@ -13,7 +13,7 @@ pytest.importorskip("tomli_w")
 
 from edgekern.compress.record_file import read_record
 
-ROUNDS = int(os.environ.get("EDGEKERN_TEST_KILLS", "3"))
+ROUNDS = int(os.environ.get("EDGEKERN_TEST_KILLS", "2"))
 """Runs that are killed; EDGEKERN_TEST_KILLS=20 for many."""
 
 

@@ -66,16 +66,16 @@ def _rows(before: Measured, after: Measured) -> Iterator[ComparisonRow]:
     yield ComparisonRow(
         before.metric, f"{before.quality:.4g}", f"{after.quality:.4g}", f"{after.quality - before.quality:+.4g}"
     )
-    for what in ("bytes_on_disk", "bytes_in_memory"):
-        sizes = getattr(before, what), getattr(after, what)
-        words = what.removeprefix("bytes_").replace("_", " ")
-        yield ComparisonRow(words, size_text(sizes[0]), size_text(sizes[1]), _ratio(*sizes, "smaller", "larger"))
-    for unit, then, now in (
-        ("ms", before.milliseconds, after.milliseconds),
-        ("J", before.joules or {}, after.joules or {}),
+    for what, first, last in (
+        ("on disk", before.bytes_on_disk, after.bytes_on_disk),
+        ("in memory", before.bytes_in_memory, after.bytes_in_memory),
+    ):
+        yield ComparisonRow(what, size_text(first), size_text(last), _ratio(first, last, "smaller", "larger"))
+    for unit, then, now, words in (
+        ("ms", before.milliseconds, after.milliseconds, ("faster", "slower")),
+        ("J", before.joules or {}, after.joules or {}, ("less", "more")),
     ):
         for threads in sorted(then.keys() & now.keys()):
-            words = ("faster", "slower") if unit == "ms" else ("less", "more")
             yield ComparisonRow(
                 f"{unit} a call, {threads} thread{'s' * (threads != 1)}",
                 f"{then[threads]:.4g}",

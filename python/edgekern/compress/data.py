@@ -156,11 +156,11 @@ def digest(data: object, version: str = "") -> str:
     return state.hexdigest()
 
 
-def _feed(value: object, update: Callable[[bytes], None]) -> None:
+def _feed(value: object, update: Callable[[bytes | memoryview], None]) -> None:
     if isinstance(value, Tensor):
         plain = value.detach().cpu().contiguous()
         update(f"tensor {plain.dtype} {list(plain.shape)} ".encode())
-        update(plain.reshape(-1).view(torch.uint8).numpy().data)
+        update(plain.reshape(-1).view(torch.uint8).numpy().data)  # no copy
     elif isinstance(value, np.ndarray):
         update(f"array {value.dtype} {value.shape} ".encode() + np.ascontiguousarray(value).tobytes())
     elif isinstance(value, Mapping):

@@ -189,8 +189,8 @@ class _Run:
             if number >= len(stages) or (stages[number].name, stages[number].kind) != (ended.name, ended.kind):
                 now = f"{stages[number].name!r} ({stages[number].kind})" if number < len(stages) else "none"
                 raise CompressError(
-                    f"recipe: stage {number + 1} of the run in {self.root} was {ended.name!r} ({ended.kind}), is {now}; take "
-                    f"the recipe that it was begun with, or {stage_inputs.WAY_OUT}"
+                    f"recipe: in {self.root} stage {number + 1} was {ended.name!r} ({ended.kind}), is {now}; "
+                    f"take the recipe that it was begun with, or {stage_inputs.WAY_OUT}"
                 )
             check_outputs(self.root, ended)
             found = stage_inputs.inputs_of(
