@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -221,8 +222,10 @@ def _pairs(student: nn.Module, teacher: nn.Module, weight: float | None) -> dict
 
 def _evaluate(task: Task) -> Outcome:
     stage = _of(task.stage, EvaluateStage)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    busy = () if load is None else (f"the machine's load was {load:.2f} at the beginning, this run included",)
     found = measure(task.model, stage, task.data, task.subject, task.folder, task.same_layers)
-    return Outcome(measured=found)
+    return Outcome(busy, measured=found)
 
 
 _STEPS: dict[str, Callable[[Task], Outcome]] = {

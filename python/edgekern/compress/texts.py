@@ -95,7 +95,7 @@ def encoder_data(
     Args:
         tokenizer: of the model.
         texts: to calibrate and train with, one a line.
-        held_out: to compare outputs on; None takes the texts of ``task``.
+        held_out: to compare outputs on, and to time a call with; None takes ``texts``.
         task: to score; None compares outputs.
         how: to make batches.
 
@@ -106,7 +106,8 @@ def encoder_data(
         if lines is not None and not lines:
             raise CompressError(f"{option}: the file holds no line of text")
     learnt = _encoder_batches(tokenizer, texts, how)
-    judged = _encoder_batches(tokenizer, held_out or (task.texts if task else texts), how)
+    judged = _spread(_encoder_batches(tokenizer, texts if held_out is None else held_out, how), how.evaluation)
+    middle = len(judged) // 2  # the first is timed, and texts of middle length say most
 
     def score(model: nn.Module) -> float:
         assert task is not None
@@ -116,7 +117,7 @@ def encoder_data(
     return CompressData(
         calibration=_spread(learnt, how.calibration),
         training=Batches(learnt, how.seed),
-        evaluation=_spread(judged, how.evaluation),
+        evaluation=judged[middle:] + judged[:middle],
         **named,
     )
 
