@@ -6,7 +6,7 @@ import torch
 from small_models import LanguageModel
 from torch import nn
 
-from edgekern import GPTQ, CompressData, FitConfig, Int4, Int8, PerLayer, Prune, Recipe
+from edgekern import GPTQ, CompressData, FitConfig, Int4, Int8, PerLayer, Prune, Recipe, compress
 from edgekern.config import (
     ConvertStage,
     DistilStage,
@@ -18,6 +18,7 @@ from edgekern.config import (
 
 QUICK = EvaluateStage(seconds=0.01, layers=False)
 BLOCKS = "re:blocks.*"
+PRUNE = PruneStage(scheme=PerLayer({BLOCKS: Prune(0.5)}))
 
 
 def build(size=16):
@@ -60,3 +61,8 @@ def everything(steps=12):
 def converted(*stages, name="small"):
     """A recipe that ends with a conversion."""
     return Recipe(name, (*stages, ConvertStage(scheme=Int8())))
+
+
+def run(folder, recipe, model=build, given=None, **options):
+    """``compress`` with these data, unless others are given, and without a word."""
+    return compress(model, recipe, folder, data() if given is None else given, progress=False, **options)
