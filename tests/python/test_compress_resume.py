@@ -77,6 +77,15 @@ def test_a_stage_that_fails_leaves_the_others(tmp_path, capsys):
     assert read_record(tmp_path / "out").complete
 
 
+def test_what_a_kill_after_the_end_of_a_training_leaves_is_removed(tmp_path):
+    recipe = converted(FineTuneStage(fit=fit(2)))
+    run(tmp_path / "out", recipe)
+    left = tmp_path / "out/stages/01-fine_tune/training.pt"
+    left.write_bytes(b"as large as three models")
+    run(tmp_path / "out", recipe)
+    assert not left.exists()
+
+
 def test_restart_begins_anew(pruned):
     recipe = converted()
     with pytest.raises(CompressError, match="restart"):

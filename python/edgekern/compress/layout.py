@@ -44,7 +44,7 @@ def prepare(root: Path, restart: bool) -> None:
     if restart:
         for name in (STAGES, MODEL):
             shutil.rmtree(root / name, ignore_errors=True)
-        for name in (FILE, RECIPE):
+        for name in (RECIPE, FILE):  # the record last: it says that all of this is a run's
             (root / name).unlink(missing_ok=True)
     for path in root.glob(f".{MODEL}.*"):
         shutil.rmtree(path, ignore_errors=True)  # of a process that was killed

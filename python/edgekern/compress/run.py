@@ -183,7 +183,10 @@ class _Run:
         self.record = record
 
     def _check(self, record: RunRecord) -> None:
-        """CompressError unless the stages that have ended are the first of the recipe's, from the same inputs."""
+        """CompressError unless the stages that have ended are the first of the recipe's, from the same inputs.
+
+        A kill may have left the checkpoint of a training that had ended: it is removed.
+        """
         stages = self.recipe.stages
         for number, ended in enumerate(record.stages):
             if number >= len(stages) or (stages[number].name, stages[number].kind) != (ended.name, ended.kind):
@@ -193,6 +196,7 @@ class _Run:
                     f"take the recipe that it was begun with, or {stage_inputs.WAY_OUT}"
                 )
             check_outputs(self.root, ended)
+            (stage_folder(self.root, number + 1, ended.name) / CHECKPOINT).unlink(missing_ok=True)
             found = stage_inputs.inputs_of(
                 stages[number], self._before(record, number), self.digests.of(stages[number])
             )
