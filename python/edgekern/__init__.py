@@ -22,6 +22,7 @@ from edgekern.config import (
     Int8,
     PerLayer,
     Prune,
+    Recipe,
     Shrink,
     SmoothQuant,
     config_from_dict,
@@ -34,6 +35,9 @@ __all__ = [
     "GPTQ",
     "BenchResult",
     "CheckpointError",
+    "CompressData",
+    "CompressError",
+    "Compressed",
     "ConvertError",
     "DistillError",
     "Distiller",
@@ -60,6 +64,7 @@ __all__ = [
     "QATReport",
     "QuantizeError",
     "QuantizeReport",
+    "Recipe",
     "Report",
     "Sensitivity",
     "Shrink",
@@ -68,6 +73,7 @@ __all__ = [
     "TrainError",
     "allocate",
     "bench",
+    "compress",
     "config_from_dict",
     "convert_",
     "dense_",
@@ -118,6 +124,7 @@ if TYPE_CHECKING or not _no_torch:
     from edgekern import distill, nn, ops, train
     from edgekern.bench import BenchResult, bench
     from edgekern.checkpoint import CheckpointError, load, save
+    from edgekern.compress import CompressData, Compressed, CompressError, compress
     from edgekern.convert import convert_, dense_, explain
     from edgekern.distill import Distiller, DistillError, student_from
     from edgekern.energy.plan import power_plan

@@ -24,7 +24,7 @@ LEVELS = [
     ["plan", "table"],
     ["nn"],
     ["config", "match", "ops", "summary", "figures"],
-    ["targets"],
+    ["targets", "machine"],
     ["kernels"],
     ["_lib"],
     ["_core"],

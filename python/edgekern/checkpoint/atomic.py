@@ -1,8 +1,10 @@
-"""Files that appear whole or not at all, whatever kills the process or the machine."""
+"""Files and folders that appear whole or not at all, whatever kills the process or the machine."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,3 +34,24 @@ def written_whole(path: Path) -> Iterator[Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextmanager
+def folder_written_whole(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Gives a new folder beside ``path`` to write into; it becomes ``path`` when the block ends well.
+
+    ``replace`` removes a folder that is there, just before. What a killed process leaves behind is called ``.name.``
+    and some letters.
+
+    Raises:
+        OSError: it cannot be made, or ``path`` is there and is not to be replaced.
+    """
+    made = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield made
+        made.chmod(0o755)  # mkdtemp's is for its owner alone
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
+        made.rename(path)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)

@@ -161,6 +161,7 @@ def bench_conv(
 
 
 app.command()(language_models.quantize)
+app.command()(language_models.compress)
 app.command(name="eval")(language_models.evaluate)
 app.command()(language_models.generate)
 benches.command(name="lm")(language_models.bench)

@@ -70,6 +70,35 @@ def quantize(
     command.run(model, output, chosen, layout.value, text)
 
 
+def compress(
+    model: Model,
+    recipe: Annotated[str, typer.Option(metavar="NAME|FILE", help="int8, int4, tiny-llm ..., or a TOML file.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Folder of the run.")],
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="UTF-8 text to learn from; without it, texts out of packages.")
+    ] = None,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(
+            "--eval", metavar="FILE", help="UTF-8 text to evaluate on; else the beginning of --data, or WordSim-353."
+        ),
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Remove what a run has written to OUT, begin anew.")
+    ] = False,
+    threads: Threads = None,
+) -> None:
+    """Prune, distil, train, quantise, convert and evaluate by a recipe; the same command goes on after a kill."""
+    check_language_model(model)
+    from ..compress import recipe_of
+
+    chosen = recipe_of(recipe)  # before transformers is imported, which takes seconds
+    from . import compress as command
+
+    use_threads(threads)
+    command.run(model, output, chosen, data, evaluation, restart)
+
+
 def evaluate(
     model: Model,
     text: Annotated[

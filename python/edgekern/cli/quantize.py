@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import resource
-import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -141,10 +139,10 @@ def _check_source(folder: Path, config: Config | None) -> None:
 
 
 def _save(model: Any, tokenizer: Any, output: Path, layout: str) -> None:
+    from ..checkpoint.atomic import folder_written_whole
     from ..integrations.saving import save_converted
 
-    made = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
-    try:
+    with folder_written_whole(output) as made:
         if layout == "compressed-tensors":
             from ..integrations.compressed_tensors import save_compressed
 
@@ -154,10 +152,6 @@ def _save(model: Any, tokenizer: Any, output: Path, layout: str) -> None:
         if tokenizer is not None:
             tokenizer.save_pretrained(made)
         write_config(model.config.quantization_config.config, made / CONFIG_FILE)
-        made.chmod(0o755)  # mkdtemp's is for its owner alone
-        made.rename(output)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 def _peak_bytes() -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def prose(file: Path | None) -> str:
-    """What is in ``file``, or prose out of gensim when there is none.
+def prose(file: Path | None, option: str = "--text") -> str:
+    """What is in ``file``, which ``option`` named, or prose out of gensim when there is none.
 
     Raises:
         OSError: the file cannot be read.
@@ -17,7 +17,12 @@ def prose(file: Path | None) -> str:
         from ..evaluate import wikipedia_prose
 
         return wikipedia_prose()
+    return text_of(file, option)
+
+
+def text_of(file: Path, option: str) -> str:
+    """What is in ``file``, which ``option`` named; raises as :func:`prose` does."""
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"--text: {file} is not UTF-8 text: {error}") from None
+        raise ValueError(f"{option}: {file} is not UTF-8 text: {error}") from None

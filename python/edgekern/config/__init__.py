@@ -11,8 +11,19 @@ from edgekern.config.formats import DYNAMIC, FLOAT, STATIC, Float16, Float32, In
 from edgekern.config.per_layer import Config, PerLayer, check_config, needing_data
 from edgekern.config.prune import CALIBRATED_METHODS, PRUNE_METHODS, PRUNE_SCOPES, Prune, parse_pattern
 from edgekern.config.read import config_from_dict, scheme_from_dict
+from edgekern.config.recipe import Recipe, Text, read_recipe, write_recipe
 from edgekern.config.scheme import MEASURED, Scheme
 from edgekern.config.shrink import SHRINK_METHODS, SHRINK_SCOPES, Shrink
+from edgekern.config.stages import (
+    STAGES,
+    ConvertStage,
+    DistilStage,
+    EvaluateStage,
+    FineTuneStage,
+    PruneStage,
+    QuantizeStage,
+    Stage,
+)
 from edgekern.config.toml_file import read_config, write_config
 
 __all__ = [
@@ -28,11 +39,16 @@ __all__ = [
     "SCHEDULERS",
     "SHRINK_METHODS",
     "SHRINK_SCOPES",
+    "STAGES",
     "STATIC",
     "WARMED_UP",
     "Calibrated",
     "Config",
+    "ConvertStage",
+    "DistilStage",
     "EarlyStop",
+    "EvaluateStage",
+    "FineTuneStage",
     "FitConfig",
     "Float16",
     "Float32",
@@ -41,14 +57,21 @@ __all__ = [
     "Migrating",
     "PerLayer",
     "Prune",
+    "PruneStage",
+    "QuantizeStage",
+    "Recipe",
     "Scheme",
     "Shrink",
     "SmoothQuant",
+    "Stage",
+    "Text",
     "check_config",
     "config_from_dict",
     "needing_data",
     "parse_pattern",
     "read_config",
+    "read_recipe",
     "scheme_from_dict",
     "write_config",
+    "write_recipe",
 ]

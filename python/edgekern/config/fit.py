@@ -145,12 +145,12 @@ class FitConfig:
         if not isinstance(self.early_stop, EarlyStop | None):
             raise TypeError(f"FitConfig: early_stop must be EarlyStop(...) or None, got {kind_of(self.early_stop)}")
 
-    def to_dict(self) -> dict[str, Any]:
-        """The options that are not their defaults, as JSON-ready data."""
+    def to_dict(self, *, whole: bool = False) -> dict[str, Any]:
+        """The options that are not their defaults, as JSON-ready data; ``whole`` has all but those that are None."""
         found = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value != field.default:
+            if value != field.default or (whole and value is not None):
                 found[field.name] = dataclasses.asdict(value) if isinstance(value, EarlyStop) else value
         return found
 

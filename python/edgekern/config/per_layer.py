@@ -40,9 +40,9 @@ class PerLayer:
     def __hash__(self) -> int:
         return hash(tuple(self.rules.items()))
 
-    def to_dict(self) -> dict[str, Any]:
-        """These rules as JSON-ready data, in order."""
-        rules = {name: scheme and scheme.to_dict() for name, scheme in self.rules.items()}
+    def to_dict(self, *, whole: bool = False) -> dict[str, Any]:
+        """These rules as JSON-ready data, in order; ``whole`` as for ``Scheme.to_dict``."""
+        rules = {name: scheme and scheme.to_dict(whole=whole) for name, scheme in self.rules.items()}
         return {"format": PER_LAYER, "rules": rules}
 
 

@@ -23,13 +23,16 @@ class Scheme:
         """Whether it takes calibration data to carry this out."""
         return False
 
-    def to_dict(self) -> dict[str, Any]:
-        """This scheme as JSON-ready data: its format, and the options that are not their defaults."""
+    def to_dict(self, *, whole: bool = False) -> dict[str, Any]:
+        """This scheme as JSON-ready data: its format, and the options that are not their defaults.
+
+        ``whole`` has those at their defaults too, but for those that are None.
+        """
         options = {}
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
-            if value != field.default:
-                options[field.name] = _plain(value)
+            if value != field.default or (whole and value is not None):
+                options[field.name] = _plain(value, whole)
         return {"format": self.format, **options}
 
     def __repr__(self) -> str:
@@ -39,7 +42,7 @@ class Scheme:
         return f"{type(self).__name__}({written})"
 
 
-def _plain(value: object) -> object:
+def _plain(value: object, whole: bool) -> object:
     if isinstance(value, Scheme):
-        return value.to_dict()
+        return value.to_dict(whole=whole)
     return list(value) if isinstance(value, tuple) else value

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgekern.config.checks import kind_of
 from edgekern.config.per_layer import PER_LAYER, Config
 from edgekern.config.read import config_from_dict
 
@@ -34,13 +35,34 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         ValueError: it is no TOML, or no configuration: the message names the file, and the key or format.
     """
     try:
-        data = read_toml(path)
-        rules = data.get("rules")
-        if data.get("format") == PER_LAYER and isinstance(rules, Mapping):
-            data["rules"] = {name: _rule(name, value) for name, value in rules.items()}
-        return config_from_dict(data)
+        return config_from_toml(read_toml(path))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def config_from_toml(data: object) -> Config:
+    """The configuration that a TOML file, or a table of one, or a format's name in it, says.
+
+    Raises:
+        TypeError: neither a table nor a name.
+        ValueError: as ``config_from_dict`` does.
+    """
+    if not isinstance(data, str | Mapping):
+        raise TypeError(f"expected a format's name or a table with a 'format', got {kind_of(data)}")
+    table = {"format": data} if isinstance(data, str) else dict(data)
+    rules = table.get("rules")
+    if table.get("format") == PER_LAYER and isinstance(rules, Mapping):
+        table["rules"] = {name: _rule(name, value) for name, value in rules.items()}
+    return config_from_dict(table)
+
+
+def config_to_toml(config: Config, *, whole: bool = False) -> dict[str, Any]:
+    """The inverse of :func:`config_from_toml`, as a table; ``whole`` writes options at their defaults too."""
+    data = config.to_dict(whole=whole)
+    if data["format"] == PER_LAYER:
+        # Tables throughout: TOML wants what is not a table first, and the order of rules has a meaning.
+        data["rules"] = {name: rule or {"format": LEFT_DENSE} for name, rule in data["rules"].items()}
+    return data
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -68,11 +90,7 @@ def write_config(config: Config, path: str | os.PathLike[str]) -> None:
     """
     import tomli_w
 
-    data = config.to_dict()
-    if data["format"] == PER_LAYER:
-        # Tables throughout: TOML wants what is not a table first, and the order of rules has a meaning.
-        data["rules"] = {name: rule or {"format": LEFT_DENSE} for name, rule in data["rules"].items()}
-    Path(path).write_text(tomli_w.dumps(data), encoding="utf-8")
+    Path(path).write_text(tomli_w.dumps(config_to_toml(config)), encoding="utf-8")
 
 
 def _rule(name: str, value: object) -> object:
