@@ -31,7 +31,8 @@ def test_small_layers_lie_side_by_side_from_the_start_of_a_huge_page():
     assert layers[0].packed.data_ptr() % HUGE_PAGE == 0
     for one, next_one in pairwise(layers):
         gap = next_one.packed.data_ptr() - one.packed.data_ptr() - one.packed.nbytes
-        assert 0 <= gap < 64 and next_one.packed.data_ptr() % 64 == 0
+        assert 0 <= gap < 64
+        assert next_one.packed.data_ptr() % 64 == 0
 
 
 @pytest.mark.parametrize("scheme", [ek.Int8(), ek.Int4(32)], ids=str)

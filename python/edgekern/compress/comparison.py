@@ -28,10 +28,9 @@ class ComparisonRow:
 
 
 @dataclass(frozen=True)
-class Comparison(Table):
+class Comparison(Table[ComparisonRow]):
     """Rows of figures. Prints as a table, in a notebook and with rich too."""
 
-    rows: tuple[ComparisonRow, ...]
     seconds: float
     """Of all stages."""
     stages: int
@@ -44,12 +43,6 @@ class Comparison(Table):
         found = [stage.measured for stage in record.stages if stage.measured is not None]
         rows = tuple(_rows(found[0], found[-1])) if len(found) > 1 else ()
         return cls(rows, sum(stage.seconds for stage in record.stages), len(record.stages))
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[ComparisonRow]:
-        return iter(self.rows)
 
     def _cells(self) -> list[list[str]]:
         return [[row.what, row.before, row.after, row.change] for row in self.rows]
