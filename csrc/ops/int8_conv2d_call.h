@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include "base/math.h"
+#include "formats/int4/layout.h"
 #include "formats/int8/conv2d_layout.h"
 #include "isa/kernels.h"
 #include "ops/conv2d.h"
@@ -20,7 +21,11 @@ inline int64_t aligned(int64_t bytes) { return round_up(bytes, 64); }
 // A packed layer, opened: all groups' matrices are of one layout.
 struct OpenConv2d {
   Conv2dPacked packed;
-  Layout matrix;  // of nothing where the layer is depthwise
+  bool nibbles;   // int4
+  Layout matrix;  // of nothing where the layer is depthwise, or int4
+  int4::Layout int4_matrix;
+
+  bool blocks() const { return !nibbles && !packed.layout.depthwise() && !in_panels(matrix.form); }
 };
 
 // How a call's work is cut, and where its parts stand in the workspace.
@@ -31,13 +36,14 @@ struct Plan {
   bool in_place;        // and x is that image
   bool folds;           // y is u8, and its range and activation go into the layer's scale and bias
   int64_t value_bytes;  // of y
+  int32_t zero_byte;    // what images of zeros are made of
   int64_t slab_images, range_pieces;
   int64_t threads;
 
   // Of a ticket of pixels of y. Rows of activations, so many gathered at a time, and what kernels take:
   int64_t block_rows, gather_rows, gather_stride, lhs_bytes;
-  int64_t k_blocks, lhs_stride;  // of panels
-  blocks::Tiles tiles;           // of kept blocks, for block_rows of them
+  int64_t sums, lhs_stride;  // of panels: what a row is summed over, k by blocks or by groups of int4
+  blocks::Tiles tiles;       // of kept blocks, for block_rows of them
   // Depthwise: columns of the image that a run of pixels meets.
   int64_t span, column_bytes;
   int64_t tile_stride;      // elements, of results that are on their way to planes
@@ -48,7 +54,7 @@ struct Plan {
   int64_t tile_bytes() const { return planes ? aligned(round_up(block_rows, 16) * tile_stride * value_bytes) : 0; }
   int64_t gathered_bytes() const { return aligned(gather_rows * gather_stride + kSlack); }
   int64_t rows_bytes() const { return gathered_bytes() + aligned(lhs_bytes); }
-  int64_t numbers_bytes() const { return aligned(4 * block_rows * (3 + k_blocks)); }
+  int64_t numbers_bytes() const { return aligned(4 * block_rows * (3 + sums)); }
   int64_t folded_bytes() const { return folds ? aligned(8 * folded_channels) : 0; }
   int64_t slot_bytes() const { return tile_bytes() + rows_bytes() + numbers_bytes() + folded_bytes() + column_bytes; }
   int64_t bytes() const { return kSlack + images_bytes() + ranges_bytes() + threads * slot_bytes(); }
@@ -94,9 +100,18 @@ struct Call {
       all = {piece.low < all.low ? piece.low : all.low, piece.high > all.high ? piece.high : all.high,
              all.finite && piece.finite};
     }
-    return scale_of(all);
+    RowScale found = scale_of(all);
+    if (found.zero) found.zero_point = plan.zero_byte;
+    return found;
   }
 };
+
+// What a piece of an image holds, by ticket.
+void find_range(const Call& call, int64_t ticket);
+
+// Rows [row, row + 1) of the u8 image, whose first `top` rows are zeros, or, where rows follow each other without zeros between
+// them, as many as are asked for at once. Returns how many it was.
+int64_t quantize_rows(const Call& call, int64_t b, int64_t row, int64_t end, const RowScale& scale);
 
 // The first `images` of the call, in one parallel region.
 void run_slab(const Call& call, int64_t images);

@@ -1,9 +1,10 @@
-// The tickets of an int8 convolution: images to u8, then blocks of pixels of y by panels of weights.
+// The tickets of a convolution: images to u8 (int8_conv2d_images.cc), then blocks of pixels of y by panels of weights.
 #include <math.h>
 #include <string.h>
 
 #include "base/at.h"
 #include "formats/int8/blocks.h"
+#include "ops/int4_forms.h"
 #include "ops/int8_conv2d_call.h"
 #include "ops/int8_forms.h"
 #include "ops/kept_blocks.h"
@@ -11,35 +12,6 @@
 
 namespace edgekern::int8 {
 namespace {
-
-void find_range(const Call& call, int64_t ticket) {
-  int64_t b = ticket / call.plan.range_pieces, start = ticket % call.plan.range_pieces * kRangeElements;
-  int64_t count = min_of(kRangeElements, call.x_elements() - start);
-  call.ranges[ticket] = call.kernels.int8_images.range(call.x.data, call.x.dtype, b * call.x_elements() + start, count);
-}
-
-// Rows [row, row + 1) of the u8 image, whose first `top` rows are zeros, or, where rows follow each other without zeros between
-// them, as many as are asked for at once. Returns how many it was.
-int64_t quantize_rows(const Call& call, int64_t b, int64_t row, int64_t end, const RowScale& scale) {
-  const Geometry& g = call.plan.geometry;
-  const int64_t channels = g.shape.in_channels, met = g.met_width(), y = row - g.window.top;
-  uint8_t* out = call.image(b) + row * g.row_bytes();
-  const int64_t left = min_of(g.window.left, met), used = y < 0 || y >= g.height ? 0 : min_of(g.width, met - left);
-  const int64_t rows = used == met && met == g.width ? min_of(end, g.window.top + g.height) - row : 1;
-  memset(out, scale.zero_point, static_cast<size_t>(left * channels));
-  if (used > 0) {
-    const int64_t image = b * call.x_elements(), plane = call.plan.planes ? g.height * g.width : 0;
-    const int64_t start = image + y * g.width * (call.plan.planes ? 1 : channels), pixels = rows * used;
-    if (call.x.dtype == EK_U8)
-      memcpy(out + left * channels, static_cast<const uint8_t*>(call.x.data) + start, static_cast<size_t>(pixels * channels));
-    else
-      call.kernels.int8_images.quantize(call.x.data, call.x.dtype, start, plane, pixels, channels, scale,
-                                        out + left * channels);
-  }
-  if (left + used < met)
-    memset(out + (left + used) * channels, scale.zero_point, static_cast<size_t>((met - left - used) * channels));
-  return rows;
-}
 
 // Results of pixels [p0, p0 + rows) of image b, channels [c0, c0 + columns), from the tile to planes of y.
 void store_planes(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t rows, int64_t tile_column, int64_t c0,
@@ -84,7 +56,7 @@ void multiply(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t
     lhs.scale[m] = scale.scale;
     lhs.zero_point[m] = slot.zero_point[m] = scale.zero_point;
   }
-  if (kernels.lhs.plain) memset(lhs.row_sum, 0, static_cast<size_t>(4 * call.plan.k_blocks * lhs.rows));
+  if (kernels.lhs.plain) memset(lhs.row_sum, 0, static_cast<size_t>(4 * call.plan.sums * lhs.rows));
   for (int64_t group = 0; group < g.shape.groups; ++group) {
     if (call.plan.reads_image) {
       lhs.data = call.image(b) + p0 * g.shape.in_channels;
@@ -108,6 +80,29 @@ void multiply(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t
     matrix.gemm({lhs, matrix.rhs, output_at(call, slot, b, p0, c0)}, 0, rows, n0, n1);
     if (call.plan.planes)
       store_planes(call, slot, b, p0, rows, first, c0 + first, min_of(group_out, n1 * kPanelColumns) - first);
+  }
+}
+
+// The same by panels of int4. The scale of a group of k stands at no single sum, so that nothing is folded.
+void multiply_nibbles(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t p1, int64_t n0, int64_t n1) {
+  const Geometry& g = call.plan.geometry;
+  const int4::Layout& layout = call.layer.int4_matrix;
+  const int4::Kernels& kernels = call.kernels.int4;
+  const RowScale scale = call.scale(b);
+  const int64_t rows = p1 - p0, stride = call.plan.gather_stride, first = n0 * kPanelColumns;
+  const LhsRows& lhs = slot.lhs;
+  for (int64_t m = 0; m < lhs.rows; ++m) {
+    lhs.scale[m] = scale.scale;
+    slot.zero_point[m] = scale.zero_point;
+  }
+  for (int64_t group = 0; group < g.shape.groups; ++group) {
+    conv2d::gather_rows(g, call.image(b), group, p0, p1, slot.gathered, stride);
+    kernels.load_u8(slot.gathered, stride, slot.zero_point, g.k(), layout.group_size, 0, rows, lhs);
+    const int4::RhsPanels rhs = int4::panels_of(call.layer.packed.matrix(group), layout);
+    const int64_t c0 = group * layout.n;
+    int4::gemm_of(kernels, layout.form)({lhs, rhs, output_at(call, slot, b, p0, c0)}, 0, rows, n0, n1);
+    if (call.plan.planes)
+      store_planes(call, slot, b, p0, rows, first, c0 + first, min_of(layout.n, n1 * kPanelColumns) - first);
   }
 }
 
@@ -217,7 +212,7 @@ struct Tickets {
       const int64_t panels = ceil_div(layout.group_out(), kPanelColumns);
       blocks = ceil_div(plan.geometry.out_pixels(), plan.block_rows);
       // Tiles are filled anew for each piece of kept blocks: there are no more pieces than keep all threads at work.
-      const int64_t tickets = plan.threads * (in_panels(call.layer.matrix.form) ? kTicketsPerThread : 1);
+      const int64_t tickets = plan.threads * (call.layer.blocks() ? 1 : kTicketsPerThread);
       const int64_t wanted = plan.threads == 1 ? 1 : ceil_div(tickets, images * blocks);
       piece_panels = round_up(ceil_div(panels, wanted), 4);
       pieces = ceil_div(panels, piece_panels);
@@ -235,10 +230,9 @@ struct Tickets {
     const int64_t panels = ceil_div(call.layer.packed.layout.group_out(), kPanelColumns);
     const int64_t p0 = block * plan.block_rows, p1 = min_of(plan.geometry.out_pixels(), p0 + plan.block_rows);
     const int64_t n0 = piece * piece_panels;
-    if (in_panels(call.layer.matrix.form))
-      multiply(call, slot, b, p0, p1, n0, min_of(panels, n0 + piece_panels));
-    else
-      multiply_blocks(call, slot, b, p0, p1, piece, pieces);
+    if (call.layer.blocks()) return multiply_blocks(call, slot, b, p0, p1, piece, pieces);
+    const int64_t n1 = min_of(panels, n0 + piece_panels);
+    call.layer.nibbles ? multiply_nibbles(call, slot, b, p0, p1, n0, n1) : multiply(call, slot, b, p0, p1, n0, n1);
   }
 };
 

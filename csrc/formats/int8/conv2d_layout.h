@@ -25,6 +25,8 @@ struct Conv2dHeader {
 };
 static_assert(sizeof(Conv2dHeader) == 64);
 inline constexpr char kConv2dMagic[8] = {'E', 'K', 'I', '8', 'V', '2', 'D', '1'};
+// The same with matrices of int4 (formats/int4/layout.h), and never depthwise.
+inline constexpr char kInt4Conv2dMagic[8] = {'E', 'K', 'I', '4', 'V', '2', 'D', '1'};
 
 struct Conv2dLayout {
   ek_conv2d_shape shape;
@@ -53,7 +55,7 @@ struct Conv2dPacked {
   const void* matrix(int64_t group) const { return body + group * static_cast<int64_t>(matrix_bytes); }
 };
 // EK_OK and the layer when `packed` is a whole, aligned one; the group's matrices are not looked into. Cheap.
-ek_status open_conv2d(const void* packed, size_t packed_size, Conv2dPacked* out);
+ek_status open_conv2d(const void* packed, size_t packed_size, const char (&magic)[8], Conv2dPacked* out);
 
 // formats/int8/depthwise.cc
 void pack_depthwise(const DepthwiseLayout& layout, const int8_t* q, const float* scale, const float* bias, void* packed);

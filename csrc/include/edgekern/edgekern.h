@@ -378,6 +378,39 @@ EK_API ek_status ek_int4_embedding(const ek_isa* isa, const void* packed, size_t
                                    const void* indices, ek_index index, void* y, ek_dtype dtype, int64_t ld_y,
                                    const ek_parallel* parallel);
 
+// ------------------------------------------------------------------------------------ int4, convolutions
+//
+// Of a window as a row of k = kernel_h * kernel_w * in_channels / groups activations in that order, the sum of int4 above; images,
+// windows and ranges are those of int8's convolutions. An image of zeros gives the bias, exactly. u8 = clamp(round(y / scale) +
+// zero_point, 0, 255), right to a half and what y may be off.
+//
+// Canonical weights: those of a matrix [out_channels][k]; groups of k are by row, whatever the convolution's groups are.
+
+// As ek_int4_packed_size and ek_int4_pack; EK_ERROR_FORM for a depthwise layer.
+EK_API size_t ek_int4_conv2d_packed_size(const ek_isa* isa, ek_int4_form form, const ek_conv2d_shape* shape, int64_t group_size,
+                                         const uint8_t* w, int64_t ld_w, const uint8_t* zero, const ek_parallel* parallel);
+EK_API ek_status ek_int4_conv2d_pack(const ek_isa* isa, ek_int4_form form, const ek_conv2d_shape* shape, int64_t group_size,
+                                     const uint8_t* w, int64_t ld_w, const uint16_t* scale, const uint8_t* zero,
+                                     const float* bias, void* packed, size_t packed_size, const ek_parallel* parallel);
+typedef struct ek_int4_conv2d_packed {
+  ek_conv2d_shape shape;
+  int has_bias, has_zero;
+  int64_t group_size;
+  ek_int4_form form;
+} ek_int4_conv2d_packed;
+EK_API ek_status ek_int4_conv2d_describe(const void* packed, size_t packed_size, ek_int4_conv2d_packed* out);
+// The exact inverse of ek_int4_conv2d_pack, as ek_int4_unpack is of ek_int4_pack.
+EK_API ek_status ek_int4_conv2d_unpack(const void* packed, size_t packed_size, uint8_t* w, int64_t ld_w, uint16_t* scale,
+                                       uint8_t* zero, float* bias, const ek_parallel* parallel);
+
+// As ek_int8_conv2d_workspace_size and ek_int8_conv2d.
+EK_API size_t ek_int4_conv2d_workspace_size(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
+                                            int64_t images, int64_t height, int64_t width, const ek_images* x,
+                                            const ek_images* y, ek_activation activation, const ek_parallel* parallel);
+EK_API ek_status ek_int4_conv2d(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
+                                int64_t images, int64_t height, int64_t width, const ek_images* x, const ek_images* y,
+                                ek_activation activation, void* workspace, size_t workspace_size, const ek_parallel* parallel);
+
 // ------------------------------------------------------------------------------------- f32, pruned
 //
 // y[m][n] = act( sum_k x[m][k] * w[n][k]  + bias[n] )        over the k of kept blocks alone
