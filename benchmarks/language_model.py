@@ -34,7 +34,8 @@ from harness.subject import LM_KINDS
 from harness.table import Plan
 from rivals.lm_task import FOLDER_VARIABLE
 
-OURS = tuple(f"lm-edgekern-{kind}" for kind in LM_KINDS)
+# The stub has every linear layer instant: no linear kernel can do better in transformers.
+OURS = (*(f"lm-edgekern-{kind}" for kind in LM_KINDS), "lm-stub")
 LLAMA = ("llama-q8_0", "llama-q4_0")
 RIVALS = ("lm-torch-fp32", "lm-torch-bf16", "lm-torch-int8-x86", *LLAMA)
 LLAMA_PYTHON = BENCHMARKS.parent / ".venv-llama/bin/python"

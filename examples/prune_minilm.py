@@ -29,7 +29,7 @@ from edgekern.evaluate import (
     news_texts,
 )
 
-BATCH, TOKENS, STEPS = 8, 64, 400
+BATCH, TOKENS, STEPS = 8, 64, 800
 PEAK_RATE = 5e-4
 ROWS = 32 * 128  # what the converted layers are chosen for: 32 texts of 128 tokens
 
@@ -67,18 +67,32 @@ def prune(student: Encoder, pattern: str, sparsity: float, texts: Sequence[str])
 def distil(student: Encoder, teacher: Encoder, texts: Sequence[str], steps: int, seed: int = 1) -> None:
     """Trains the weights that are left until every layer's output is as near as can be to the dense model's."""
     weights = [weight for name, weight in student.model.named_parameters() if name.startswith("encoder.")]
-    optimizer = torch.optim.Adam(weights, PEAK_RATE)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, steps, pct_start=0.1)
-    lock = ek.MaskLock(student.model, optimizer)
-    for step, tokens in enumerate(batches(student, texts, steps, seed)):
-        loss = distance(student.model, teacher.model, tokens)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        rate.step()
-        if step % 50 == 0 or step == steps - 1:
-            print(f"  step {step:4}  distance from the dense model {loss.item():.4f}", flush=True)
-    lock.remove()
+    ek.fit(
+        student.model,
+        batches(student, texts, steps, seed),
+        lambda model, tokens: distance(model, teacher.model, tokens),
+        learning(steps),
+        optimizer=torch.optim.Adam(weights, PEAK_RATE),
+        callbacks=[ek.train.KeepZeros(), Report(steps, every=50)],
+        progress=False,
+    )
+
+
+def learning(steps: int) -> ek.FitConfig:
+    """So many steps, of a rate that rises and falls; the model stays in eval mode: it learns without dropout."""
+    return ek.FitConfig(steps=steps, scheduler={"name": "one_cycle", "pct_start": 0.1}, train_mode=False)
+
+
+class Report(ek.train.Callback):
+    """Prints the distance now and then, and at the end."""
+
+    def __init__(self, steps: int, every: int, name: str = "dense") -> None:
+        self.steps, self.every, self.name = steps, every, name
+
+    def after_step(self, run: ek.train.Run) -> None:
+        step = run.step - 1
+        if step % self.every == 0 or run.step == self.steps:
+            print(f"  step {step:4}  distance from the {self.name} model {run.loss:.4f}", flush=True)
 
 
 def distance(student: nn.Module, teacher: nn.Module, tokens: dict[str, Tensor]) -> Tensor:

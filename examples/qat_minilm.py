@@ -12,11 +12,11 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from prune_minilm import batches, distance, texts_to_learn
+from prune_minilm import Report, batches, distance, learning, texts_to_learn
 from torch import Tensor
 
 import edgekern as ek
@@ -30,18 +30,18 @@ def copy_of(encoder: Encoder) -> Encoder:
     return Encoder(copy.deepcopy(encoder.model), encoder.tokenizer)
 
 
-def train(student: Encoder, teacher: Encoder, texts: Sequence[str], steps: int) -> Iterator[float]:
-    """Trains until every layer's output is as near as can be to the teacher's; gives the distance at each step."""
+def train(student: Encoder, teacher: Encoder, texts: Sequence[str], steps: int) -> ek.train.FitResult:
+    """Trains until every layer's output is as near as can be to the teacher's."""
     weights = [weight for name, weight in student.model.named_parameters() if name.startswith("encoder.")]
-    optimizer = torch.optim.Adam(weights, PEAK_RATE)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, steps, pct_start=0.1)
-    for tokens in batches(student, texts, steps, seed=1):
-        loss = distance(student.model, teacher.model, tokens)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        rate.step()
-        yield loss.item()
+    return ek.fit(
+        student.model,
+        batches(student, texts, steps, seed=1),
+        lambda model, tokens: distance(model, teacher.model, tokens),
+        learning(steps),
+        optimizer=torch.optim.Adam(weights, PEAK_RATE),
+        callbacks=[Report(steps, every=25, name="float")],
+        progress=False,
+    )
 
 
 @torch.inference_mode()
@@ -72,9 +72,7 @@ def main() -> None:
     ek.convert_(rounded.model, config)
     print(ek.prepare_qat_(student.model, config).rows[0])
     start = time.perf_counter()
-    for step, loss in enumerate(train(student, teacher, learnt, options.steps)):
-        if step % 25 == 0 or step == options.steps - 1:
-            print(f"  step {step:4}  distance from the float model {loss:.4f}", flush=True)
+    train(student, teacher, learnt, options.steps)
     seconds = time.perf_counter() - start
     trained = apart(student, teacher, held_out[:4])
     ek.convert_(student.model, config)  # the same integers that it has trained with

@@ -7,7 +7,8 @@
    shared function to code that runs on every CPU.
 2. No object holds instructions that its CPUs may lack: on x86-64, every object but the ISAs' uses baseline registers
    only; on aarch64, an ISA file holds armv8.0 and what its row in cmake/isa_table.cmake names, and all others armv8.0.
-3. No hot loop (an innermost loop around one of the ISA's multiplies) touches the stack or copies vector registers.
+3. No hot loop (an innermost loop around one of the ISA's multiplies) touches the stack, or copies
+   more than a few vector registers.
 
 Run it on an optimised build, with each compiler that is supported. The objects say which architecture they are for.
 Needs binutils for x86-64 and llvm's tools for aarch64.

@@ -43,7 +43,8 @@ def frontier(result: dict[str, Any]) -> str:
     rows = {row["name"]: row for row in result["rows"]}
     machine, int8, tasks = result["machine"], rows["int8"], list(rows["int8"]["scores"])
     threads = list(int8["times"])
-    steps = next(row["steps"] for row in result["rows"] if "steps" in row)
+    trained = dict.fromkeys((row["pattern"], row["steps"]) for row in result["rows"] if "steps" in row)
+    steps = " and ".join(f"{count} ({pattern})" for pattern, count in trained)
     about = (
         f"{result['model']}, {result['batch']} texts of {result['tokens']} tokens; pruned ones in int8, after {steps} "
         f"training steps at each level. Milliseconds, the fastest of {result['rounds']} turns, and how far ahead of "

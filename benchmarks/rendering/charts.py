@@ -53,6 +53,7 @@ LABELS = {
     "edgekern-nhwc": "edgekern, channels_last",
     "edgekern-nchw": "edgekern, NCHW",
     "edgekern-static-nhwc": "edgekern static, channels_last",
+    "edgekern-frozen": "edgekern static, frozen, channels_last",
     "edgekern-static-nchw": "edgekern static, NCHW",
     "edgekern-dense": "edgekern dense",
     "edgekern-int4-dense": "edgekern int4 dense",

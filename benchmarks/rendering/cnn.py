@@ -13,7 +13,11 @@ from rendering.pages import MISSING, best_rival, facts, is_ours, marked, millise
 from rendering.results import Cell, Results, profile_of
 
 TITLES = {"efficientnet-lite0": "EfficientNet-lite0", "resnet18": "ResNet-18", "mobilenetv2": "MobileNetV2"}
-COMPARED = ("edgekern-nhwc", "edgekern-static-nhwc")  # of edgekern's: with the rivals, and layer by layer
+COMPARED = (
+    "edgekern-nhwc",
+    "edgekern-static-nhwc",
+    "edgekern-frozen",
+)  # of edgekern's: with the rivals, and layer by layer
 
 EXPLANATION = (
     "Milliseconds a call, medians. The fastest of edgekern's rivals is in italics, the fastest of all bold. edgekern "

@@ -124,3 +124,23 @@ class EdgekernCnn(TorchCnn):
         """Seconds of each layer by name, and of what no layer takes."""
         seconds, other = time_layers(self._model, self.calls[0])
         return {**seconds, OTHER: other}
+
+
+class EdgekernFrozenCnn(EdgekernCnn):
+    """The same with static ranges, frozen: its convolutions run in regions, so there is no time of each layer."""
+
+    def convert(self, model: nn.Module, images: torch.Tensor) -> nn.Module:
+        import edgekern as ek
+
+        return ek.freeze(super().convert(model, images), images[:1])
+
+    def prepare(self, **task: Any) -> dict[str, Any]:
+        """Also says which kernels run, how many layers are int8, and in how many regions convolutions run."""
+        import edgekern as ek
+
+        facts = CnnSubject.prepare(self, **task)
+        rows = self._model.report.rows
+        native = sum(isinstance(layer, ek.nn.NativeLayer) for layer in layers_of(self._model).values())
+        frozen = [row.region for row in rows if row.region]
+        layers = {"int8_layers": native + len(frozen), "regions": len(set(frozen))}
+        return {**facts, "isa": ek.kernels.default_isa(), **layers}

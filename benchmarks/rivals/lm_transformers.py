@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
+from rivals.instant import make_instant
 from rivals.lm_task import LanguageModelSubject, Logits
 
 
@@ -44,6 +45,17 @@ class TransformersModel(LanguageModelSubject):
         output = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
         self._cache = output.past_key_values
         return output.logits[0, -1].float().numpy()
+
+
+class StubModel(TransformersModel):
+    """Every linear layer instant, the head too: the floor under any linear layer in this model."""
+
+    checked = False
+
+    def build(self, folder: Path) -> Any:
+        model = super().build(folder)
+        make_instant(model)
+        return model
 
 
 class TorchDynamicModel(TransformersModel):

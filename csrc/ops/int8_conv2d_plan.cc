@@ -1,4 +1,4 @@
-// How a call of an int8 convolution is cut.
+// How a call of a convolution is cut.
 #include "base/activation.h"
 #include "base/dtype.h"
 #include "formats/int8/blocks.h"
@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kGatherBytes = 64 * 1024;  // of rows at a time: half of a small L2, beside the weights
 constexpr int64_t kMostRows = 96;
-constexpr int64_t kRunPixels = 32;  // of y in a depthwise ticket
+constexpr int64_t kRunPixels = 32;  // of a row of y of a depthwise layer at a time
 
 bool is_limits(ek_activation activation) { return activation == EK_NONE || activation == EK_RELU || activation == EK_RELU6; }
 
@@ -25,12 +25,13 @@ void plan_lanes(const Conv2dLayout& layout, Plan* plan) {
   const Geometry& g = plan->geometry;
   plan->block_rows = min_of(kRunPixels, g.out_width);
   plan->span = (plan->block_rows - 1) * g.window.stride_w + (g.shape.kernel_w - 1) * g.window.dilation_w + 1;
-  plan->column_bytes = layout.lanes().row_groups() * plan->span * 64 * layout.depth;
-  plan->tile_stride = plan->folded_channels = 64;
+  plan->column_bytes = layout.lanes().row_groups() * plan->span * kTileChannels * layout.depth;
+  plan->tile_stride = plan->folded_channels = kTileChannels;
 }
 
 void plan_panels(const RowLayout& rows, int64_t k, int64_t sums, Plan* plan) {
-  plan->reads_image = rows_are_pixels(plan->geometry) && rows.plain && k % kDepthUnit == 0;  // nothing beyond the last is read
+  // Where rows are multiplied as they lie, none may be read beyond its end.
+  plan->reads_image = rows_are_pixels(plan->geometry) && (!rows.plain || k % kDepthUnit == 0);
   plan->sums = sums;
   plan->lhs_stride = rows.plain ? 0 : round_up(k, 64) * rows.lhs_bytes + 64;
   const int64_t pixels = plan->geometry.out_pixels();
@@ -59,7 +60,7 @@ Plan plan_of(const edgekern::Kernels& kernels, const OpenConv2d& layer, const Ge
   Plan plan{};
   plan.geometry = geometry;
   plan.planes = x.order == EK_NCHW;
-  plan.folds = y.dtype == EK_U8 && is_limits(activation) && !layer.nibbles;
+  plan.folds = y.dtype == EK_U8 && is_limits(activation) && !layer.nibbles();
   plan.value_bytes = bytes_of(y.dtype);
   plan.slab_images = min_of(images, max_of(1, kSlabBytes / geometry.image_bytes()));
   if (x.range.scale == 0)
@@ -68,14 +69,16 @@ Plan plan_of(const edgekern::Kernels& kernels, const OpenConv2d& layer, const Ge
   const Conv2dLayout& layout = layer.packed.layout;
   if (layout.depthwise()) {
     plan_lanes(layout, &plan);
+    // Lanes are read by sixteens.
+    plan.in_place = x.dtype == EK_U8 && geometry.shape.in_channels % 16 == 0;
+    if (plan.in_place) plan.zeros_bytes = aligned(plan.row_bytes());
     return plan;
   }
   const int64_t k = layout.k();
   plan.gather_stride = round_up(k, 64) + 64;  // rows do not all start in the same cache set
   plan.tile_stride = plan.folded_channels = round_up(layout.group_out(), kPanelColumns);
-  if (layer.nibbles) {
-    // int4 takes s8, in which this byte is 0: sums over a group are then 0, and no rounding of floats is left in y.
-    plan.zero_byte = 128;
+  if (layer.nibbles()) {
+    plan.zero_byte = 128;  // int4 takes s8, in which that is 0: sums over a group are then 0, and y is the bias, exactly
     plan_panels(kernels.int4.lhs, k, layer.int4_matrix.groups(), &plan);
   } else if (in_panels(layer.matrix.form)) {
     plan_panels(kernels.int8.lhs, k, blocks_of(k), &plan);

@@ -45,64 +45,70 @@ void fold(const Call& call, const Slot& slot, float x_scale, const float* scale,
   }
 }
 
-// Pixels [p0, p1) of y of image b by panels [n0, n1) of each group.
-void multiply(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t p1, int64_t n0, int64_t n1) {
+// Rows of activations in u8, one after the other.
+struct U8Rows {
+  uint8_t* data;
+  int64_t stride;
+};
+
+// Those of pixels [p0, p1) and `group`: where they lie in the image, or gathered.
+U8Rows rows_of(const Call& call, const Slot& slot, int64_t b, int64_t group, int64_t p0, int64_t p1) {
   const Geometry& g = call.plan.geometry;
-  const DenseKernels& kernels = call.kernels.int8;
-  const RowScale scale = call.scale(b);
-  const int64_t rows = p1 - p0, group_out = call.layer.packed.layout.group_out();
-  LhsRows lhs = slot.lhs;
-  for (int64_t m = 0; m < lhs.rows; ++m) {
-    lhs.scale[m] = scale.scale;
-    lhs.zero_point[m] = slot.zero_point[m] = scale.zero_point;
-  }
-  if (kernels.lhs.plain) memset(lhs.row_sum, 0, static_cast<size_t>(4 * call.plan.sums * lhs.rows));
-  for (int64_t group = 0; group < g.shape.groups; ++group) {
-    if (call.plan.reads_image) {
-      lhs.data = call.image(b) + p0 * g.shape.in_channels;
-      lhs.stride = g.shape.in_channels;
-    } else {
-      conv2d::gather_rows(g, call.image(b), group, p0, p1, slot.gathered, call.plan.gather_stride);
-      if (kernels.lhs.plain) {
-        lhs.data = slot.gathered;
-        lhs.stride = call.plan.gather_stride;
-      } else {
-        kernels.load_u8(slot.gathered, call.plan.gather_stride, slot.zero_point, g.k(), 0, rows, lhs);
-      }
-    }
-    PanelGemm matrix = panel_gemm(call.kernels, call.layer.packed.matrix(group), call.layer.matrix);
-    const int64_t c0 = group * group_out, first = n0 * kPanelColumns;
-    if (call.plan.folds) {
-      fold(call, slot, scale.scale, matrix.rhs.scale, matrix.rhs.bias, call.plan.folded_channels);
-      matrix.rhs.scale = slot.scale;
-      matrix.rhs.bias = slot.bias;
-    }
-    matrix.gemm({lhs, matrix.rhs, output_at(call, slot, b, p0, c0)}, 0, rows, n0, n1);
-    if (call.plan.planes)
-      store_planes(call, slot, b, p0, rows, first, c0 + first, min_of(group_out, n1 * kPanelColumns) - first);
-  }
+  if (call.plan.reads_image) return {call.image(b) + p0 * g.shape.in_channels, g.shape.in_channels};
+  conv2d::gather_rows(g, call.image(b), group, p0, p1, slot.gathered, call.plan.gather_stride);
+  return {slot.gathered, call.plan.gather_stride};
 }
 
-// The same by panels of int4. The scale of a group of k stands at no single sum, so that nothing is folded.
-void multiply_nibbles(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t p1, int64_t n0, int64_t n1) {
-  const Geometry& g = call.plan.geometry;
-  const int4::Layout& layout = call.layer.int4_matrix;
-  const int4::Kernels& kernels = call.kernels.int4;
-  const RowScale scale = call.scale(b);
-  const int64_t rows = p1 - p0, stride = call.plan.gather_stride, first = n0 * kPanelColumns;
-  const LhsRows& lhs = slot.lhs;
-  for (int64_t m = 0; m < lhs.rows; ++m) {
-    lhs.scale[m] = scale.scale;
-    slot.zero_point[m] = scale.zero_point;
+// These rows by panels [n0, n1) of an int8 matrix, all of one scale.
+void multiply_bytes(const Call& call, const Slot& slot, const U8Rows& from, int64_t rows, float x_scale, const void* packed,
+                    const Output& output, int64_t n0, int64_t n1) {
+  const DenseKernels& kernels = call.kernels.int8;
+  LhsRows lhs = slot.lhs;
+  if (kernels.lhs.plain) {
+    lhs.data = from.data;
+    lhs.stride = from.stride;
+  } else {
+    kernels.load_u8(from.data, from.stride, slot.zero_point, call.plan.geometry.k(), 0, rows, lhs);
   }
-  for (int64_t group = 0; group < g.shape.groups; ++group) {
-    conv2d::gather_rows(g, call.image(b), group, p0, p1, slot.gathered, stride);
-    kernels.load_u8(slot.gathered, stride, slot.zero_point, g.k(), layout.group_size, 0, rows, lhs);
-    const int4::RhsPanels rhs = int4::panels_of(call.layer.packed.matrix(group), layout);
-    const int64_t c0 = group * layout.n;
-    int4::gemm_of(kernels, layout.form)({lhs, rhs, output_at(call, slot, b, p0, c0)}, 0, rows, n0, n1);
+  PanelGemm matrix = panel_gemm(call.kernels, packed, call.layer.matrix);
+  if (call.plan.folds) {
+    fold(call, slot, x_scale, matrix.rhs.scale, matrix.rhs.bias, call.plan.folded_channels);
+    matrix.rhs.scale = slot.scale;
+    matrix.rhs.bias = slot.bias;
+  }
+  matrix.gemm({lhs, matrix.rhs, output}, 0, rows, n0, n1);
+}
+
+// The same of an int4 matrix. The scale of a group of k stands at no single sum, so that nothing is folded.
+void multiply_nibbles(const Call& call, const Slot& slot, const U8Rows& from, int64_t rows, const void* packed,
+                      const Output& output, int64_t n0, int64_t n1) {
+  const int4::Kernels& kernels = call.kernels.int4;
+  const int4::Layout& layout = call.layer.int4_matrix;
+  kernels.load_u8(from.data, from.stride, slot.zero_point, layout.k, layout.group_size, 0, rows, slot.lhs);
+  int4::gemm_of(kernels, layout.form)({slot.lhs, int4::panels_of(packed, layout), output}, 0, rows, n0, n1);
+}
+
+// Pixels [p0, p1) of y of image b by panels [n0, n1) of each group.
+void multiply(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t p1, int64_t n0, int64_t n1) {
+  const RowScale scale = call.scale(b);
+  const int64_t rows = p1 - p0, group_out = call.layer.packed.layout.group_out(), first = n0 * kPanelColumns;
+  for (int64_t m = 0; m < slot.lhs.rows; ++m) {
+    slot.lhs.scale[m] = scale.scale;
+    slot.lhs.zero_point[m] = slot.zero_point[m] = scale.zero_point;
+  }
+  // What is multiplied as it lies owes nothing; elsewhere loading the rows fills this.
+  memset(slot.lhs.row_sum, 0, static_cast<size_t>(4 * call.plan.sums * slot.lhs.rows));
+  for (int64_t group = 0; group < call.plan.geometry.shape.groups; ++group) {
+    const U8Rows from = rows_of(call, slot, b, group, p0, p1);
+    const void* packed = call.layer.packed.matrix(group);
+    const int64_t c0 = group * group_out;
+    const Output output = output_at(call, slot, b, p0, c0);
+    if (call.layer.nibbles())
+      multiply_nibbles(call, slot, from, rows, packed, output, n0, n1);
+    else
+      multiply_bytes(call, slot, from, rows, scale.scale, packed, output, n0, n1);
     if (call.plan.planes)
-      store_planes(call, slot, b, p0, rows, first, c0 + first, min_of(layout.n, n1 * kPanelColumns) - first);
+      store_planes(call, slot, b, p0, rows, first, c0 + first, min_of(group_out, n1 * kPanelColumns) - first);
   }
 }
 
@@ -154,85 +160,98 @@ void multiply_blocks(const Call& call, const Slot& slot, int64_t b, int64_t p0, 
   }
 }
 
-// A run of pixels of row oy of y of image b, channels [c0, c0 + 64).
-void multiply_lanes(const Call& call, const Slot& slot, int64_t b, int64_t oy, int64_t ox, int64_t pixels, int64_t c0) {
-  const Geometry& g = call.plan.geometry;
+// Rows [y0, y1) of y of image b, depthwise: 64 of channels [c0, c1) after another, and each row of theirs in runs of pixels.
+void multiply_lanes(const Call& call, const Slot& slot, int64_t b, int64_t y0, int64_t y1, int64_t c0, int64_t c1) {
+  const Plan& plan = call.plan;
+  const Geometry& g = plan.geometry;
   const DepthwiseLayout lanes = call.layer.packed.layout.lanes();
   const RowScale scale = call.scale(b);
-  const int64_t p0 = oy * g.out_width + ox;
-  // The kernel counts channels of y from 0: the tile holds 64 from c0 on.
-  Output output = output_at(call, slot, b, p0, 0);
-  if (call.plan.planes) output.y = slot.tile - c0 * call.plan.value_bytes;
   const float *rhs_scale = at<float>(call.layer.packed.body, lanes.scale_offset()),
               *bias = at<float>(call.layer.packed.body, lanes.bias_offset());
-  if (call.plan.folds) {
-    fold(call, slot, scale.scale, rhs_scale + c0, bias + c0, call.plan.folded_channels);
-    rhs_scale = slot.scale - c0;
-    bias = slot.bias - c0;
+  DepthwiseArgs args{.image = call.image(b),
+                     .zeros = call.zeros,
+                     .height = plan.in_place ? g.height : g.met_height(),
+                     .width = plan.in_place ? g.width : g.met_width(),
+                     .top = plan.in_place ? g.window.top : 0,
+                     .left = plan.in_place ? g.window.left : 0,
+                     .row_bytes = plan.row_bytes(),
+                     .pixel_bytes = g.shape.in_channels,
+                     .channels = lanes.channels,
+                     .padded_channels = lanes.padded_channels(),
+                     .kernel_h = lanes.kernel_h,
+                     .kernel_w = lanes.kernel_w,
+                     .row_groups = lanes.row_groups(),
+                     .stride_h = g.window.stride_h,
+                     .stride_w = g.window.stride_w,
+                     .dilation_h = g.window.dilation_h,
+                     .dilation_w = g.window.dilation_w,
+                     .words = at<int32_t>(call.layer.packed.body, lanes.words_offset()),
+                     .column_sum = at<int32_t>(call.layer.packed.body, lanes.column_sum_offset()),
+                     .rhs_scale = rhs_scale,
+                     .bias = bias,
+                     .scale = scale.scale,
+                     .zero_point = scale.zero_point,
+                     .columns = slot.columns,
+                     .span = plan.span,
+                     .output = {}};
+  for (; c0 < c1; c0 += kTileChannels) {
+    if (plan.folds) {
+      fold(call, slot, scale.scale, rhs_scale + c0, bias + c0, plan.folded_channels);
+      args.rhs_scale = slot.scale - c0;
+      args.bias = slot.bias - c0;
+    }
+    for (int64_t oy = y0; oy < y1; ++oy) {
+      for (int64_t ox = 0; ox < g.out_width; ox += plan.block_rows) {
+        const int64_t p0 = oy * g.out_width + ox, pixels = min_of(plan.block_rows, g.out_width - ox);
+        // The kernel counts channels of y from 0: the tile holds 64 from c0 on.
+        args.output = output_at(call, slot, b, p0, 0);
+        if (plan.planes) args.output.y = slot.tile - c0 * plan.value_bytes;
+        call.kernels.int8_images.depthwise(args, oy, ox, pixels, c0);
+        if (plan.planes) store_planes(call, slot, b, p0, pixels, 0, c0, min_of(kTileChannels, c1 - c0));
+      }
+    }
   }
-  call.kernels.int8_images.depthwise({.image = call.image(b),
-                                      .row_bytes = g.row_bytes(),
-                                      .pixel_bytes = g.shape.in_channels,
-                                      .channels = lanes.channels,
-                                      .padded_channels = lanes.padded_channels(),
-                                      .kernel_h = lanes.kernel_h,
-                                      .kernel_w = lanes.kernel_w,
-                                      .row_groups = lanes.row_groups(),
-                                      .stride_h = g.window.stride_h,
-                                      .stride_w = g.window.stride_w,
-                                      .dilation_h = g.window.dilation_h,
-                                      .dilation_w = g.window.dilation_w,
-                                      .words = at<int32_t>(call.layer.packed.body, lanes.words_offset()),
-                                      .column_sum = at<int32_t>(call.layer.packed.body, lanes.column_sum_offset()),
-                                      .rhs_scale = rhs_scale,
-                                      .bias = bias,
-                                      .scale = scale.scale,
-                                      .zero_point = scale.zero_point,
-                                      .columns = slot.columns,
-                                      .span = call.plan.span,
-                                      .output = output},
-                                     oy, ox, pixels, c0);
-  if (call.plan.planes) store_planes(call, slot, b, p0, pixels, 0, c0, min_of(64, lanes.channels - c0));
 }
 
-// The multiplication of a slab, cut into tickets.
+// The multiplication of a slab, cut into tickets: blocks of pixels by pieces of channels. Those of a depthwise layer are rows of y
+// with all of their channels where y is pixel by pixel: threads that shared a pixel would write to the same cache lines.
 struct Tickets {
   int64_t count;
-  int64_t blocks, pieces, piece_panels;  // of an image: blocks of pixels, and pieces of N
-  int64_t runs;                          // depthwise, of a row of y
+  int64_t blocks, block_rows;      // of an image: of pixels, or of rows of y
+  int64_t pieces, piece_channels;  // of a group, or of all
 
   Tickets(const Call& call, int64_t images) {
     const Plan& plan = call.plan;
     const Conv2dLayout& layout = call.layer.packed.layout;
+    const int64_t wanted = plan.threads == 1 ? 1 : ceil_div(kTicketsPerThread * plan.threads, images);
     if (layout.depthwise()) {
-      runs = ceil_div(plan.geometry.out_width, plan.block_rows);
-      pieces = ceil_div(layout.shape.out_channels, 64);
-      blocks = plan.geometry.out_height * runs;
+      piece_channels = plan.planes ? kTileChannels : layout.shape.out_channels;
+      pieces = ceil_div(layout.shape.out_channels, piece_channels);
+      block_rows = ceil_div(plan.geometry.out_height, ceil_div(wanted, pieces));
+      blocks = ceil_div(plan.geometry.out_height, block_rows);
     } else {
-      const int64_t panels = ceil_div(layout.group_out(), kPanelColumns);
-      blocks = ceil_div(plan.geometry.out_pixels(), plan.block_rows);
+      block_rows = plan.block_rows;
+      blocks = ceil_div(plan.geometry.out_pixels(), block_rows);
       // Tiles are filled anew for each piece of kept blocks: there are no more pieces than keep all threads at work.
-      const int64_t tickets = plan.threads * (call.layer.blocks() ? 1 : kTicketsPerThread);
-      const int64_t wanted = plan.threads == 1 ? 1 : ceil_div(tickets, images * blocks);
-      piece_panels = round_up(ceil_div(panels, wanted), 4);
-      pieces = ceil_div(panels, piece_panels);
+      const int64_t tickets = !call.layer.in_blocks() || plan.threads == 1 ? wanted : ceil_div(plan.threads, images);
+      piece_channels = round_up(ceil_div(layout.group_out(), ceil_div(tickets, blocks)), kTileChannels);
+      pieces = ceil_div(layout.group_out(), piece_channels);
     }
     count = images * blocks * pieces;
   }
 
   void run(const Call& call, const Slot& slot, int64_t ticket) const {
     const Plan& plan = call.plan;
-    const int64_t piece = ticket % pieces, block = ticket / pieces % blocks, b = ticket / pieces / blocks;
-    if (call.layer.packed.layout.depthwise()) {
-      const int64_t ox = block % runs * plan.block_rows;
-      return multiply_lanes(call, slot, b, block / runs, ox, min_of(plan.block_rows, plan.geometry.out_width - ox), piece * 64);
-    }
-    const int64_t panels = ceil_div(call.layer.packed.layout.group_out(), kPanelColumns);
-    const int64_t p0 = block * plan.block_rows, p1 = min_of(plan.geometry.out_pixels(), p0 + plan.block_rows);
-    const int64_t n0 = piece * piece_panels;
-    if (call.layer.blocks()) return multiply_blocks(call, slot, b, p0, p1, piece, pieces);
-    const int64_t n1 = min_of(panels, n0 + piece_panels);
-    call.layer.nibbles ? multiply_nibbles(call, slot, b, p0, p1, n0, n1) : multiply(call, slot, b, p0, p1, n0, n1);
+    const Conv2dLayout& layout = call.layer.packed.layout;
+    const int64_t piece = ticket % pieces, c0 = piece * piece_channels, b = ticket / pieces / blocks;
+    const int64_t start = ticket / pieces % blocks * block_rows;
+    if (layout.depthwise())
+      return multiply_lanes(call, slot, b, start, min_of(plan.geometry.out_height, start + block_rows), c0,
+                            min_of(layout.shape.out_channels, c0 + piece_channels));
+    const int64_t end = min_of(plan.geometry.out_pixels(), start + block_rows);
+    if (call.layer.in_blocks()) return multiply_blocks(call, slot, b, start, end, piece, pieces);
+    multiply(call, slot, b, start, end, c0 / kPanelColumns,
+             ceil_div(min_of(layout.group_out(), c0 + piece_channels), kPanelColumns));
   }
 };
 

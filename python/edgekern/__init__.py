@@ -1,6 +1,6 @@
 """edgekern: PyTorch models made smaller and faster on ordinary CPUs, with native int8, int4 and sparse kernels.
 
-``edgekern.kernels`` needs NumPy alone. Everything else needs torch, and says so when it is missing.
+``edgekern.kernels`` and ``EnergyMeter`` need NumPy alone. Everything else needs torch, and says so when it is missing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from edgekern._lib import has_torch as _has_torch
 from edgekern.config import (
     AWQ,
     GPTQ,
+    EarlyStop,
+    FitConfig,
     Float16,
     Float32,
     Int4,
@@ -24,6 +26,7 @@ from edgekern.config import (
     SmoothQuant,
     config_from_dict,
 )
+from edgekern.energy import EnergyMeter, EnergyResult
 
 __all__ = [
     "AGP",
@@ -32,8 +35,15 @@ __all__ = [
     "BenchResult",
     "CheckpointError",
     "ConvertError",
+    "DistillError",
+    "Distiller",
+    "EarlyStop",
+    "EnergyMeter",
+    "EnergyResult",
+    "FitConfig",
     "Float16",
     "Float32",
+    "FreezeReport",
     "FuseError",
     "FuseReport",
     "GradualPruner",
@@ -42,6 +52,7 @@ __all__ = [
     "LinkReport",
     "MaskLock",
     "PerLayer",
+    "PowerPlan",
     "Prune",
     "PruneError",
     "PruneReport",
@@ -54,18 +65,23 @@ __all__ = [
     "Shrink",
     "ShrinkReport",
     "SmoothQuant",
+    "TrainError",
     "allocate",
     "bench",
     "config_from_dict",
     "convert_",
     "dense_",
+    "distill",
     "explain",
+    "fit",
+    "freeze",
     "fuse_",
     "kernels",
     "link_",
     "load",
     "nn",
     "ops",
+    "power_plan",
     "prepare_qat_",
     "prune_",
     "prune_iteratively_",
@@ -75,6 +91,8 @@ __all__ = [
     "share_inputs_",
     "shrink_",
     "shrink_like_",
+    "student_from",
+    "train",
     "undo_qat_",
 ]
 
@@ -97,11 +115,14 @@ def _why_no_torch() -> str:
 _no_torch = _why_no_torch()
 
 if TYPE_CHECKING or not _no_torch:
-    from edgekern import nn, ops
+    from edgekern import distill, nn, ops, train
     from edgekern.bench import BenchResult, bench
     from edgekern.checkpoint import CheckpointError, load, save
     from edgekern.convert import convert_, dense_, explain
-    from edgekern.fuse import FuseError, FuseReport, LinkReport, fuse_, link_
+    from edgekern.distill import Distiller, DistillError, student_from
+    from edgekern.energy.plan import power_plan
+    from edgekern.energy.points import PowerPlan
+    from edgekern.fuse import FreezeReport, FuseError, FuseReport, LinkReport, freeze, fuse_, link_
     from edgekern.nn import share_inputs_
     from edgekern.plan import ConvertError
     from edgekern.prune import AGP, GradualPruner, MaskLock, PruneError, PruneReport, prune_, prune_iteratively_
@@ -110,6 +131,7 @@ if TYPE_CHECKING or not _no_torch:
     from edgekern.quantize import QuantizeError, QuantizeReport, quantize_
     from edgekern.sensitivity import Sensitivity, allocate, sensitivity
     from edgekern.summary import Report
+    from edgekern.train import TrainError, fit
 else:
 
     def __getattr__(name: str) -> Any:

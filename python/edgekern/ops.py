@@ -43,6 +43,21 @@ of ``dtype``, a code of :data:`FLOATS`. A scale of 0 leaves x's range to be foun
 
 ``int4_conv2d`` and ``int4_conv2d_static`` do the same with what :func:`int4_conv2d_pack` packs.
 
+Several convolutions, and sums and poolings between them, are one op under torch >= 2.10; :func:`edgekern.freeze` writes
+its programs:
+
+``int8_conv2d_program(Tensor x, Tensor[] packed, Tensor program, SymInt out_channels, int[] windows, int dtype, bool
+channels_last) -> Tensor``
+
+- ``x``: as above, uint8 too
+- ``program``: int64 [steps, 21], rows of :data:`PROGRAM_COLUMNS`; images are numbered from x, 0, and scales stand as
+  the bits of float32
+- ``windows``: eleven numbers, from kernel_h on, of each step between x and the result that changes the size of images
+- ``dtype``: that of the result, a code of :data:`FLOATS`, 3 for uint8, -1 for x's
+- ``channels_last``: whether the result is so in any case. This, the two before it and ``out_channels`` are what fake
+  tensors cannot read from the other arguments
+- result: as the same layers give it one by one, bit for bit
+
 Inference only: raises ``ValueError`` when x requires grad and grad mode is on. The kernels are native and registered
 through torch's stable C ABI, so one build of edgekern serves every torch from 2.9 on.
 """
@@ -63,6 +78,7 @@ from edgekern.kernels.packed import code_of
 __all__ = [
     "ACTIVATIONS",
     "FLOATS",
+    "PROGRAM_COLUMNS",
     "f16_pack",
     "f16_packed_size",
     "f16_unpack",
@@ -213,6 +229,68 @@ for _format in ("int8", "int4"):
     for _op, _fake in ((f"{_format}_conv2d", _fake_conv2d), (f"{_format}_conv2d_static", _fake_conv2d_static)):
         _library.impl(_op, torch.library.fallthrough_kernel, "Autograd")
         torch.library.register_fake(f"edgekern::{_op}", _fake)
+
+PROGRAM_COLUMNS = (
+    "kind",
+    "x",
+    "other",
+    "packed",
+    "activation",
+    "x_scale",
+    "x_zero_point",
+    "y_scale",
+    "y_zero_point",
+    "dtype",
+    "kernel_h",
+    "kernel_w",
+    "stride_h",
+    "stride_w",
+    "dilation_h",
+    "dilation_w",
+    "top",
+    "bottom",
+    "left",
+    "right",
+    "same_padding",
+)
+"""What each number of a step stands for. Kinds are 0 for a convolution, 1 for a sum and 2 for max pooling."""
+
+
+def _fake_program(
+    x: torch.Tensor,
+    packed: list[torch.Tensor],
+    program: torch.Tensor,
+    out_channels: int,
+    windows: list[int],
+    dtype: int,
+    channels_last: bool,
+) -> torch.Tensor:
+    _check_fake("int8_conv2d_program", x, program, *packed)
+    if x.dim() != 4:
+        raise ValueError(
+            "edgekern.int8_conv2d_program: x must be images [batch, channels, height, width], "
+            f"got shape {list(x.shape)}"
+        )
+    sizes = [x.shape[2], x.shape[3]]
+    for i in range(0, len(windows), 11):
+        kernel, stride, dilation = windows[i : i + 2], windows[i + 2 : i + 4], windows[i + 4 : i + 6]
+        zeros, same = (windows[i + 6] + windows[i + 7], windows[i + 8] + windows[i + 9]), windows[i + 10]
+        for d in (0, 1):
+            room = sizes[d] + zeros[d] - dilation[d] * (kernel[d] - 1) - 1
+            sizes[d] = -(-sizes[d] // stride[d]) if same else room // stride[d] + 1
+    names = {code: name for name, code in FLOATS.items()} | {3: "uint8"}
+    by_pixels = channels_last or (not x.is_contiguous() and x.stride(1) == 1)
+    return torch.empty(
+        (x.shape[0], out_channels, *sizes),
+        dtype=x.dtype if dtype < 0 else getattr(torch, names[dtype]),
+        device=x.device,
+        memory_format=torch.channels_last if by_pixels else torch.contiguous_format,
+    )
+
+
+if has_programs := hasattr(torch.ops.edgekern, "int8_conv2d_program"):
+    _library.impl("int8_conv2d_program", torch.library.fallthrough_kernel, "Autograd")
+    torch.library.register_fake("edgekern::int8_conv2d_program", _fake_program)
 
 _ALONE = ("int8_float_linear", "int4_float_linear", "f32_linear", "f16_linear")
 _OPS = {"int8_linear": (1, 2, 3), "int4_linear": (1, 2, 3), **dict.fromkeys(_ALONE, (1,))}

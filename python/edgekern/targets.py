@@ -1,8 +1,8 @@
 """What sparsity buys on each instruction set: the policy behind ``Prune(target=...)``.
 
 The gain of a pruned layer lies in zeros that a kernel skips (inputs of many rows: whole blocks from M >= 16 on, single
-weights from M >= 32 on), or in bytes that need not be read (a few rows, M <= 4: decoding). Of convolutions nothing is said:
-M is what the size of images makes it.
+weights from M >= 32 on), or in bytes that need not be read (a few rows, M <= 4: decoding). Of convolutions nothing is
+said: M is what the size of images makes it.
 
 One table holds it all. Correct a figure there when a measurement says so; nothing else knows about instruction sets.
 """

@@ -25,7 +25,8 @@ from rivals.lm_task import FOLDER_VARIABLE  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-HERE = [*cnn.OURS, "cnn-torch-fp32"]
+FROZEN = "cnn-edgekern-frozen"
+HERE = [*(name for name in cnn.OURS if name != FROZEN), "cnn-torch-fp32"]
 SIZE = 32
 
 
@@ -151,6 +152,16 @@ def test_subjects_give_the_networks_answers(name):
         profile = subject.profile()
         assert set(profile) == {*KINDS, cnn_task.OTHER}
         assert min(profile.values()) > 0
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_frozen_network_gives_the_same_answers_in_one_region():
+    subjects = [load_subject(name, 1) for name in (FROZEN, "cnn-edgekern-static-nhwc")]
+    with subjects[0].session():
+        facts, others = (subject.prepare(**TASK) for subject in subjects)
+        assert torch.equal(subjects[0].calls[0](), subjects[1].calls[0]())
+    assert facts["relative_error"] == others["relative_error"]
+    assert (facts["int8_layers"], facts["regions"]) == (5, 1)
 
 
 def test_a_network_that_is_wired_up_wrongly_is_not_timed(folder):

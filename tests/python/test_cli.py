@@ -34,7 +34,7 @@ def invoke_json(*arguments):
 def test_help_lists_the_commands():
     done = invoke("--help")
     assert done.exit_code == 0
-    for command in ("info", "demo", "bench"):
+    for command in ("info", "demo", "bench", "energy"):
         assert command in done.stdout
 
 
@@ -100,8 +100,11 @@ def test_bench_prints_markdown():
     done = invoke("bench", *shape, "--rounds", "1", "--dtype", "bfloat16", "--format", "markdown")
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
-    assert lines[2:4] == ["|  | p50 | p95 | min | rate | speed-up |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
-    assert lines[-1].startswith("| edgekern int8, bfloat16 outside |")
+    assert lines[2:4] == [
+        "|  | p50 | p95 | min | rate | speed-up | J/inference |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    assert lines[-3].startswith("| edgekern int8, bfloat16 outside |")
 
 
 @pytest.mark.parametrize(

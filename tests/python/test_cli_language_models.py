@@ -201,13 +201,15 @@ def test_bench_prints_every_form(quantized, form):
             "threads",
             "test",
             "t/s",
+            "J/token",
         ]
         assert [cell.strip() for cell in lines[2].split("|")[1:6]][3:] == ["1", "pp4"]
     elif form == "csv":
-        assert lines[0] == "model,weights,bytes,threads,test,tokens_per_second,deviation"
+        assert lines[0] == "model,weights,bytes,threads,test,tokens_per_second,deviation,joules_per_token"
         assert lines[1].split(",")[:2] == ["out", "stored"]
     else:
         (row,) = map(json.loads, lines)
+        assert (row["joules_per_token"] is None) == bool(row["energy"]["why_none"])
         assert (row["test"], row["machine"]["isa"]) == ("pp4", ek.kernels.default_isa())
 
 

@@ -72,6 +72,16 @@ def test_rows_show_gains_and_losses_alike(result):
     assert rows["Lee50"] == ("0.6560", "0.6540", "-0.0020")
 
 
+def test_joules_have_a_row_for_each_batch(result):
+    assert not [row for row in demo_rows(result) if "J/inference" in row[0]], "results of before have none"
+    result["energy"] = {"source": "rapl", "scope": "package", "why_none": None}
+    for timing, fp32, int8 in zip(result["latency"], (0.5, None), (0.2, None), strict=True):
+        timing["fp32"]["joules"], timing["int8"]["joules"] = fp32, int8
+    rows = {row[0]: row[1:] for row in demo_rows(result)}
+    assert rows["J/inference, batch 1 x 128 tokens"] == ("0.5", "0.2", "2.50x less")
+    assert rows["J/inference, batch 32 x 128 tokens"] == ("-", "-", "-")
+
+
 def test_markdown_says_where_it_was_measured(result):
     text = demo_markdown(result)
     assert text.startswith("MiniLM-L6 on A CPU, 2 threads, avx2 kernels, torch 2.13.0, commit 0123abc.\n\n| |")
@@ -110,7 +120,10 @@ def test_the_quick_demo_end_to_end(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "demo.png").stat().st_size > 10_000
     explanation = (tmp_path / "explain.txt").read_text()
     assert explanation.count("int8") >= 37
-    assert "faster" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "faster" in shown
+    assert "J/inference, batch 1 x 128 tokens" in shown
+    assert (result["energy"]["why_none"] or "of the whole machine")[:20] in shown
 
 
 def test_variants_take_turns_in_alternating_order():

@@ -15,7 +15,13 @@ DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/cpp/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-TAKE_MINUTES = {"prune_minilm.py", "prune_smollm2.py", "qat_minilm.py"}  # tests called like them test their parts
+# Tests called like them test their parts.
+TAKE_MINUTES = {
+    "distill_fashion.py",
+    "prune_minilm.py",
+    "prune_smollm2.py",
+    "qat_minilm.py",
+}  # tests called like them test their parts
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name not in TAKE_MINUTES)
 
 

@@ -76,7 +76,9 @@ def test_the_file_holds_the_machine_and_every_layer(two_small_layers, tmp_path):
         ("layer", 1, 32, 48),
         ("layer", 2, 48, 32),
     ]
+    assert done.stdout.count("no energy was measured") + done.stdout.count("of the whole machine") == 1
     for layer in layers:
+        assert layer["energy"].keys() == {"source", "scope", "why_none"}
         assert layer["sensors"].keys() == {"temperatures", "clocks"}
         assert [row["variant"] for row in layer["rows"]] == [
             "torch float32",

@@ -16,6 +16,12 @@ torch.__version__ = "2.8.1+cpu"
 sys.modules["torch"] = torch
 """
 
+ENERGY_IS_MEASURED = """
+with edgekern.EnergyMeter() as meter:
+    pass
+assert meter.seconds >= 0 and (meter.joules is None) == bool(meter.result.why_none)
+"""
+
 KERNELS_WORK = """
 import numpy as np, edgekern
 from edgekern import kernels
@@ -32,6 +38,7 @@ assert edgekern.PerLayer({"_default": edgekern.Int8()}) == edgekern.config_from_
 THE_REST_SAYS_WHAT_IT_NEEDS = """
 import edgekern
 names = "convert_ dense_ explain save load bench Report ConvertError CheckpointError prune_ MaskLock AGP PruneError"
+names += " power_plan PowerPlan"
 for name in names.split():
     try:
         getattr(edgekern, name)
@@ -63,7 +70,7 @@ def run(script):
     ("torch", "reason"), [(MISSING, "torch is not installed"), (TOO_OLD, "torch 2.8.1+cpu is too old")]
 )
 def test_without_a_usable_torch(torch, reason):
-    run(torch + KERNELS_WORK + THE_REST_SAYS_WHAT_IT_NEEDS.replace("REASON", reason))
+    run(torch + KERNELS_WORK + ENERGY_IS_MEASURED + THE_REST_SAYS_WHAT_IT_NEEDS.replace("REASON", reason))
 
 
 def test_with_torch_every_public_name_is_there():

@@ -81,7 +81,8 @@ extern "C" ek_status ek_int4_conv2d_pack(const ek_isa* isa, ek_int4_form form, c
 extern "C" ek_status ek_int4_conv2d_describe(const void* packed, size_t packed_size, ek_int4_conv2d_packed* out) {
   if (out == nullptr) return EK_ERROR_NULL_POINTER;
   Conv2dPacked layer{};
-  ek_status status = int8::open_conv2d(packed, packed_size, int8::kInt4Conv2dMagic, &layer);
+  ek_status status = int8::open_conv2d(packed, packed_size, &layer);
+  if (status == EK_OK && !layer.nibbles) status = EK_ERROR_PACKED;
   if (status != EK_OK) return status;
   *out = {layer.layout.shape, static_cast<const Conv2dHeader*>(packed)->has_bias, 0, 0, EK_INT4_DENSE};
   for (int64_t g = 0; g < layer.layout.shape.groups; ++g) {
@@ -105,7 +106,7 @@ extern "C" ek_status ek_int4_conv2d_unpack(const void* packed, size_t packed_siz
   if (status != EK_OK) return status;
   if (w == nullptr || scale == nullptr) return EK_ERROR_NULL_POINTER;
   Conv2dPacked layer{};
-  int8::open_conv2d(packed, packed_size, int8::kInt4Conv2dMagic, &layer);
+  int8::open_conv2d(packed, packed_size, &layer);
   const int64_t n = layer.layout.group_out(), scales = scales_of(layer.layout, described.group_size);
   for (int64_t g = 0; g < described.shape.groups && status == EK_OK; ++g)
     status =

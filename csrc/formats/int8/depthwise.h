@@ -8,6 +8,8 @@
 // matrix do, and are finished alike.
 #pragma once
 
+#include <string.h>
+
 #include "formats/int8/finish.h"
 #include "formats/int8/quantize_tiles.h"
 #include "isa/kernels.h"
@@ -18,19 +20,26 @@ namespace {
 
 constexpr int64_t kTilePixels = 32;
 
-// Columns [x0, x0 + count) of the rows of the image that row oy of y needs, channels [c0, c0 + channels), by sixteens.
+// Columns [x0, x0 + count) of the rows of the image that row oy of y needs, channels [c0, c0 + channels), by sixteens. What lies
+// beyond the image's edges is zero, which its zero point stands for.
 template <class Isa>
 void join_columns(const DepthwiseArgs& a, int64_t oy, int64_t x0, int64_t count, int64_t c0, int64_t channels) {
   constexpr int kDepth = Isa::kBlockOrder.line_depth;
+  constexpr int64_t kColumnBytes = kTileColumns * kDepth;
+  const int64_t before = min_of(count, max_of(0, -x0)), end = min_of(count, max_of(before, a.width - x0));
   for (int64_t g = 0; g < a.row_groups; ++g) {
     const uint8_t* rows[kDepth];
     for (int d = 0; d < kDepth; ++d) {
       int64_t r = min_of(g * kDepth + d, a.kernel_h - 1);  // beyond the filter weights are zero, whatever the activation
-      rows[d] = a.image + (oy * a.stride_h + r * a.dilation_h) * a.row_bytes + x0 * a.pixel_bytes + c0;
+      int64_t y = oy * a.stride_h + r * a.dilation_h - a.top;
+      rows[d] = (y < 0 || y >= a.height ? a.zeros : a.image + y * a.row_bytes) + c0;
     }
-    uint8_t* out = a.columns + g * a.span * kTileColumns * kDepth;
-    for (int64_t x = 0; x < count; ++x, out += kTileColumns * kDepth)
-      for (int64_t c = 0; c < channels; c += 16) Isa::join_rows(rows, x * a.pixel_bytes + c, out + c * kDepth);
+    uint8_t* out = a.columns + g * a.span * kColumnBytes;
+    memset(out, a.zero_point, static_cast<size_t>(before * kColumnBytes));
+    for (int64_t x = before; x < end; ++x)
+      for (int64_t c = 0; c < channels; c += 16)
+        Isa::join_rows(rows, (x0 + x) * a.pixel_bytes + c, out + x * kColumnBytes + c * kDepth);
+    memset(out + end * kColumnBytes, a.zero_point, static_cast<size_t>((count - end) * kColumnBytes));
   }
 }
 
@@ -90,7 +99,8 @@ template <class Isa>
 void depthwise(const DepthwiseArgs& a, int64_t oy, int64_t ox, int64_t pixels, int64_t c0) {
   constexpr int64_t kDepth = Isa::kBlockOrder.line_depth, kColumnBytes = kTileColumns * kDepth;
   const int64_t channels = min_of(kTileColumns, a.channels - c0);
-  join_columns<Isa>(a, oy, ox * a.stride_w, (pixels - 1) * a.stride_w + (a.kernel_w - 1) * a.dilation_w + 1, c0, channels);
+  join_columns<Isa>(a, oy, ox * a.stride_w - a.left, (pixels - 1) * a.stride_w + (a.kernel_w - 1) * a.dilation_w + 1, c0,
+                    channels);
   alignas(64) int32_t tile[kTilePixels * kTileColumns];
   float scale[kTilePixels];
   for (float& each : scale) each = a.scale;

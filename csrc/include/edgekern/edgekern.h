@@ -50,7 +50,8 @@ typedef enum ek_status EK_ENUM_TYPE {
   EK_ERROR_INDEX = 16,   // an index of a table that is negative or beyond its rows, or not one of ek_index
   EK_ERROR_WINDOW = 17,  // strides or dilations below 1, negative padding, or a kernel larger than the padded image
   EK_ERROR_GROUPS = 18,  // groups that do not divide both the channels in and out
-  EK_ERROR_IMAGES = 19   // not one of ek_image_order, x and y that differ in order or in float dtype, or a range that cannot be
+  EK_ERROR_IMAGES = 19,  // not one of ek_image_order, x and y that differ in order or in float dtype, or a range that cannot be
+  EK_ERROR_STEP = 20     // a step of no known kind, or that reads what no step before it makes, or images that do not fit it
 } ek_status;
 
 // English, static storage, never NULL.
@@ -295,6 +296,51 @@ EK_API size_t ek_int8_conv2d_workspace_size(const ek_isa* isa, const void* packe
 EK_API ek_status ek_int8_conv2d(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
                                 int64_t images, int64_t height, int64_t width, const ek_images* x, const ek_images* y,
                                 ek_activation activation, void* workspace, size_t workspace_size, const ek_parallel* parallel);
+
+// ---------------------------------------------------------------------- int8, several convolutions in one call
+//
+// A program: convolutions, sums and poolings, one after the other. Images are numbered: 0 is x, and step i makes number i + 1,
+// the last one y. Each result is that of ek_int8_conv2d for the same layer, bit for bit, and of the same float operations one
+// by one. All that lies between x and y stands in the workspace, in EK_NHWC; what nobody reads any more makes room.
+
+typedef enum ek_step_kind EK_ENUM_TYPE {
+  EK_CONV2D = 0,
+  EK_ADD = 1,      // act(x + other), rounded to their dtype; floats of the same sizes
+  EK_MAX_POOL = 2  // of floats; what lies outside the image counts as minus infinity, and NaN as the largest
+} ek_step_kind;
+
+typedef struct ek_conv2d_step {
+  ek_step_kind kind;
+  int64_t x, other;    // numbers of the images that it reads; other of EK_ADD alone
+  const void* packed;  // of EK_CONV2D, as are the ranges
+  size_t packed_size;
+  ek_int8_range x_range;       // what x is rounded by, or has been
+  ek_int8_range range;         // y is u8 by this; zeros: floats, of x's dtype
+  ek_dtype dtype;              // of y where x is u8 and y is not
+  int64_t kernel_h, kernel_w;  // of EK_MAX_POOL
+  ek_window window;            // of EK_CONV2D and EK_MAX_POOL
+  int same_padding;            // 1: not by the window's zeros, but as TensorFlow's "SAME", by the size of x
+  ek_activation activation;    // of EK_ADD none, relu or relu6; of EK_CONV2D any
+} ek_conv2d_step;
+
+typedef struct ek_image_shape {
+  int64_t channels, height, width;
+  ek_dtype dtype;
+} ek_image_shape;
+
+// Shapes of all count + 1 images, the first of them x's. Looks at all that ek_int8_conv2d_program looks at but whether packed
+// layers are whole and for its ISA.
+EK_API ek_status ek_int8_conv2d_program_shapes(const ek_conv2d_step* steps, int64_t count, const ek_image_shape* x,
+                                               ek_image_shape* shapes);
+// Bytes of scratch; no alignment asked; 0 for arguments that it refuses. It grows with the number of threads.
+EK_API size_t ek_int8_conv2d_program_workspace_size(const ek_isa* isa, const ek_conv2d_step* steps, int64_t count,
+                                                    int64_t images, const ek_image_shape* x, ek_image_order x_order,
+                                                    ek_image_order y_order, const ek_parallel* parallel);
+// x and y are in these orders, u8 in EK_NHWC alone. Everything is looked at before the first step runs.
+EK_API ek_status ek_int8_conv2d_program(const ek_isa* isa, const ek_conv2d_step* steps, int64_t count, int64_t images,
+                                        const ek_image_shape* x_shape, const void* x, ek_image_order x_order, void* y,
+                                        ek_image_order y_order, void* workspace, size_t workspace_size,
+                                        const ek_parallel* parallel);
 
 // ---------------------------------------------------------------------------------------------- int4 (W4A8)
 //

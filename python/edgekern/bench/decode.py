@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from statistics import median
 
 import torch
 from torch import Tensor, nn
+
+from edgekern.bench.joules import Joules, Span, measured
 
 
 @torch.inference_mode()
@@ -38,21 +39,21 @@ def decode_in_turns(
     order = list(models)
     for turn in range(rounds + 1):
         for name in order:
-            seconds = write(models[name], prompt, tokens)
+            span = write(models[name], prompt, tokens)
             if turn:  # the first warms up
-                speeds[name].append(tokens / seconds)
+                speeds[name].append(tokens / span.seconds)
         order.reverse()
     return {name: median(found) for name, found in speeds.items()}
 
 
-def write(model: nn.Module, prompt: Tensor, tokens: int) -> float:
-    """Seconds for that many tokens after the prompt and one more."""
+def write(model: nn.Module, prompt: Tensor, tokens: int, joules: Joules | None = None) -> Span:
+    """Seconds, and joules if they can be measured, for that many tokens after the prompt and one more."""
     ids, cache = _step(model, prompt, None)
     ids, cache = _step(model, ids, cache)
-    start = time.perf_counter()
-    for _ in range(tokens):
-        ids, cache = _step(model, ids, cache)
-    return time.perf_counter() - start
+    with measured(joules) as span:
+        for _ in range(tokens):
+            ids, cache = _step(model, ids, cache)
+    return span
 
 
 def _step(model: nn.Module, ids: Tensor, cache: object) -> tuple[Tensor, object]:

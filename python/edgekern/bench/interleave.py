@@ -7,27 +7,34 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from edgekern.bench.joules import Joules
 from edgekern.bench.latency import BenchResult, summarise
 
 _WARMUP_SECONDS = 0.2
 
 
 def interleave(
-    calls: Mapping[str, Callable[[], object]], rounds: int = 20, turn_seconds: float = 0.1, max_seconds: float = 60.0
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int = 20,
+    turn_seconds: float = 0.1,
+    max_seconds: float = 60.0,
+    joules: Joules | None = None,
 ) -> dict[str, BenchResult]:
     """Times several calls in turns, so that a disturbance or a clock that drifts hits all of them alike.
 
     In every round each variant has one turn: one call that is not timed, to bring its data into the caches, and then
-    timed calls for about `turn_seconds`, at least one. Every other round goes through the variants backwards.
+    timed calls for about `turn_seconds`, at least one. Every other round goes through the variants backwards. Energy
+    is measured after that, one variant after the other: turns are too short for sensors.
 
     Args:
         calls: what to time, by name; run as they are, so wrap this in torch.inference_mode() for models.
         rounds: number of rounds.
         turn_seconds: length of one turn.
         max_seconds: no new round begins after this time; one always runs.
+        joules: to measure energy with; None leaves it out.
 
     Returns:
-        For each name the latency of one call, in milliseconds, over all rounds.
+        For each name the latency of one call, in milliseconds, over all rounds, and its joules.
 
     Raises:
         ValueError: no calls, rounds < 1, or turn_seconds not positive.
@@ -44,7 +51,8 @@ def interleave(
         for name in order:
             times[name] += _turn(calls[name], repeats[name])
         order.reverse()
-    return {name: summarise(found, torch.get_num_threads()) for name, found in times.items()}
+    spent = {name: joules.of_call(call) if joules is not None else None for name, call in calls.items()}
+    return {name: summarise(found, torch.get_num_threads(), spent[name]) for name, found in times.items()}
 
 
 def _warm_up(call: Callable[[], object]) -> float:

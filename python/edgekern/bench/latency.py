@@ -20,7 +20,7 @@ _Z95 = 1.96
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Latency of one call, in milliseconds."""
+    """Latency of one call, in milliseconds, and its energy."""
 
     p50: float
     p95: float
@@ -28,6 +28,8 @@ class BenchResult:
     min: float
     threads: int
     repeats: int
+    joules: float | None = None
+    """Of one call, on average; None where that was not measured."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready data; times in milliseconds."""
@@ -154,8 +156,8 @@ def _median_is_stable(times: list[float]) -> bool:
     return high - low <= 2 * _STABLE * ordered[len(ordered) // 2]
 
 
-def summarise(times: list[float], threads: int) -> BenchResult:
-    """The result for calls that took ``times`` seconds."""
+def summarise(times: list[float], threads: int, joules: float | None = None) -> BenchResult:
+    """The result for calls that took ``times`` seconds, and so many joules each."""
     ordered = sorted(1000 * seconds for seconds in times)
 
     def quantile(share: float) -> float:
@@ -168,4 +170,5 @@ def summarise(times: list[float], threads: int) -> BenchResult:
         min=ordered[0],
         threads=threads,
         repeats=len(ordered),
+        joules=joules,
     )

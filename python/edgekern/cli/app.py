@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import language_models
-from .options import Dtype, Format, Threads, use_threads
+from .options import Dtype, Format, Output, Threads, use_threads
 
 app = typer.Typer(
     name="edgekern",
@@ -63,6 +63,28 @@ def demo(
     result = command.run(quick=quick, output=output)
     if result["failures"]:
         raise typer.Exit(1)
+
+
+@app.command(context_settings={"allow_interspersed_args": False})  # the first word that is no option begins CMD
+def energy(
+    cmd: Annotated[list[str] | None, typer.Argument(metavar="-- CMD...", help="The command to run.")] = None,
+    list_sensors: Annotated[bool, typer.Option("--list", help="Show the sensors there are, and run nothing.")] = False,
+    sensor: Annotated[str | None, typer.Option(metavar="NAME", help="Which sensor to read, or all.")] = None,
+    scope: Annotated[str | None, typer.Option(help="Instead: package, board, rail, battery, memory or device.")] = None,
+    idle: Annotated[float, typer.Option(min=0, help="Seconds to look at the idle machine first, to subtract.")] = 0,
+    interval: Annotated[float, typer.Option(min=0.01, help="Seconds between readings.")] = 0.1,
+    output: Annotated[Output, typer.Option("-o", "--output", help="How to print the result.")] = Output.table,
+) -> None:
+    """Run a command and say how many joules the machine took meanwhile; the exit status is the command's."""
+    if list_sensors == bool(cmd):
+        raise typer.BadParameter("expected a command to run, as in `edgekern energy -- sleep 1`, or --list")
+    from ..energy import EnergyMeter
+    from . import energy as command
+
+    meter = EnergyMeter(sensor, scope, interval=interval, idle_seconds=idle)
+    if cmd:
+        raise typer.Exit(command.run(cmd, meter, output is Output.json))
+    command.list_sensors(meter, output is Output.json)
 
 
 app.add_typer(benches, name="bench")

@@ -16,7 +16,9 @@ from torch import nn
 
 import edgekern as ek
 
+from ..bench import Joules
 from ..bench.interleave import interleave
+from ..report.energy import energy_note, joules_text
 from ..report.machine import describe_machine
 
 
@@ -97,30 +99,38 @@ def _variants(model: nn.Module, dtype: str) -> dict[str, tuple[nn.Module, torch.
 
 
 def measure(case: Case, rounds: int) -> dict[str, Any]:
-    """Times all variants in alternating rounds; milliseconds, and the speed-up of the median over the first variant."""
+    """Times all variants in alternating rounds; milliseconds, and the speed-up of the median over the first variant.
+
+    Joules of a call are measured after that, where the machine has a sensor; "energy" says which, or why not.
+    """
     machine = describe_machine()  # before the measurement adds to the machine's load itself
+    joules = Joules()
     with torch.inference_mode():
-        timed = interleave(case.variants, rounds)
+        timed = interleave(case.variants, rounds, joules=joules)
     first = next(iter(timed.values()))
     rows = []
     for name, result in timed.items():
         rate = case.macs / result.p50 / 1e6 if case.macs else None
         rows.append({"variant": name, **result.to_dict(), "gmacs_per_second": rate, "speedup": first.p50 / result.p50})
-    return {"kind": "bench", "case": case.title, "machine": machine, "rows": rows}
+    return {"kind": "bench", "case": case.title, "machine": machine, "energy": joules.to_dict(), "rows": rows}
 
 
-def show(result: dict[str, Any], form: str) -> None:
-    """Prints a result of `measure` as "table", "markdown" or "json"."""
+def show(result: dict[str, Any], form: str, note: bool = True) -> None:
+    """Prints a result of `measure` as "table", "markdown" or "json"; with `note`, also what its joules are of."""
     if form == "json":
         print(json.dumps(result, indent=2))
         return
     machine = result["machine"]
     where = f"{machine['cpu']}, {machine['threads']} threads, {machine['isa']}, torch {machine['versions']['torch']}"
-    header = ("", "p50", "p95", "min", "rate", "speed-up")
+    header = ("", "p50", "p95", "min", "rate", "speed-up", "J/inference")
     rows = [_cells(row) for row in result["rows"]]
     if form == "markdown":
         print(f"{result['case']}; {where}.\n")
-        print("\n".join(f"| {' | '.join(cells)} |" for cells in (header, ("---", *["---:"] * 5), *rows)))
+        print(
+            "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ("---", *["---:"] * (len(header) - 1)), *rows))
+        )
+        if note:
+            print(f"\n{energy_note(result['energy'])}")
         return
     table = Table(title=result["case"], caption=where)
     for name in header:
@@ -128,9 +138,11 @@ def show(result: dict[str, Any], form: str) -> None:
     for cells in rows:
         table.add_row(*cells)
     Console().print(table)
+    if note:
+        print(energy_note(result["energy"]))
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     times = [f"{row[key]:.3f} ms" if row[key] < 10 else f"{row[key]:.1f} ms" for key in ("p50", "p95", "min")]
     rate = f"{row['gmacs_per_second']:.0f} GMAC/s" if row["gmacs_per_second"] else ""
-    return (row["variant"], *times, rate, f"{row['speedup']:.2f}x")
+    return (row["variant"], *times, rate, f"{row['speedup']:.2f}x", joules_text(row["joules"]))

@@ -1,4 +1,4 @@
-"""`edgekern bench lm`: how many tokens a second language models read and write."""
+"""`edgekern bench lm`: how many tokens a second language models read and write, and at how many joules."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ..bench.tokens import token_rates
+from ..bench import Joules, token_costs
 from ..config import check_config, scheme_from_dict
 from ..integrations.transformers import is_converted, load_model, progress_bars
 from ..nn.layers import find_layers
+from ..report.energy import energy_note, joules_text
 from ..report.machine import describe_machine
 from ..summary import size_text
 
 STORED = "stored"
 TORCH_INT8 = "torch-int8"
 _DTYPES = ("float32", "bfloat16", "float16")
-_COLUMNS = ("model", "weights", "size", "threads", "test", "t/s")
+_COLUMNS = ("model", "weights", "size", "threads", "test", "t/s", "J/token")
 
 
 def measure(
@@ -59,12 +60,13 @@ def measure(
     vocabulary = min(cast(Any, model).config.vocab_size for model in models.values())
     rows = []
     default = torch.get_num_threads()
+    joules = Joules()
     for count in threads:
         torch.set_num_threads(count or default)
-        rates = token_rates(models, vocabulary, prompts, writes, repeats)
+        costs = token_costs(models, vocabulary, prompts, writes, repeats, joules)
         for index, (folder, kind) in enumerate(variants):
-            for test, found in rates.items():
-                samples = found[str(index)]
+            for test, found in costs.items():
+                samples = found[str(index)].rates
                 rows.append(
                     {
                         "model": folder.name,
@@ -75,35 +77,38 @@ def measure(
                         "tokens_per_second": mean(samples),
                         "deviation": stdev(samples) if len(samples) > 1 else 0.0,
                         "samples": samples,
+                        "joules_per_token": found[str(index)].mean_joules,
                     }
                 )
-    return {"kind": "bench_lm", "machine": machine, "rows": rows}
+    return {"kind": "bench_lm", "machine": machine, "energy": joules.to_dict(), "rows": rows}
 
 
 def show(result: Mapping[str, Any], form: str) -> None:
     """Prints a result of `measure` as "md", "csv", "json" or "jsonl"; a line of jsonl holds everything there is."""
-    rows, machine = result["rows"], result["machine"]
+    rows, machine, energy = result["rows"], result["machine"], result["energy"]
     if form == "json":
         print(json.dumps(result, indent=2))
     elif form == "jsonl":
         for row in rows:
-            print(json.dumps({"kind": result["kind"], **row, "machine": machine}))
+            print(json.dumps({"kind": result["kind"], **row, "machine": machine, "energy": energy}))
     elif form == "csv":
         names = [name for name in rows[0] if name != "samples"]
         writer = csv.DictWriter(sys.stdout, names, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+        print(energy_note(energy), file=sys.stderr)  # not among the rows
     else:
         cells = [_COLUMNS, *map(_cells, rows)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = [f"| {' | '.join(map(str.ljust, line, widths))} |" for line in cells]
         print("\n".join([lines[0], f"| {' | '.join('-' * width for width in widths)} |", *lines[1:]]))
-        print(f"\n{machine['cpu']}, {machine['isa']}, torch {machine['versions']['torch']}")
+        print(f"\n{machine['cpu']}, {machine['isa']}, torch {machine['versions']['torch']}\n{energy_note(energy)}")
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     rate = f"{row['tokens_per_second']:.2f} ± {row['deviation']:.2f}"
-    return (row["model"], row["weights"], size_text(row["bytes"]), str(row["threads"]), row["test"], rate)
+    known = (row["model"], row["weights"], size_text(row["bytes"]), str(row["threads"]), row["test"], rate)
+    return (*known, joules_text(row["joules_per_token"]))
 
 
 def _check(kind: str) -> None:

@@ -18,10 +18,12 @@ from torch import nn
 
 import edgekern as ek
 
+from ..bench import Joules
 from ..bench.interleave import interleave
 from ..evaluate import Encoder, SimilarityTask, load_lee50, load_minilm, load_simlex999, load_wordsim353
 from ..report.chart import draw_demo
 from ..report.demo import BatchTiming, DemoResult, Pair, demo_table
+from ..report.energy import energy_note
 from ..report.machine import describe_machine
 from ..summary import Report
 
@@ -45,6 +47,7 @@ def run(quick: bool, output: Path) -> DemoResult:
     output.joinpath("explain.txt").write_text(f"{report}\n")
     draw_demo(result, output / "demo.png")
     console.print(demo_table(result))
+    console.print(energy_note(result["energy"]), style="dim", highlight=False, markup=False)
     for failure in result["failures"]:
         console.print(f"[bold red]FAILED[/] {failure}")
     console.print(f"Written to {output}: demo.json, demo.png, explain.txt")
@@ -91,10 +94,10 @@ def _measure(quick: bool, step: _Step) -> tuple[DemoResult, Report]:
     int8_scores = _scores(int8, tasks)
     quality: dict[str, Pair] = {name: {"fp32": dense_scores[name], "int8": int8_scores[name]} for name in dense_scores}
 
-    latency = []
+    latency, joules = [], Joules()
     for batch in BATCHES:
         step(f"Timing batch {batch}, float32 and int8 in turn")
-        latency.append(_time(encoder, converted, batch, quick))
+        latency.append(_time(encoder, converted, batch, quick, joules))
 
     step("Saving and loading back")
     checkpoint_bytes, identical = _round_trip(int8)
@@ -109,6 +112,7 @@ def _measure(quick: bool, step: _Step) -> tuple[DemoResult, Report]:
         "size": _sizes(dense, report),
         "quality": quality,
         "latency": latency,
+        "energy": joules.to_dict(),
         "convert_seconds": convert_seconds,
         "checkpoint_bytes": checkpoint_bytes,
         "reload_identical": identical,
@@ -120,11 +124,11 @@ def _scores(encoder: Encoder, tasks: list[SimilarityTask]) -> dict[str, float]:
     return {task.name: task.score(encoder.encode) for task in tasks}
 
 
-def _time(encoder: Encoder, converted: nn.Module, batch: int, quick: bool) -> BatchTiming:
+def _time(encoder: Encoder, converted: nn.Module, batch: int, quick: bool, joules: Joules) -> BatchTiming:
     inputs = encoder.random_inputs(batch, SEQUENCE)
     calls = {"fp32": lambda: encoder.model(**inputs), "int8": lambda: converted(**inputs)}
     with torch.inference_mode():
-        timed = interleave(calls, rounds=4 if quick else 20)
+        timed = interleave(calls, rounds=4 if quick else 20, joules=joules)
     return {"batch": batch, "sequence": SEQUENCE, "fp32": timed["fp32"].to_dict(), "int8": timed["int8"].to_dict()}
 
 

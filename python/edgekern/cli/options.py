@@ -29,6 +29,13 @@ class Format(str, Enum):
     json = "json"
 
 
+class Output(str, Enum):
+    """How results are printed that no document has a place for."""
+
+    table = "table"
+    json = "json"
+
+
 def use_threads(count: int | None) -> None:
     """Sets torch's number of threads, or the kernels' own without torch."""
     if count is not None:

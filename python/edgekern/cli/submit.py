@@ -49,9 +49,9 @@ def _records(dtype: str, rounds: int) -> Iterator[dict[str, Any]]:
         "rounds": rounds,
         "sensors": read_sensors(),
     }
-    for m, k, n in LAYERS:
+    for index, (m, k, n) in enumerate(LAYERS, 1):
         timed = measure(linear_case(m, k, n, dtype), rounds)
-        show(timed, "table")
-        load, rows = timed["machine"]["load"], timed["rows"]
-        yield {"kind": "layer", "m": m, "k": k, "n": n, "load": load, "sensors": read_sensors(), "rows": rows}
+        show(timed, "table", note=index == len(LAYERS))
+        of_layer = {"load": timed["machine"]["load"], "sensors": read_sensors(), "energy": timed["energy"]}
+        yield {"kind": "layer", "m": m, "k": k, "n": n, **of_layer, "rows": timed["rows"]}
     yield {"kind": "end", "seconds": round(time.monotonic() - start, 1)}

@@ -6,6 +6,7 @@ They are checked when made, compare by value, and turn into JSON-ready dictionar
 from __future__ import annotations
 
 from edgekern.config.calibrated import AWQ, GPTQ, Calibrated, Migrating, SmoothQuant
+from edgekern.config.fit import OPTIMIZERS, SCHEDULERS, WARMED_UP, EarlyStop, FitConfig
 from edgekern.config.formats import DYNAMIC, FLOAT, STATIC, Float16, Float32, Int4, Int8
 from edgekern.config.per_layer import Config, PerLayer, check_config, needing_data
 from edgekern.config.prune import CALIBRATED_METHODS, PRUNE_METHODS, PRUNE_SCOPES, Prune, parse_pattern
@@ -21,13 +22,18 @@ __all__ = [
     "FLOAT",
     "GPTQ",
     "MEASURED",
+    "OPTIMIZERS",
     "PRUNE_METHODS",
     "PRUNE_SCOPES",
+    "SCHEDULERS",
     "SHRINK_METHODS",
     "SHRINK_SCOPES",
     "STATIC",
+    "WARMED_UP",
     "Calibrated",
     "Config",
+    "EarlyStop",
+    "FitConfig",
     "Float16",
     "Float32",
     "Int4",

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from edgekern.config.per_layer import PER_LAYER, Config
 from edgekern.config.read import config_from_dict
@@ -33,17 +34,29 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         ValueError: it is no TOML, or no configuration: the message names the file, and the key or format.
     """
     try:
-        import tomllib
-    except ModuleNotFoundError:
-        raise ImportError("reading TOML files needs Python 3.11 or newer") from None
-    try:
-        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        data = read_toml(path)
         rules = data.get("rules")
         if data.get("format") == PER_LAYER and isinstance(rules, Mapping):
             data["rules"] = {name: _rule(name, value) for name, value in rules.items()}
         return config_from_dict(data)
-    except (TypeError, ValueError) as error:  # no UTF-8 and no TOML are ValueErrors too
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a TOML file holds.
+
+    Raises:
+        ImportError: Python is older than 3.11.
+        OSError: the file cannot be read.
+        ValueError: it is no UTF-8, or no TOML.
+    """
+    try:
+        import tomllib
+    except ModuleNotFoundError:
+        raise ImportError("reading TOML files needs Python 3.11 or newer") from None
+    data: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    return data
 
 
 def write_config(config: Config, path: str | os.PathLike[str]) -> None:

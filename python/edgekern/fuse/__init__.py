@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from edgekern.fuse.apply import FuseError, fuse_
+from edgekern.fuse.frozen import FreezeReport, FreezeRow, freeze
 from edgekern.fuse.link import LinkReport, LinkRow, link_
 from edgekern.fuse.report import FuseReport, FuseRow
 
-__all__ = ["FuseError", "FuseReport", "FuseRow", "LinkReport", "LinkRow", "fuse_", "link_"]
+__all__ = [
+    "FreezeReport",
+    "FreezeRow",
+    "FuseError",
+    "FuseReport",
+    "FuseRow",
+    "LinkReport",
+    "LinkRow",
+    "freeze",
+    "fuse_",
+    "link_",
+]

@@ -37,7 +37,7 @@ def calls_by_fx(model: nn.Module, parts: Parts, batch: object | None) -> tuple[C
     """
     if "forward" in vars(model):
         raise NotTraceable("its forward was replaced by another")
-    first, *others = _ways(model, batch)
+    first, *others = ways(model, batch)
     calls, closed = _trace(model, parts, first)
     for way in others:
         with suppress(NotTraceable):
@@ -48,21 +48,33 @@ def calls_by_fx(model: nn.Module, parts: Parts, batch: object | None) -> tuple[C
 
 
 def _trace(model: nn.Module, parts: Parts, given: dict[str, Any] | None) -> tuple[Calls, dict[nn.Module, str]]:
-    """Traces anew each time that a module is found which cannot be looked into, and looks no more into that one."""
-    opaque: dict[nn.Module, str] = {}
+    graph, opaque, kept = traced(model, parts, given, {})
+    closed = {m: opaque.get(m, OWN_CODE) for m in _called(model, graph) if _holds_parts(m, parts)}
+    return _calls(model, graph, parts, kept), closed
+
+
+def traced(
+    model: nn.Module, parts: Parts, given: dict[str, Any] | None, closed: dict[nn.Module, str]
+) -> tuple[fx.Graph, dict[nn.Module, str], set[fx.Node]]:
+    """The model's graph, the modules that tracing did not look into, with the cause, and results kept in attributes.
+
+    The model is traced anew each time that a module is found which cannot be looked into; that one is then left closed,
+    as those in ``closed`` are from the start.
+
+    Raises:
+        NotTraceable: the model's own forward cannot be followed.
+    """
+    opaque = dict(closed)
     while True:
         tracer = _Tracer(parts, opaque)
         try:
             with inference(model), undisturbed(model):
                 graph = tracer.trace(model, given)
-                kept = set(_kept(model))
+                return graph, opaque, set(_kept(model))
         except _Inside as failure:
             opaque[failure.module] = failure.cause
         except Exception as error:
             raise NotTraceable(cause_of(error)) from error
-        else:
-            closed = {m: opaque.get(m, OWN_CODE) for m in _called(model, graph) if _holds_parts(m, parts)}
-            return _calls(model, graph, parts, kept), closed
 
 
 class _Inside(Exception):
@@ -101,7 +113,7 @@ class _Tracer(fx.Tracer):
             raise _Inside(m, cause_of(error)) from error
 
 
-def _ways(model: nn.Module, batch: object | None) -> list[dict[str, Any] | None]:
+def ways(model: nn.Module, batch: object | None) -> list[dict[str, Any] | None]:
     """Values of optional arguments to trace with; None for any values of all of them."""
     signature = inspect.signature(model.forward)
     values = {each.name: each.default for each in signature.parameters.values() if each.default is not each.empty}

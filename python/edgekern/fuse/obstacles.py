@@ -40,7 +40,7 @@ def obstacle_in_calls(module: nn.Module, calls: Calls) -> str:
 
 def obstacle_in_removal(module: nn.Module, calls: Calls) -> str:
     """Why ``nn.Identity`` cannot stand in for a norm or an activation, whatever is before it; empty when it can."""
-    if _has_hooks(module):
+    if has_hooks(module):
         return "has hooks, which would be gone with it"
     if "forward" in vars(module) or "_compiled_call_impl" in vars(module):
         return "its forward was replaced by another, or compiled"
@@ -49,7 +49,7 @@ def obstacle_in_removal(module: nn.Module, calls: Calls) -> str:
 
 def hands_on(module: nn.Module) -> bool:
     """Whether a module gives what it is given, and nobody else sees it."""
-    return type(module) is nn.Identity and "forward" not in vars(module) and not _has_hooks(module)
+    return type(module) is nn.Identity and "forward" not in vars(module) and not has_hooks(module)
 
 
 def hooked(model: nn.Module, parts: Parts) -> list[str]:
@@ -66,7 +66,7 @@ def watched(source: Call, reader: Call, hooked: list[str]) -> str:
     return next((name for name in hooked if _inside(source.name, name) != _inside(reader.name, name)), "")
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
     """Whether other code is run when the module is called, or gradients pass it."""
     return any(vars(module).get(name) for name in _HOOKS)
 

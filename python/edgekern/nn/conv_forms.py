@@ -57,7 +57,7 @@ def choose_form(
     form: str,
     images: Images | None,
     static: bool,
-    convolve: Callable[[Tensor, Tensor], Tensor],
+    convolve: Callable[..., Tensor],
 ) -> Choice:
     """The packing of a convolution: ``form``, or where that is "measured", the one that measures best.
 
@@ -66,7 +66,7 @@ def choose_form(
         options: as ``as_pairs`` gives them.
         images: to measure with; a guess where None.
         static: whether the range of images is given.
-        convolve: of images and packed weights.
+        convolve: of images, and by keyword packed weights.
     """
     if is_depthwise(options):
         zeros = 1 - int(q.count_nonzero()) / q.numel()
@@ -90,7 +90,7 @@ class _Weights:
         options: Mapping[str, Any],
         images: Images,
         static: bool,
-        convolve: Callable[[Tensor, Tensor], Tensor],
+        convolve: Callable[..., Tensor],
     ) -> None:
         self._q, self._groups, self.images, self._convolve = q, options["groups"], images, convolve
         self.zeros = 1 - int(q.count_nonzero()) / q.numel()

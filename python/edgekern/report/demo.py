@@ -6,6 +6,8 @@ from typing import Any, TypedDict
 
 from rich.table import Table
 
+from .energy import joules_text
+
 
 class BatchTiming(TypedDict):
     """Both variants at one batch size, timed in alternating rounds: each an edgekern.bench.BenchResult, as a dict."""
@@ -28,6 +30,7 @@ class DemoResult(TypedDict):
 
     size: bytes, of the converted layers ("linear") and of all parameters and buffers ("model").
     quality: correlation with human ratings, by name of the task.
+    energy: of what the joules in "latency" are, or why there are none; not in files of before they were measured.
     """
 
     kind: str
@@ -40,6 +43,7 @@ class DemoResult(TypedDict):
     size: dict[str, Pair]
     quality: dict[str, Pair]
     latency: list[BatchTiming]
+    energy: dict[str, Any]
     convert_seconds: float
     checkpoint_bytes: int
     reload_identical: bool
@@ -59,9 +63,20 @@ def demo_rows(result: DemoResult) -> list[tuple[str, str, str, str]]:
             before, after = timing["fp32"][quantile], timing["int8"][quantile]
             speedup = f"{before / after:.2f}x faster" if after <= before else f"{after / before:.2f}x slower"
             rows.append((f"{label}, {quantile}", f"{before:.1f} ms", f"{after:.1f} ms", speedup))
+        if "energy" in result:
+            rows.append(_energy_row(timing))
     for task, score in result["quality"].items():
         rows.append((task, f"{score['fp32']:.4f}", f"{score['int8']:.4f}", f"{score['int8'] - score['fp32']:+.4f}"))
     return rows
+
+
+def _energy_row(timing: BatchTiming) -> tuple[str, str, str, str]:
+    before, after = timing["fp32"]["joules"], timing["int8"]["joules"]
+    change = "-"
+    if before is not None and after is not None:
+        change = f"{before / after:.2f}x less" if after <= before else f"{after / before:.2f}x more"
+    label = f"J/inference, batch {timing['batch']} x {timing['sequence']} tokens"
+    return label, joules_text(before), joules_text(after), change
 
 
 def measured_on(result: DemoResult) -> str:

@@ -1,0 +1,79 @@
+// A program of convolutions: the shapes of its images, and where each stands in the workspace.
+#pragma once
+
+#include <stdint.h>
+
+#include <memory>
+
+#include "base/dtype.h"
+#include "base/math.h"
+#include "edgekern/edgekern.h"
+#include "isa/kernels.h"
+#include "ops/int8_conv2d_call.h"
+
+namespace edgekern::int8::program {
+
+inline constexpr int64_t kOutside = -1;
+
+struct Image {
+  ek_image_shape shape;
+  int64_t last_reader;  // a step; the one that makes it where nobody reads it
+  int64_t offset;       // bytes into the workspace, for one image of a slab; kOutside: x and y, which the caller has
+
+  int64_t pixels() const { return shape.height * shape.width; }
+  int64_t elements() const { return pixels() * shape.channels; }
+  int64_t bytes() const { return elements() * bytes_of(shape.dtype); }
+  // One image's share of a buffer. A slab of images takes as many times this, at as many times the offset.
+  int64_t room() const { return round_up(bytes(), 64); }
+  // Pixel by pixel and channel by channel are the same memory.
+  bool one_order() const { return shape.channels <= 1 || pixels() <= 1; }
+};
+
+// What becomes of x before the first step.
+enum class Entry {
+  kAsItIs,
+  kToPixels,  // floats, channel by channel, are put pixel by pixel
+  kToU8       // all that reads them are convolutions with one range: they are rounded once, and pixel by pixel after
+};
+
+struct Program {
+  const edgekern::Kernels* kernels;
+  const ek_conv2d_step* steps;
+  int64_t count;
+  ek_dtype x_dtype;
+  ek_image_order x_order, y_order;
+  Entry entry;
+  bool to_planes;                   // y is made in the workspace, and put channel by channel after
+  std::unique_ptr<Image[]> images;  // count + 1
+  int64_t room;                     // bytes of the buffers of one image
+  int64_t slab_images;
+  int64_t scratch_bytes;  // of the step that needs most
+
+  int64_t buffer_bytes() const { return room * slab_images; }
+  int64_t bytes() const { return 64 + buffer_bytes() + scratch_bytes; }
+};
+
+// The window of a step, with the zeros that "SAME" padding gives for this x.
+ek_window window_of(const ek_conv2d_step& step, const ek_image_shape& x, int64_t kernel_h, int64_t kernel_w);
+
+// Shapes of all images, the first of them given.
+ek_status find_shapes(const ek_conv2d_step* steps, int64_t count, Image* images);
+
+// Looks at everything, and plans. Without images nothing is planned.
+ek_status open_program(const ek_isa* isa, const ek_conv2d_step* steps, int64_t count, int64_t images, const ek_image_shape& x,
+                       ek_image_order x_order, ek_image_order y_order, const ek_parallel* parallel, Program* program);
+
+// A step's call, but for addresses of images. Its weights are of either format.
+struct Convolution {
+  ek_window window;
+  int64_t height, width;
+  ek_images x, y;
+
+  Given given(const ek_isa* isa, const ek_conv2d_step& step, int64_t images, const ek_parallel* parallel) const {
+    return {isa,    step.packed, step.packed_size, Weights::kEither, &window,         images,
+            height, width,       &x,               &y,               step.activation, parallel};
+  }
+};
+Convolution convolution_of(const Program& program, int64_t step);
+
+}  // namespace edgekern::int8::program

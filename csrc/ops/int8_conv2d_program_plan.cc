@@ -1,0 +1,240 @@
+// Programs of convolutions: everything is looked at, and every image gets its place, before the first step runs.
+#include <algorithm>
+#include <new>
+
+#include "formats/int8/conv2d_layout.h"
+#include "isa/kernels.h"
+#include "ops/int8_conv2d_program.h"
+#include "ops/tickets.h"
+
+namespace edgekern::int8::program {
+namespace {
+
+constexpr int64_t kMostSteps = 1 << 14;
+constexpr double kMostBytes = 0x1p48;  // of one image: the sum over all of them is then within 62 bits
+
+// Zeros before and after `size` pixels with which a convolution gives ceil(size / stride) results; an odd one goes to the end.
+void same(int64_t size, int64_t kernel, int64_t stride, int64_t dilation, int64_t* before, int64_t* after) {
+  const int64_t all = max_of(0, (ceil_div(size, stride) - 1) * stride + dilation * (kernel - 1) + 1 - size);
+  *before = all / 2;
+  *after = all - all / 2;
+}
+
+bool is_floats(ek_dtype dtype) { return valid_dtype(dtype); }
+
+ek_status after_convolution(const ek_conv2d_step& step, const ek_image_shape& x, ek_image_shape* y) {
+  Conv2dPacked layer{};
+  ek_status status = open_conv2d(step.packed, step.packed_size, &layer);
+  if (status != EK_OK) return status;
+  const ek_conv2d_shape& shape = layer.layout.shape;
+  if (!valid_range(step.x_range) || (step.range.scale != 0 && !valid_range(step.range))) return EK_ERROR_IMAGES;
+  if (!is_floats(step.dtype)) return EK_ERROR_DTYPE;
+  if (x.channels != shape.in_channels) return EK_ERROR_STEP;
+  const ek_window window = window_of(step, x, shape.kernel_h, shape.kernel_w);
+  *y = {shape.out_channels, 0, 0, step.range.scale != 0 ? EK_U8 : x.dtype == EK_U8 ? step.dtype : x.dtype};
+  return ek_conv2d_output(&shape, &window, x.height, x.width, &y->height, &y->width);
+}
+
+ek_status after_pooling(const ek_conv2d_step& step, const ek_image_shape& x, ek_image_shape* y) {
+  if (!is_floats(x.dtype)) return EK_ERROR_STEP;
+  const ek_conv2d_shape shape{x.channels, x.channels, x.channels, step.kernel_h, step.kernel_w};
+  const ek_window window = window_of(step, x, step.kernel_h, step.kernel_w);
+  *y = x;
+  return ek_conv2d_output(&shape, &window, x.height, x.width, &y->height, &y->width);
+}
+
+ek_status after_sum(const ek_conv2d_step& step, const ek_image_shape& x, const ek_image_shape& other, ek_image_shape* y) {
+  if (step.activation != EK_NONE && step.activation != EK_RELU && step.activation != EK_RELU6) return EK_ERROR_ACTIVATION;
+  const bool alike = x.channels == other.channels && x.height == other.height && x.width == other.width;
+  *y = x;
+  return alike && x.dtype == other.dtype && is_floats(x.dtype) ? EK_OK : EK_ERROR_STEP;
+}
+
+ek_status after(const ek_conv2d_step& step, int64_t index, Image* images) {
+  const bool adds = step.kind == EK_ADD;
+  if (step.x < 0 || step.x > index || (adds && (step.other < 0 || step.other > index))) return EK_ERROR_STEP;
+  const ek_image_shape& x = images[step.x].shape;
+  ek_image_shape* y = &images[index + 1].shape;
+  if (step.kind == EK_CONV2D) return after_convolution(step, x, y);
+  if (step.kind == EK_MAX_POOL) return after_pooling(step, x, y);
+  return adds ? after_sum(step, x, images[step.other].shape, y) : EK_ERROR_STEP;
+}
+
+Entry entry_of(const Program& program) {
+  const Image& x = program.images[0];
+  if (x.shape.dtype == EK_U8) return Entry::kAsItIs;
+  const ek_int8_range* range = nullptr;
+  int64_t readers = 0;
+  bool one_range = true;
+  for (int64_t i = 0; i < program.count; ++i) {
+    const ek_conv2d_step& step = program.steps[i];
+    if (step.x != 0 && !(step.kind == EK_ADD && step.other == 0)) continue;
+    ++readers;
+    one_range &= step.kind == EK_CONV2D;
+    if (!one_range) break;
+    if (range == nullptr) range = &step.x_range;
+    one_range = range->scale == step.x_range.scale && range->zero_point == step.x_range.zero_point;
+  }
+  const bool planes = program.x_order == EK_NCHW && !x.one_order();
+  if (readers > 0 && one_range && (planes || readers > 1)) return Entry::kToU8;
+  return planes ? Entry::kToPixels : Entry::kAsItIs;
+}
+
+void find_readers(Program* program) {
+  Image* images = program->images.get();
+  images[0].last_reader = 0;
+  for (int64_t i = 0; i < program->count; ++i) {
+    const ek_conv2d_step& step = program->steps[i];
+    images[i + 1].last_reader = i;
+    images[step.x].last_reader = i;
+    if (step.kind == EK_ADD) images[step.other].last_reader = i;
+  }
+  images[program->count].last_reader = program->count;  // whoever called
+}
+
+// First fit, in the order of the steps: an image takes the lowest room that none of those takes which are still to be read.
+// `alive` has room for count + 1, and holds them by their offsets.
+void place_images(Program* program, Image** alive) {
+  Image* images = program->images.get();
+  int64_t living = 0;
+  program->room = 0;
+  for (int64_t i = 0; i <= program->count; ++i) {
+    Image& image = images[i];
+    const int64_t made_by = i - 1;
+    const bool outside = (i == 0 && program->entry == Entry::kAsItIs) || (i == program->count && !program->to_planes);
+    living = std::remove_if(alive, alive + living, [&](Image* other) { return other->last_reader < made_by; }) - alive;
+    image.offset = kOutside;
+    if (outside) continue;
+    int64_t at = 0, place = 0;
+    for (; place < living && alive[place]->offset - at < image.room(); ++place)
+      at = alive[place]->offset + alive[place]->room();
+    std::move_backward(alive + place, alive + living, alive + living + 1);
+    alive[place] = &image;
+    ++living;
+    image.offset = at;
+    program->room = max_of(program->room, at + image.room());
+  }
+}
+
+// That each convolution can run: a call for no image looks at all that there is.
+ek_status check_convolutions(const Program& program, const ek_isa* isa) {
+  for (int64_t i = 0; i < program.count; ++i) {
+    const ek_conv2d_step& step = program.steps[i];
+    if (step.kind != EK_CONV2D) continue;
+    const Convolution conv = convolution_of(program, i);
+    ek_status status = run_conv2d(conv.given(isa, step, 0, nullptr), nullptr, 0);
+    if (status != EK_OK) return status;
+  }
+  return EK_OK;
+}
+
+int64_t scratch_for(const Program& program, const ek_isa* isa, int64_t images, const ek_parallel* parallel) {
+  size_t most = 0;
+  for (int64_t i = 0; i < program.count; ++i) {
+    const ek_conv2d_step& step = program.steps[i];
+    if (step.kind != EK_CONV2D) continue;
+    const Convolution conv = convolution_of(program, i);
+    most = std::max(most, conv2d_workspace_size(conv.given(isa, step, images, parallel)));
+  }
+  return static_cast<int64_t>(most);
+}
+
+}  // namespace
+
+ek_window window_of(const ek_conv2d_step& step, const ek_image_shape& x, int64_t kernel_h, int64_t kernel_w) {
+  ek_window window = step.window;
+  // Strides and dilations that cannot be are found by whoever is given the window.
+  if (step.same_padding == 0 || window.stride_h < 1 || window.stride_w < 1) return window;
+  same(x.height, kernel_h, window.stride_h, window.dilation_h, &window.top, &window.bottom);
+  same(x.width, kernel_w, window.stride_w, window.dilation_w, &window.left, &window.right);
+  return window;
+}
+
+Convolution convolution_of(const Program& program, int64_t i) {
+  const ek_conv2d_step& step = program.steps[i];
+  const Image &x = program.images[step.x], &y = program.images[i + 1];
+  Conv2dPacked layer{};
+  open_conv2d(step.packed, step.packed_size, &layer);
+  return {window_of(step, x.shape, layer.layout.shape.kernel_h, layer.layout.shape.kernel_w),
+          x.shape.height,
+          x.shape.width,
+          {nullptr, x.shape.dtype, EK_NHWC, step.x_range},
+          {nullptr, y.shape.dtype, EK_NHWC, step.range}};
+}
+
+ek_status find_shapes(const ek_conv2d_step* steps, int64_t count, Image* images) {
+  constexpr int64_t kLimit = int64_t{1} << 24;
+  const ek_image_shape& x = images[0].shape;
+  if (x.channels < 1 || x.channels > kLimit || x.height < 0 || x.height > kLimit || x.width < 0 || x.width > kLimit)
+    return EK_ERROR_SHAPE;
+  if (!is_floats(x.dtype) && x.dtype != EK_U8) return EK_ERROR_DTYPE;
+  for (int64_t i = 0; i < count; ++i) {
+    ek_status status = after(steps[i], i, images);
+    if (status != EK_OK) return status;
+    const ek_image_shape& y = images[i + 1].shape;
+    if (4.0 * static_cast<double>(y.channels) * static_cast<double>(y.height) * static_cast<double>(y.width) > kMostBytes)
+      return EK_ERROR_SHAPE;
+  }
+  return EK_OK;
+}
+
+ek_status open_program(const ek_isa* isa, const ek_conv2d_step* steps, int64_t count, int64_t images, const ek_image_shape& x,
+                       ek_image_order x_order, ek_image_order y_order, const ek_parallel* parallel, Program* program) {
+  if (steps == nullptr) return EK_ERROR_NULL_POINTER;
+  if (count < 1 || count > kMostSteps) return EK_ERROR_STEP;
+  if (images < 0 || images > (int64_t{1} << 24)) return EK_ERROR_SHAPE;
+  for (ek_image_order order : {x_order, y_order})
+    if (order != EK_NCHW && order != EK_NHWC) return EK_ERROR_IMAGES;
+  ek_status status = resolve_isa(isa, &program->kernels);
+  if (status != EK_OK) return status;
+  program->images.reset(new (std::nothrow) Image[static_cast<size_t>(count) + 1]);
+  const std::unique_ptr<Image*[]> alive(new (std::nothrow) Image*[static_cast<size_t>(count) + 1]);
+  if (program->images == nullptr || alive == nullptr) return EK_ERROR_OUT_OF_MEMORY;
+  program->steps = steps;
+  program->count = count;
+  program->x_dtype = x.dtype;
+  program->x_order = x_order;
+  program->y_order = y_order;
+  program->images[0].shape = x;
+  status = find_shapes(steps, count, program->images.get());
+  if (status != EK_OK) return status;
+  const Image& y = program->images[count];
+  if ((x.dtype == EK_U8 && x_order != EK_NHWC) || (y.shape.dtype == EK_U8 && y_order != EK_NHWC)) return EK_ERROR_IMAGES;
+  program->to_planes = y_order == EK_NCHW && !y.one_order();
+  program->entry = entry_of(*program);
+  if (program->entry == Entry::kToU8) program->images[0].shape.dtype = EK_U8;
+  status = check_convolutions(*program, isa);
+  if (status != EK_OK) return status;
+  find_readers(program);
+  place_images(program, alive.get());
+  program->slab_images = max_of(1, min_of(images, kSlabBytes / max_of(1, program->room)));
+  program->scratch_bytes = scratch_for(*program, isa, program->slab_images, parallel);
+  if (const int64_t rest = images % program->slab_images; rest != 0)
+    program->scratch_bytes = max_of(program->scratch_bytes, scratch_for(*program, isa, rest, parallel));
+  return EK_OK;
+}
+
+}  // namespace edgekern::int8::program
+
+using namespace edgekern;
+using namespace edgekern::int8::program;
+
+extern "C" ek_status ek_int8_conv2d_program_shapes(const ek_conv2d_step* steps, int64_t count, const ek_image_shape* x,
+                                                   ek_image_shape* shapes) {
+  if (steps == nullptr || x == nullptr || shapes == nullptr) return EK_ERROR_NULL_POINTER;
+  if (count < 1 || count > kMostSteps) return EK_ERROR_STEP;
+  std::unique_ptr<Image[]> images(new (std::nothrow) Image[static_cast<size_t>(count) + 1]);
+  if (images == nullptr) return EK_ERROR_OUT_OF_MEMORY;
+  images[0].shape = *x;
+  ek_status status = find_shapes(steps, count, images.get());
+  for (int64_t i = 0; i <= count && status == EK_OK; ++i) shapes[i] = images[i].shape;
+  return status;
+}
+
+extern "C" size_t ek_int8_conv2d_program_workspace_size(const ek_isa* isa, const ek_conv2d_step* steps, int64_t count,
+                                                        int64_t images, const ek_image_shape* x, ek_image_order x_order,
+                                                        ek_image_order y_order, const ek_parallel* parallel) {
+  Program program{};
+  if (x == nullptr || open_program(isa, steps, count, images, *x, x_order, y_order, parallel, &program) != EK_OK) return 0;
+  return static_cast<size_t>(program.bytes());
+}
