@@ -297,11 +297,11 @@ EK_API ek_status ek_int8_conv2d(const ek_isa* isa, const void* packed, size_t pa
                                 int64_t images, int64_t height, int64_t width, const ek_images* x, const ek_images* y,
                                 ek_activation activation, void* workspace, size_t workspace_size, const ek_parallel* parallel);
 
-// ---------------------------------------------------------------------- int8, several convolutions in one call
+// ------------------------------------------------------------- int8 and int4, several convolutions in one call
 //
 // A program: convolutions, sums and poolings, one after the other. Images are numbered: 0 is x, and step i makes number i + 1,
-// the last one y. Each result is that of ek_int8_conv2d for the same layer, bit for bit, and of the same float operations one
-// by one. All that lies between x and y stands in the workspace, in EK_NHWC; what nobody reads any more makes room.
+// the last one y. Each result is that of ek_int8_conv2d or ek_int4_conv2d for the same layer, bit for bit, and of the same float
+// operations one by one. All that lies between x and y stands in the workspace, in EK_NHWC; what nobody reads any more makes room.
 
 typedef enum ek_step_kind EK_ENUM_TYPE {
   EK_CONV2D = 0,
@@ -312,7 +312,7 @@ typedef enum ek_step_kind EK_ENUM_TYPE {
 typedef struct ek_conv2d_step {
   ek_step_kind kind;
   int64_t x, other;    // numbers of the images that it reads; other of EK_ADD alone
-  const void* packed;  // of EK_CONV2D, as are the ranges
+  const void* packed;  // of EK_CONV2D, as are the ranges; by ek_int8_conv2d_pack or ek_int4_conv2d_pack
   size_t packed_size;
   ek_int8_range x_range;       // what x is rounded by, or has been
   ek_int8_range range;         // y is u8 by this; zeros: floats, of x's dtype
