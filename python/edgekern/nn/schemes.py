@@ -15,11 +15,11 @@ from edgekern.nn.layers import CONV, Layer
 
 
 def obstacle_in_scheme(layer: Layer, scheme: Scheme) -> str:
-    """Why a convolution or a table cannot be what ``scheme`` says; empty when it can, and for linear layers."""
+    """Why a layer of this kind cannot be what ``scheme`` says; empty when it can."""
     if layer.kind == CONV:
         return "" if layer.native else _obstacle_to_convolution(layer, scheme)
     if not layer.is_table:
-        return ""
+        return NATIVE_LINEARS[scheme.format].obstacle_in_activations(scheme) if scheme.format in NATIVE_LINEARS else ""
     if scheme.format not in NATIVE_EMBEDDINGS:
         return f"{type(scheme).__name__}() is for linear layers; embedding tables can be Int8() or Int4()"
     try:

@@ -65,7 +65,7 @@ def nearest(matrix: Tensor, to: Int4 | Int8) -> Tensor:
     return (q * scale[:, None]).clamp(-largest, largest).scatter(1, anchor, matrix.gather(1, anchor))
 
 
-def squared_error(matrix: Tensor, other: Tensor, hessian: Tensor) -> float:
-    """The sum of squares of X (W - W')^T, from H = X^T X."""
-    difference = matrix - other
-    return float(((difference @ hessian) * difference).sum(dtype=torch.float64))
+def squared_error(matrix: Tensor, other: Tensor, hessians: Tensor) -> float:
+    """The sum of squares of X (W - W')^T, from H = X^T X: [groups, in, in], each of as many rows of [out, in]."""
+    difference = (matrix - other).unflatten(0, (len(hessians), -1))
+    return float(((difference @ hessians) * difference).sum(dtype=torch.float64))
