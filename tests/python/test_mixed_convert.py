@@ -35,7 +35,7 @@ def layer_of(kind, linear):
 
 
 def test_the_option_is_checked_and_kept(tmp_path):
-    for scheme, known in ((Int8, "dynamic, static, float"), (Int4, "dynamic, float")):
+    for scheme, known in ((Int8, "dynamic, static, float"), (Int4, "dynamic, static, float")):
         name = scheme.__name__
         assert scheme().activations == "dynamic"
         assert scheme(activations="dynamic") == scheme()
