@@ -68,8 +68,13 @@ def int4(group_size: int, clip: str = "none") -> ek.Int4:
     return ek.Int4(group_size, symmetric=True, form="dense", clip=clip)
 
 
+def as_it_is(scheme: Scheme) -> Config:
+    """One scheme for a whole model."""
+    return scheme
+
+
 def converted(
-    case: Case, dense: nn.Module, data: Sequence[object], rules: Callable[[Scheme], Config] = lambda scheme: scheme
+    case: Case, dense: nn.Module, data: Sequence[object], rules: Callable[[Scheme], Config] = as_it_is
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The model as the case has it, and what there is to say about how it came to be.
 
