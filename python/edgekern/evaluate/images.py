@@ -113,19 +113,17 @@ def stamps(folder: str | os.PathLike[str] = STAMPS) -> list[Photograph]:
 
 
 def _is_photograph(path: Path) -> bool:
-    image = Image.open(path)
-    if min(image.size) < 100:
+    if min(Image.open(path).size) < 100:
         return False
-    values = np.array(image.convert("RGBA")).reshape(-1, 4).astype(np.int64)
-    seen = values[values[:, 3] > 127, :3]
-    return len(np.unique(seen @ np.array([1 << 16, 1 << 8, 1]))) > _COLOURS
+    return _opened(path).getcolors(_COLOURS) is None
 
 
 def _opened(path: Path) -> Image.Image:
     """A photograph in three colours; what was cut away is white, and makes it a square, so that all of it is seen."""
     image = Image.open(path)
-    if image.mode != "RGBA":
+    if not image.has_transparency_data:
         return image.convert("RGB")
+    image = image.convert("RGBA")
     side = max(image.size) * (SIZE + _MARGIN) // SIZE
     whole = Image.new("RGB", (side, side), "white")
     whole.paste(image, ((side - image.width) // 2, (side - image.height) // 2), image)

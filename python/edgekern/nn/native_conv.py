@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from edgekern import ops
@@ -24,7 +25,6 @@ from edgekern.nn.fused import Pads, same_pads
 from edgekern.nn.native_layer import NativeLayer
 
 if TYPE_CHECKING:
-    import torch
     from typing_extensions import Self
 
 
