@@ -61,8 +61,7 @@ class Job:
         try:
             apart = rounded = nearest(stored, to)
             if how is not None:
-                runs = zip(matrix.chunk(len(hessians)), hessians, strict=True)
-                rounded = torch.cat([gptq(rows, hessian, how, self.weight.dtype) for rows, hessian in runs])
+                rounded = gptq(matrix, hessians, how, self.weight.dtype)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # it is there, but not exported
             assert how is not None
             raise QuantizeError(
