@@ -132,7 +132,11 @@ def efficientnet() -> tuple[nn.Module, list[object], Score, dict[str, Any]]:
         return {"the same answer as float32, rate": agree, "right, of 20": version.right(photographs)}
 
     calibration = f"{len(others)} other pictures"
-    about = {"model": "EfficientNet-Lite0", "calibration": calibration, "scores": f"{len(shown)} pictures and 20 photographs"}
+    about = {
+        "model": "EfficientNet-Lite0",
+        "calibration": calibration,
+        "scores": f"{len(shown)} pictures and 20 photographs",
+    }
     return classifier.model, data, score, about
 
 

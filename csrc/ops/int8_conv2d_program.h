@@ -70,8 +70,8 @@ struct Convolution {
   ek_images x, y;
 
   Given given(const ek_isa* isa, const ek_conv2d_step& step, int64_t images, const ek_parallel* parallel) const {
-    return {isa,    step.packed, step.packed_size, Weights::kEither, &window,         images,
-            height, width,       &x,               &y,               step.activation, parallel};
+    return {isa, step.packed, step.packed_size, Weights::kEither, &window, images, height, width,
+            &x,  &y,          step.activation,  parallel};
   }
 };
 Convolution convolution_of(const Program& program, int64_t step);

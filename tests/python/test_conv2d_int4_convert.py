@@ -108,7 +108,7 @@ def test_static_ranges_are_for_convolutions():
     assert report.skipped[0].reason.startswith("static ranges of int4 are for convolutions; give linear layers Int4()")
     assert report.rows[0].activations == "static"
     assert type(model[2]) is nn.Linear
-    with pytest.raises(ConvertError, match="data: .*needs calibration data"):
+    with pytest.raises(ConvertError, match=r"data: .*needs calibration data"):
         convert_(nn.Sequential(nn.Conv2d(4, 4, 1)), STATIC)
     with pytest.raises(ValueError, match="static ranges of int4 are for convolutions"):
         Int4Linear(4, 4, scheme=STATIC)

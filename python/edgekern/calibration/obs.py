@@ -87,7 +87,7 @@ def sweep(
 
 
 def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """The upper U with U^T U = inverse of the damped Hessian, and which inputs were always zero; [..., in, in] of each."""
+    """The upper U with U^T U = inverse of the damped Hessian, [..., in, in], and which inputs were always zero."""
     damped = hessian.clone()
     diagonal = damped.diagonal(dim1=-2, dim2=-1)  # a view
     silent = diagonal == 0

@@ -52,7 +52,11 @@ def ranges_for(
         DataError: as :func:`find_ranges`; no data where they are needed, or none that bring any layer a range where all
             need one.
     """
-    wanted = {each.layer.module: (each.layer.name, cast("Int8 | Int4", each.scheme)) for each in decisions if needs_range(each)}
+    wanted = {
+        each.layer.module: (each.layer.name, cast("Int8 | Int4", each.scheme))
+        for each in decisions
+        if needs_range(each)
+    }
     if not wanted:
         return {}
     name, scheme = next(iter(wanted.values()))

@@ -108,7 +108,9 @@ def stamps(folder: str | os.PathLike[str] = STAMPS) -> list[Photograph]:
     paths = [path for subject in _SUBJECTS for path in sorted(Path(folder, subject).rglob("*.png"))]
     found = [Photograph(path) for path in paths if "mirror" not in path.name and _is_photograph(path)]
     if not found:
-        raise MissingDataError(f"There are no stamps in {folder}. Get them with: apt-get install tuxpaint-stamps-default")
+        raise MissingDataError(
+            f"There are no stamps in {folder}. Get them with: apt-get install tuxpaint-stamps-default"
+        )
     return found
 
 
@@ -120,10 +122,10 @@ def _is_photograph(path: Path) -> bool:
 
 def _opened(path: Path) -> Image.Image:
     """A photograph in three colours; what was cut away is white, and makes it a square, so that all of it is seen."""
-    image = Image.open(path)
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
+    stored = Image.open(path)
+    if not stored.has_transparency_data:
+        return stored.convert("RGB")
+    image = stored.convert("RGBA")
     side = max(image.size) * (SIZE + _MARGIN) // SIZE
     whole = Image.new("RGB", (side, side), "white")
     whole.paste(image, ((side - image.width) // 2, (side - image.height) // 2), image)

@@ -73,8 +73,8 @@ def freeze(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
     Hooks of the model itself do not run; modules in it that have hooks are left as they are.
 
     Args:
-        model: fused, converted with ``Int8(activations="static")``, ``Int4(activations="static")`` or both, and best linked
-            too; in eval mode.
+        model: fused, converted with ``Int8(activations="static")``, ``Int4(activations="static")`` or both, and best
+            linked too; in eval mode.
         example_inputs: one batch: a mapping is passed as keyword arguments, a tuple or list as positional ones,
             anything else as the only one. Both models are run on it, and their results compared.
 

@@ -58,7 +58,8 @@ def link_(model: nn.Module, example_inputs: Any = None) -> LinkReport:
 
     Where a convolution with static activations (``Int8(activations="static")``, or ``Int4``) reads the result of a
     converted one, that is rounded to the reader's range in any case. It can be as well before it is written: a quarter
-    of the bytes go to memory and come back, and nothing is rounded twice. Results change by no more than that last rounding.
+    of the bytes go to memory and come back, and nothing is rounded twice. Results change by no more than that last
+    rounding.
 
     This is done where every reader of a result is a convolution with one and the same range, and zeros around its
     images. Additions, pooling and all other code still get floats.

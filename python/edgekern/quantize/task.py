@@ -31,7 +31,7 @@ class Quantizing:
         if layer.native:
             return f"{layer.native.format} already; quantise before converting"
         if layer.kind == CONV and isinstance(scheme, Migrating):
-            way_out = GPTQ(scheme.to) if scheme.gptq is None else scheme.to
+            way_out = scheme.gptq or GPTQ(scheme.target)
             return f"scaling input channels is for linear layers; {way_out!r} rounds a convolution by its inputs"
         reason = obstacle_in_scheme(layer, scheme.target) or obstacle(layer)
         if not reason and layer.linear.weight.is_inference():
