@@ -141,12 +141,24 @@ def efficientnet() -> tuple[nn.Module, list[object], Score, dict[str, Any]]:
 
 
 def beside_depthwise(scheme: Scheme) -> Config:
-    """A scheme for a whole network: depthwise convolutions, which have no int4, are int8 by the same method."""
+    """A scheme for a whole network, by the same method where a layer has no such format.
+
+    Depthwise convolutions, which have no int4, are int8, and linear layers, which have no static ranges of int4, find
+    theirs.
+    """
     to = scheme.target if isinstance(scheme, Calibrated) else scheme
-    depthwise: Scheme = ek.Int8("dense", activations=to.activations)
-    if isinstance(scheme, ek.GPTQ):
-        depthwise = dataclasses.replace(scheme, to=depthwise)
-    return ek.PerLayer({"re:.*depthwise.*": depthwise, "_default": scheme})
+    linear = dataclasses.replace(to, activations="dynamic") if isinstance(to, ek.Int4) else to
+    return ek.PerLayer(
+        {
+            "re:.*depthwise.*": _with_target(scheme, ek.Int8("dense", activations=to.activations)),
+            "re:.*fc": _with_target(scheme, linear),
+            "_default": scheme,
+        }
+    )
+
+
+def _with_target(scheme: Scheme, to: ek.Int8 | ek.Int4) -> Scheme:
+    return dataclasses.replace(scheme, to=to) if isinstance(scheme, ek.GPTQ) else to
 
 
 def main() -> None:
