@@ -98,7 +98,7 @@ def imagenet_photographs() -> list[Photograph]:
 
 
 def stamps(folder: str | os.PathLike[str] = STAMPS) -> list[Photograph]:
-    """Photographs of animals, plants and things, each cut out of what was around it; some 180, without labels.
+    """Photographs of animals, plants and things, each cut out of what was around it; some 200, without labels.
 
     They are the stamps of Tux Paint, a drawing program for children, without its drawings and mirrored copies.
 
