@@ -6,7 +6,7 @@ import copy
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,11 +15,13 @@ from typing import Any
 from torch import nn
 
 import edgekern as ek
-from edgekern.config import Calibrated
+from edgekern.config import STATIC, Calibrated, Config
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FEW = 8
 CLIPS = {"none": "", "mse": ", clipped", "hqq": ", HQQ"}
+
+Scheme = ek.Int8 | ek.Int4 | Calibrated
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Case:
     """One row of a table."""
 
     format: str
-    scheme: ek.Int8 | ek.Int4 | Calibrated | None
+    scheme: Scheme | None
     """None for the floats."""
     dense: bool = False
     """Whether it runs with the rounded weights as floats: what rounding the activations costs is the difference."""
@@ -42,11 +44,12 @@ class Case:
         to = self.scheme.target if isinstance(self.scheme, Calibrated) else self.scheme
         words = _words(self.scheme) + (CLIPS[to.clip] if isinstance(to, ek.Int4) else "")
         words += ", bias corrected" * (isinstance(self.scheme, Calibrated) and self.scheme.corrects_bias)
+        words += ", static ranges" * (to.activations == STATIC)
         words += f", {self.windows} windows" * (self.windows != FEW)
         return words + ", float activations" * self.dense
 
 
-def _words(scheme: ek.Int8 | ek.Int4 | Calibrated) -> str:
+def _words(scheme: Scheme) -> str:
     if isinstance(scheme, ek.GPTQ):
         return "GPTQ" + ", columns in order" * (not scheme.act_order)
     if not isinstance(scheme, Calibrated):
@@ -65,20 +68,30 @@ def int4(group_size: int, clip: str = "none") -> ek.Int4:
     return ek.Int4(group_size, symmetric=True, form="dense", clip=clip)
 
 
-def converted(case: Case, dense: nn.Module, data: Sequence[object]) -> tuple[nn.Module, dict[str, Any]]:
-    """The model as the case has it, and what there is to say about how it came to be."""
+def as_it_is(scheme: Scheme) -> Config:
+    """One scheme for a whole model."""
+    return scheme
+
+
+def converted(
+    case: Case, dense: nn.Module, data: Sequence[object], rules: Callable[[Scheme], Config] = as_it_is
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The model as the case has it, and what there is to say about how it came to be.
+
+    ``rules`` makes a configuration for the whole model of a case's scheme.
+    """
     if case.scheme is None:
         return dense, {}
     model = copy.deepcopy(dense)
     if not isinstance(case.scheme, Calibrated):
-        ek.convert_(model, case.scheme)
+        ek.convert_(model, rules(case.scheme), data=data, progress=False)
         if case.dense:
             ek.dense_(model)
         return model, {}
     start, cpu = time.perf_counter(), time.process_time()
-    report = ek.quantize_(model, case.scheme, data)
+    report = ek.quantize_(model, rules(case.scheme), data)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
-    ek.convert_(model, report.config)
+    ek.convert_(model, report.config, data=data, progress=False)
     ratios = [row.error / row.nearest for row in report.quantized if row.nearest]
     return model, {
         "layers": len(report.quantized),

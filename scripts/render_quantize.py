@@ -14,9 +14,9 @@ from typing import Any
 from page_marks import replace, settle
 
 ROOT = Path(__file__).resolve().parent.parent
-MODELS = ("smollm2", "minilm", "whisper")
+MODELS = ("smollm2", "minilm", "whisper", "efficientnet")
 """Those that may have been measured."""
-PERCENT = "error rate"
+PERCENT = " rate"
 """In the names of scores that are shares."""
 
 
@@ -49,9 +49,16 @@ def score_table(result: dict[str, Any]) -> str:
     lines = [about, "", line("weights", "rounded", *names, "error of a layer", "seconds")]
     lines.append(line("---", "---", *["---:"] * (len(names) + 2)))
     for row in result["rows"]:
-        cells = [f"{row['scores'][name]:.1%}" if PERCENT in name else f"{row['scores'][name]:.4f}" for name in names]
+        cells = [score_text(name, row["scores"][name]) for name in names]
         lines.append(line(row["format"], row["method"], *cells, *facts(row)))
     return "\n".join(lines)
+
+
+def score_text(name: str, score: float) -> str:
+    """A share in percent, a count as it is."""
+    if PERCENT in name:
+        return f"{score:.1%}"
+    return str(score) if isinstance(score, int) else f"{score:.4f}"
 
 
 def machine(result: dict[str, Any]) -> str:

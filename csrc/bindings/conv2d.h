@@ -1,4 +1,4 @@
-// Adds the functions of int8 convolutions to the module.
+// Adds the functions of convolutions to the module.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -6,5 +6,6 @@
 namespace edgekern {
 
 void bind_conv2d(pybind11::module_& core);
+void bind_int4_conv2d(pybind11::module_& core);
 
 }  // namespace edgekern

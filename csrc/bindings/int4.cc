@@ -2,6 +2,7 @@
 #include "int4.h"
 
 #include "calls.h"
+#include "int4_weights.h"
 #include "workspace.h"
 
 namespace edgekern {
@@ -15,49 +16,6 @@ ek_int4_shape shape_of(const py::array& packed) {
                                "int4_pack"));
   }
   return shape;
-}
-
-void expect_group_size(int64_t group_size) {
-  if (group_size == 32 || group_size == 64 || group_size == 128) return;
-  throw py::value_error(text("group_size must be 32, 64 or 128, got ", group_size));
-}
-
-int64_t groups_of(int64_t k, int64_t group_size) { return (k + group_size - 1) / group_size; }
-
-// Canonical weights, checked: w [N, ceil(K / 2)], scale and zero [N, groups].
-struct Weights {
-  py::array w, scale, zero;  // zero: empty when there is none
-  int64_t n, k, group_size;
-  bool symmetric;
-
-  const uint8_t* w_data() const { return static_cast<const uint8_t*>(w.data()); }
-  const uint8_t* zero_data() const { return symmetric ? nullptr : static_cast<const uint8_t*>(zero.data()); }
-};
-
-// Contiguous, as the library wants its numbers of groups.
-py::array group_numbers(py::array numbers, const char* name, int64_t n, int64_t groups) {
-  if (numbers.shape(0) != n || numbers.shape(1) != groups) {
-    throw py::value_error(
-        text(name, " must have shape (", n, ", ", groups, "), one a row of w and group; got ", describe(numbers)));
-  }
-  return leading_dimension(numbers) == groups ? numbers : numbers.attr("copy")("C").cast<py::array>();
-}
-
-Weights weights_of(const py::object& w, const py::object& scale, const py::object& zero, int64_t k, int64_t group_size) {
-  expect_group_size(group_size);
-  Weights out{array_of<uint8_t>(w, "w", 2), {}, {}, 0, k, group_size, zero.is_none()};
-  out.n = out.w.shape(0);
-  if (k < 0 || out.w.shape(1) != (k + 1) / 2) {
-    throw py::value_error(text("w must have ", (k + 1) / 2, " columns for k=", k, ", two weights a byte; got ", describe(w)));
-  }
-  if (!is_array_of(scale, py::dtype("float16"))) {
-    throw py::type_error(text("scale must be a NumPy array of float16, got ", describe(scale)));
-  }
-  expect_dim(scale, "scale", 2);
-  int64_t groups = groups_of(k, group_size);
-  out.scale = group_numbers(rows_of(py::reinterpret_borrow<py::array>(scale)), "scale", out.n, groups);
-  if (!out.symmetric) out.zero = group_numbers(array_of<uint8_t>(zero, "zero", 2), "zero", out.n, groups);
-  return out;
 }
 
 py::tuple quantize_rhs(const py::object& weight, int64_t group_size, bool symmetric, int clip, const py::object& dtype) {
@@ -81,7 +39,7 @@ py::tuple quantize_rhs(const py::object& weight, int64_t group_size, bool symmet
   return py::make_tuple(w, scale, symmetric ? py::object(py::none()) : py::object(zero));
 }
 
-size_t size_of(const Weights& rhs, int form, const ek_isa* isa) {
+size_t size_of(const Int4Weights& rhs, int form, const ek_isa* isa) {
   size_t size = 0;
   ek_status status = run([&](const ek_parallel* parallel) {
     size = ek_int4_packed_size(isa, static_cast<ek_int4_form>(form), rhs.n, rhs.k, rhs.group_size, rhs.w_data(),
@@ -108,7 +66,7 @@ size_t dense_packed_size(int64_t n, int64_t k, int64_t group_size, bool symmetri
 
 void pack(const py::object& w, const py::object& scale, const py::object& zero, const py::object& bias_object, int64_t k,
           int64_t group_size, const py::object& out, int form, const py::object& isa_object) {
-  Weights rhs = weights_of(w, scale, zero, k, group_size);
+  Int4Weights rhs = weights_of(w, scale, zero, k, group_size);
   py::array bias = bias_of(bias_object, rhs.n, "w"), packed = packed_bytes(out, "int4_pack");
   const ek_isa* isa = isa_of(isa_object);
   const float* bias_data = bias_object.is_none() ? nullptr : static_cast<const float*>(bias.data());

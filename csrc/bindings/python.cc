@@ -100,5 +100,6 @@ PYBIND11_MODULE(_core, core) {
   edgekern::bind_floats(core);
   edgekern::bind_embedding(core);
   edgekern::bind_conv2d(core);
+  edgekern::bind_int4_conv2d(core);
   edgekern::bind_mixed(core);
 }

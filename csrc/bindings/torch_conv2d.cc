@@ -1,6 +1,7 @@
-// The torch ops edgekern::int8_conv2d and int8_conv2d_static: check their tensors, lend the library torch's memory and threads,
-// make y.
+// The torch ops edgekern::int8_conv2d and int8_conv2d_static, and the same of int4: check their tensors, lend the library
+// torch's memory and threads, make y.
 #include <cstring>
+#include <string>
 
 #include "threads.h"
 #include "torch_images.h"
@@ -10,7 +11,36 @@
 namespace edgekern {
 namespace {
 
-constexpr Packing kConv2d{"int8 convolution", "int8_conv2d", "int8_conv2d_pack", nullptr};
+// What a format of weights brings.
+struct Format {
+  Packing packing;
+  ek_status (*describe)(const void* packed, size_t size, ek_conv2d_shape* shape);
+  decltype(&ek_int8_conv2d_workspace_size) workspace_size;
+  decltype(&ek_int8_conv2d) run;
+};
+
+ek_status describe_int8_layer(const void* packed, size_t size, ek_conv2d_shape* shape) {
+  ek_int8_conv2d_packed layer;
+  const ek_status status = ek_int8_conv2d_describe(packed, size, &layer);
+  if (status == EK_OK) *shape = layer.shape;
+  return status;
+}
+
+ek_status describe_int4_layer(const void* packed, size_t size, ek_conv2d_shape* shape) {
+  ek_int4_conv2d_packed layer;
+  const ek_status status = ek_int4_conv2d_describe(packed, size, &layer);
+  if (status == EK_OK) *shape = layer.shape;
+  return status;
+}
+
+constexpr Format kInt8{{"int8 convolution", "int8_conv2d", "int8_conv2d_pack", nullptr},
+                       describe_int8_layer,
+                       ek_int8_conv2d_workspace_size,
+                       ek_int8_conv2d};
+constexpr Format kInt4{{"int4 convolution", "int4_conv2d", "int4_conv2d_pack", nullptr},
+                       describe_int4_layer,
+                       ek_int4_conv2d_workspace_size,
+                       ek_int4_conv2d};
 constexpr char kLayer[] =
     "(Tensor x, Tensor packed, SymInt out_channels, int kernel_h, int kernel_w, int stride_h, int stride_w, SymInt top, "
     "SymInt bottom, SymInt left, SymInt right, int dilation_h, int dilation_w, int activation";
@@ -23,52 +53,51 @@ struct Ranges {
   int64_t dtype = EK_F32;  // of y where x is u8 and y is not
 };
 
-ek_int8_conv2d_packed describe_layer(const View& packed, const std::byte* data) {
-  expect_packed_bytes(kConv2d, packed, data);
-  ek_int8_conv2d_packed layer;
-  if (ek_int8_conv2d_describe(data, static_cast<size_t>(packed.sizes[0]), &layer) == EK_OK) return layer;
-  fail(kConv2d, text("packed (", packed.sizes[0],
-                     " bytes) holds no packed int8 convolution of this version, or a truncated one; make it with "
-                     "edgekern.ops.int8_conv2d_pack"));
+ek_conv2d_shape describe_layer(const Format& format, const View& packed, const std::byte* data) {
+  expect_packed_bytes(format.packing, packed, data);
+  ek_conv2d_shape shape;
+  if (format.describe(data, static_cast<size_t>(packed.sizes[0]), &shape) == EK_OK) return shape;
+  fail(format.packing, text("packed (", packed.sizes[0], " bytes) holds no packed ", format.packing.name,
+                            " of this version, or a truncated one; make it with edgekern.ops.", format.packing.pack));
 }
 
-void expect(const char* name, int64_t got, int64_t packed) {
-  if (got != packed) fail(kConv2d, text(name, " must be ", packed, " as in packed, got ", got));
+void expect(const Packing& packing, const char* name, int64_t got, int64_t packed) {
+  if (got != packed) fail(packing, text(name, " must be ", packed, " as in packed, got ", got));
 }
 
-void conv2d(StableIValue* stack, const Ranges& ranges) {
+void conv2d(const Format& format, StableIValue* stack, const Ranges& ranges) {
+  const Packing& packing = format.packing;
   TensorHandle x(stack[0]), packed(stack[1]);
   auto number = [&](int i) { return static_cast<int64_t>(stack[i]); };
   const View view(x), packed_view(packed);
   const std::byte* weights = data_of(packed);
   const bool integers = ranges.x_scale != 0 && view.dtype == torch_codes.uint8;
-  const ek_dtype dtype = integers ? EK_U8 : library_dtype(kConv2d, view.dtype);
+  const ek_dtype dtype = integers ? EK_U8 : library_dtype(packing, view.dtype);
   if (integers && (ranges.dtype < EK_F32 || ranges.dtype > EK_BF16))
-    fail(kConv2d, text("dtype must be a code of edgekern.ops.FLOATS (0 to 2), got ", ranges.dtype));
+    fail(packing, text("dtype must be a code of edgekern.ops.FLOATS (0 to 2), got ", ranges.dtype));
   const ek_dtype out_dtype = ranges.y_scale != 0 ? EK_U8 : integers ? static_cast<ek_dtype>(ranges.dtype) : dtype;
-  const ek_int8_conv2d_packed layer = describe_layer(packed_view, weights);
+  const ek_conv2d_shape shape = describe_layer(format, packed_view, weights);
   const ek_window window{number(5), number(6), number(11), number(12), number(7), number(8), number(9), number(10)};
-  if (view.dim != 4) fail(kConv2d, text("x must be images [batch, channels, height, width], got shape ", view.shape()));
-  if (view.sizes[1] != layer.shape.in_channels) {
-    fail(kConv2d,
-         text("x must have ", layer.shape.in_channels, " channels (what packed was made for), got shape ", view.shape()));
+  if (view.dim != 4) fail(packing, text("x must be images [batch, channels, height, width], got shape ", view.shape()));
+  if (view.sizes[1] != shape.in_channels) {
+    fail(packing, text("x must have ", shape.in_channels, " channels (what packed was made for), got shape ", view.shape()));
   }
-  expect("out_channels", number(2), layer.shape.out_channels);
-  expect("kernel_h", number(3), layer.shape.kernel_h);
-  expect("kernel_w", number(4), layer.shape.kernel_w);
-  expect_activation(kConv2d, number(13));
-  expect_no_gradient(kConv2d, x);
+  expect(packing, "out_channels", number(2), shape.out_channels);
+  expect(packing, "kernel_h", number(3), shape.kernel_h);
+  expect(packing, "kernel_w", number(4), shape.kernel_w);
+  expect_activation(packing, number(13));
+  expect_no_gradient(packing, x);
 
   const int64_t sizes[4] = {view.sizes[0], view.sizes[1], view.sizes[2], view.sizes[3]};
-  int64_t out[4] = {sizes[0], layer.shape.out_channels, 0, 0};
-  ek_status status = ek_conv2d_output(&layer.shape, &window, sizes[2], sizes[3], &out[2], &out[3]);
+  int64_t out[4] = {sizes[0], shape.out_channels, 0, 0};
+  ek_status status = ek_conv2d_output(&shape, &window, sizes[2], sizes[3], &out[2], &out[3]);
   if (status == EK_ERROR_WINDOW) {
-    fail(kConv2d, text("a window of ", layer.shape.kernel_h, " x ", layer.shape.kernel_w, " at dilation (", window.dilation_h,
-                       ", ", window.dilation_w, ") must fit x with its padding, and strides be at least 1: got x of shape ",
+    fail(packing, text("a window of ", shape.kernel_h, " x ", shape.kernel_w, " at dilation (", window.dilation_h, ", ",
+                       window.dilation_w, ") must fit x with its padding, and strides be at least 1: got x of shape ",
                        view.shape(), ", padding ", window.top, ", ", window.bottom, ", ", window.left, ", ", window.right,
                        " (top, bottom, left, right) and stride (", window.stride_h, ", ", window.stride_w, ")"));
   }
-  check(status, kConv2d.op);
+  check(status, packing.op);
   // One pixel is the same memory in either order, and pixel by pixel is the faster.
   const bool one_pixel = sizes[2] * sizes[3] == 1 && out[2] * out[3] == 1;
   const bool by_pixels = dtype == EK_U8 || out_dtype == EK_U8;
@@ -87,18 +116,22 @@ void conv2d(StableIValue* stack, const Ranges& ranges) {
     const ek_activation activation = static_cast<ek_activation>(number(13));
     const size_t packed_size = static_cast<size_t>(packed_view.sizes[0]);
     Threads threads;
-    Workspace workspace(ek_int8_conv2d_workspace_size(nullptr, weights, packed_size, &window, sizes[0], sizes[2], sizes[3],
-                                                      &from, &to, activation, threads.parallel()));
-    check(ek_int8_conv2d(nullptr, weights, packed_size, &window, sizes[0], sizes[2], sizes[3], &from, &to, activation,
-                         workspace.data(), workspace.size(), threads.parallel()),
-          kConv2d.op);
+    Workspace workspace(format.workspace_size(nullptr, weights, packed_size, &window, sizes[0], sizes[2], sizes[3], &from, &to,
+                                              activation, threads.parallel()));
+    check(format.run(nullptr, weights, packed_size, &window, sizes[0], sizes[2], sizes[3], &from, &to, activation,
+                     workspace.data(), workspace.size(), threads.parallel()),
+          packing.op);
     threads.check();
   }
   stack[0] = reinterpret_cast<StableIValue>(y.release());
 }
 
-void conv2d_cpu(StableIValue* stack, uint64_t, uint64_t) { conv2d(stack, {}); }
+template <const Format& kFormat>
+void conv2d_cpu(StableIValue* stack, uint64_t, uint64_t) {
+  conv2d(kFormat, stack, {});
+}
 
+template <const Format& kFormat>
 void conv2d_static_cpu(StableIValue* stack, uint64_t, uint64_t) {
   auto scale = [&](int i) {
     double value;
@@ -106,22 +139,30 @@ void conv2d_static_cpu(StableIValue* stack, uint64_t, uint64_t) {
     return static_cast<float>(value);
   };
   auto number = [&](int i) { return static_cast<int64_t>(stack[kLayerArguments + i]); };
-  conv2d(stack, {scale(0), scale(2), number(1), number(3), number(4)});
+  conv2d(kFormat, stack, {scale(0), scale(2), number(1), number(3), number(4)});
 }
 
+template <const Format& kFormat>
 void conv2d_elsewhere(StableIValue* stack, uint64_t, uint64_t) {
   TensorHandle x(stack[0]), packed(stack[1]);
-  fail_elsewhere(kConv2d);
+  fail_elsewhere(kFormat.packing);
+}
+
+template <const Format& kFormat>
+void define_layer(TorchLibrary* fragment) {
+  const std::string op = kFormat.packing.op;
+  define_op(fragment, op.c_str(), text(op, kLayer, ") -> Tensor"), conv2d_cpu<kFormat>, conv2d_elsewhere<kFormat>);
+  define_op(
+      fragment, (op + "_static").c_str(),
+      text(op, "_static", kLayer, ", float x_scale, int x_zero_point, float y_scale, int y_zero_point, int dtype) -> Tensor"),
+      conv2d_static_cpu<kFormat>, conv2d_elsewhere<kFormat>);
 }
 
 }  // namespace
 
 void define_conv2d(TorchLibrary* fragment) {
-  define_op(fragment, "int8_conv2d", text("int8_conv2d", kLayer, ") -> Tensor"), conv2d_cpu, conv2d_elsewhere);
-  define_op(fragment, "int8_conv2d_static",
-            text("int8_conv2d_static", kLayer,
-                 ", float x_scale, int x_zero_point, float y_scale, int y_zero_point, int dtype) -> Tensor"),
-            conv2d_static_cpu, conv2d_elsewhere);
+  define_layer<kInt8>(fragment);
+  define_layer<kInt4>(fragment);
 }
 
 }  // namespace edgekern

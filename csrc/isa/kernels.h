@@ -224,6 +224,8 @@ struct Kernels {
   // As int8's.
   void (*quantize)(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t group_size, int64_t m0, int64_t m1,
                    const int8::LhsRows& out);
+  void (*load_u8)(const uint8_t* q, int64_t ld_q, const int32_t* zero_point, int64_t k, int64_t group_size, int64_t m0,
+                  int64_t m1, const int8::LhsRows& out);
   // y[m0..m1) x panels [p0, p1).
   void (*gemm)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);
   void (*gemm_bitmap)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t p0, int64_t p1);

@@ -76,6 +76,7 @@ constexpr Kernels kernels_of() {
                .line_depth = Int4::kOrder.line_depth,
                .lhs = kRowLayout<Int4>,
                .quantize = int4::quantize<Int4>,
+               .load_u8 = int4::load_u8<Int4>,
                .gemm = int4::gemm<Int4, int4::DenseRaw>,
                .gemm_bitmap = int4::gemm<Int4, int4::BitmapRaw>,
                .gemm_bitmap_2 = int4::gemm<Int4, int4::PairRaw>,

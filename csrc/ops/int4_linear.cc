@@ -3,27 +3,11 @@
 #include "base/dtype.h"
 #include "formats/int4/layout.h"
 #include "isa/kernels.h"
-#include "ops/dense_rhs.h"
+#include "ops/int4_forms.h"
 #include "ops/panels.h"
 
 namespace edgekern::int4 {
 namespace {
-
-using Gemm = decltype(Kernels::gemm);
-
-Gemm gemm_of(const Kernels& kernels, ek_int4_form form) {
-  return form == EK_INT4_DENSE ? kernels.gemm : form == EK_INT4_BITMAP ? kernels.gemm_bitmap : kernels.gemm_bitmap_2;
-}
-
-RhsPanels panels_of(const void* packed, const Layout& layout) {
-  RhsPanels rhs = dense_panels(layout, packed);
-  if (layout.form == EK_INT4_DENSE) return rhs;
-  BitmapParts parts = layout.bitmap();
-  rhs.lines = at<uint8_t>(packed, parts.values_offset());
-  rhs.masks = at<uint8_t>(packed, parts.masks_offset());
-  rhs.starts = at<uint64_t>(packed, parts.begin);
-  return rhs;
-}
 
 // A row's sums over groups of any size are no more.
 panels::Slab slab_of(const Kernels& kernels, int64_t m, int64_t k) {

@@ -1,4 +1,4 @@
-// int8 convolutions: images to u8, then an implicit GEMM, or the depthwise kernel, from windows of them.
+// int8 and int4 convolutions: images to u8, then an implicit GEMM, or the depthwise kernel, from windows of them.
 //
 //   for each slab of images whose u8 form stays in cache, one parallel region:
 //     range       pieces of images: what x holds, unless that is given          formats/int8/image.h
@@ -49,25 +49,99 @@ ek_status check_images(const ek_images& x, const ek_images& y) {
   return same && x.order == y.order ? EK_OK : EK_ERROR_IMAGES;
 }
 
-// A packed layer that this ISA can run.
-ek_status open_layer(const edgekern::Kernels& kernels, const void* packed, size_t packed_size, OpenConv2d* layer) {
-  ek_status status = open_conv2d(packed, packed_size, &layer->packed);
+// The matrix of a group; those of all are alike.
+ek_status open_matrix(const edgekern::Kernels& kernels, int64_t group, OpenConv2d* layer) {
+  const Conv2dPacked& packed = layer->packed;
+  const int64_t n = packed.layout.group_out(), k = packed.layout.k();
+  if (packed.nibbles) {
+    int4::Layout layout{};
+    const ek_status status = int4::open_packed(packed.matrix(group), packed.matrix_bytes, &layout);
+    if (status != EK_OK) return status;
+    const int4::Layout& first = group == 0 ? layout : layer->int4_matrix;
+    const bool alike = layout.form == first.form && layout.group_size == first.group_size && layout.has_zero == first.has_zero;
+    if (layout.n != n || layout.k != k || !alike) return EK_ERROR_PACKED;
+    layer->int4_matrix = layout;
+    return layout.line_depth == kernels.int4.line_depth ? EK_OK : EK_ERROR_ORDER;
+  }
+  Layout layout{};
+  const ek_status status = open_packed(packed.matrix(group), packed.matrix_bytes, &layout);
   if (status != EK_OK) return status;
+  if (layout.n != n || layout.k != k || (group > 0 && layout.form != layer->matrix.form)) return EK_ERROR_PACKED;
+  layer->matrix = layout;
+  return layout.order == order_of(kernels, layout.form) ? EK_OK : EK_ERROR_ORDER;
+}
+
+// A packed layer that this ISA can run.
+ek_status open_layer(const edgekern::Kernels& kernels, const Given& given, OpenConv2d* layer) {
+  ek_status status = open_conv2d(given.packed, given.packed_size, &layer->packed);
+  if (status != EK_OK) return status;
+  if (given.weights != Weights::kEither && (given.weights == Weights::kInt4) != layer->nibbles()) return EK_ERROR_PACKED;
   const Conv2dLayout& conv = layer->packed.layout;
   if (conv.depthwise()) return conv.depth == kernels.int8_images.depth ? EK_OK : EK_ERROR_ORDER;
-  for (int64_t group = 0; group < conv.shape.groups; ++group) {
-    Layout layout{};
-    status = open_packed(layer->packed.matrix(group), layer->packed.matrix_bytes, &layout);
-    if (status != EK_OK) return status;
-    if (layout.n != conv.group_out() || layout.k != conv.k()) return EK_ERROR_PACKED;
-    if (!(layout.order == order_of(kernels, layout.form))) return EK_ERROR_ORDER;
-    if (group > 0 && layout.form != layer->matrix.form) return EK_ERROR_PACKED;
-    layer->matrix = layout;
+  for (int64_t group = 0; group < conv.shape.groups && status == EK_OK; ++group) status = open_matrix(kernels, group, layer);
+  return status;
+}
+
+}  // namespace
+
+size_t conv2d_workspace_size(const Given& given) {
+  const edgekern::Kernels* kernels = nullptr;
+  OpenConv2d layer{};
+  Geometry geometry{};
+  const ek_images *x = given.x, *y = given.y;
+  if (x == nullptr || y == nullptr || check_images(*x, *y) != EK_OK || resolve_isa(given.isa, &kernels) != EK_OK ||
+      open_layer(*kernels, given, &layer) != EK_OK ||
+      geometry_of(layer.packed.layout.shape, given.window, given.images, given.height, given.width, &geometry) != EK_OK)
+    return 0;
+  return static_cast<size_t>(
+      plan_of(*kernels, layer, geometry, given.images, *x, *y, given.activation, given.parallel).bytes());
+}
+
+ek_status run_conv2d(const Given& given, void* workspace, size_t workspace_size) {
+  if (given.x == nullptr || given.y == nullptr) return EK_ERROR_NULL_POINTER;
+  if (!valid_activation(given.activation)) return EK_ERROR_ACTIVATION;
+  const ek_images &x = *given.x, &y = *given.y;
+  const int64_t images = given.images;
+  const edgekern::Kernels* kernels = nullptr;
+  OpenConv2d layer{};
+  Geometry geometry{};
+  ek_status status = check_images(x, y);
+  if (status == EK_OK) status = resolve_isa(given.isa, &kernels);
+  if (status == EK_OK) status = open_layer(*kernels, given, &layer);
+  if (status == EK_OK)
+    status = geometry_of(layer.packed.layout.shape, given.window, images, given.height, given.width, &geometry);
+  if (status != EK_OK || images == 0) return status;
+  const Plan plan = plan_of(*kernels, layer, geometry, images, x, y, given.activation, given.parallel);
+  const bool empty = given.height == 0 || given.width == 0;  // all that windows meet are zeros
+  if ((x.data == nullptr && !empty) || y.data == nullptr || workspace == nullptr) return EK_ERROR_NULL_POINTER;
+  if (static_cast<int64_t>(workspace_size) < plan.bytes()) return EK_ERROR_WORKSPACE;
+
+  char* start = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(workspace) + 63) & ~uintptr_t{63});
+  char* zeros = start + plan.images_bytes();
+  char* ranges = zeros + plan.zeros_bytes;
+  Call call{*kernels,
+            layer,
+            plan,
+            x,
+            y,
+            given.activation,
+            given.parallel,
+            reinterpret_cast<uint8_t*>(start),
+            reinterpret_cast<uint8_t*>(zeros),
+            reinterpret_cast<RowRange*>(ranges),
+            ranges + plan.ranges_bytes()};
+  if (plan.in_place) call.images = static_cast<uint8_t*>(x.data);
+  if (plan.zeros_bytes > 0) memset(zeros, x.range.zero_point, static_cast<size_t>(plan.zeros_bytes));
+  for (int64_t b = 0; b < images; b += plan.slab_images) {
+    run_slab(call, min_of(plan.slab_images, images - b));
+    const int64_t read = plan.slab_images * call.x_elements() * bytes_of(x.dtype);
+    call.x.data = static_cast<char*>(call.x.data) + read;
+    call.y.data = static_cast<char*>(call.y.data) + plan.slab_images * call.y_elements() * plan.value_bytes;
+    if (plan.in_place) call.images += read;
   }
   return EK_OK;
 }
 
-}  // namespace
 }  // namespace edgekern::int8
 
 using namespace edgekern;
@@ -97,57 +171,30 @@ extern "C" size_t ek_int8_conv2d_workspace_size(const ek_isa* isa, const void* p
                                                 const ek_window* window, int64_t images, int64_t height, int64_t width,
                                                 const ek_images* x, const ek_images* y, ek_activation activation,
                                                 const ek_parallel* parallel) {
-  const edgekern::Kernels* kernels = nullptr;
-  OpenConv2d layer{};
-  Geometry geometry{};
-  if (x == nullptr || y == nullptr || check_images(*x, *y) != EK_OK || resolve_isa(isa, &kernels) != EK_OK ||
-      open_layer(*kernels, packed, packed_size, &layer) != EK_OK ||
-      geometry_of(layer.packed.layout.shape, window, images, height, width, &geometry) != EK_OK)
-    return 0;
-  return static_cast<size_t>(plan_of(*kernels, layer, geometry, images, *x, *y, activation, parallel).bytes());
+  return conv2d_workspace_size(
+      {isa, packed, packed_size, Weights::kInt8, window, images, height, width, x, y, activation, parallel});
 }
 
 extern "C" ek_status ek_int8_conv2d(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
                                     int64_t images, int64_t height, int64_t width, const ek_images* x, const ek_images* y,
                                     ek_activation activation, void* workspace, size_t workspace_size,
                                     const ek_parallel* parallel) {
-  if (x == nullptr || y == nullptr) return EK_ERROR_NULL_POINTER;
-  if (!valid_activation(activation)) return EK_ERROR_ACTIVATION;
-  const edgekern::Kernels* kernels = nullptr;
-  OpenConv2d layer{};
-  Geometry geometry{};
-  ek_status status = check_images(*x, *y);
-  if (status == EK_OK) status = resolve_isa(isa, &kernels);
-  if (status == EK_OK) status = open_layer(*kernels, packed, packed_size, &layer);
-  if (status == EK_OK) status = geometry_of(layer.packed.layout.shape, window, images, height, width, &geometry);
-  if (status != EK_OK || images == 0) return status;
-  const Plan plan = plan_of(*kernels, layer, geometry, images, *x, *y, activation, parallel);
-  const bool empty = height == 0 || width == 0;  // all that windows meet are zeros
-  if ((x->data == nullptr && !empty) || y->data == nullptr || workspace == nullptr) return EK_ERROR_NULL_POINTER;
-  if (static_cast<int64_t>(workspace_size) < plan.bytes()) return EK_ERROR_WORKSPACE;
+  return run_conv2d({isa, packed, packed_size, Weights::kInt8, window, images, height, width, x, y, activation, parallel},
+                    workspace, workspace_size);
+}
 
-  char* start = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(workspace) + 63) & ~uintptr_t{63});
-  char* zeros = start + plan.images_bytes();
-  char* ranges = zeros + plan.zeros_bytes;
-  Call call{*kernels,
-            layer,
-            plan,
-            *x,
-            *y,
-            activation,
-            parallel,
-            reinterpret_cast<uint8_t*>(start),
-            reinterpret_cast<uint8_t*>(zeros),
-            reinterpret_cast<RowRange*>(ranges),
-            ranges + plan.ranges_bytes()};
-  if (plan.in_place) call.images = static_cast<uint8_t*>(x->data);
-  if (plan.zeros_bytes > 0) memset(zeros, x->range.zero_point, static_cast<size_t>(plan.zeros_bytes));
-  for (int64_t b = 0; b < images; b += plan.slab_images) {
-    run_slab(call, min_of(plan.slab_images, images - b));
-    const int64_t read = plan.slab_images * call.x_elements() * bytes_of(x->dtype);
-    call.x.data = static_cast<char*>(call.x.data) + read;
-    call.y.data = static_cast<char*>(call.y.data) + plan.slab_images * call.y_elements() * plan.value_bytes;
-    if (plan.in_place) call.images += read;
-  }
-  return EK_OK;
+extern "C" size_t ek_int4_conv2d_workspace_size(const ek_isa* isa, const void* packed, size_t packed_size,
+                                                const ek_window* window, int64_t images, int64_t height, int64_t width,
+                                                const ek_images* x, const ek_images* y, ek_activation activation,
+                                                const ek_parallel* parallel) {
+  return conv2d_workspace_size(
+      {isa, packed, packed_size, Weights::kInt4, window, images, height, width, x, y, activation, parallel});
+}
+
+extern "C" ek_status ek_int4_conv2d(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
+                                    int64_t images, int64_t height, int64_t width, const ek_images* x, const ek_images* y,
+                                    ek_activation activation, void* workspace, size_t workspace_size,
+                                    const ek_parallel* parallel) {
+  return run_conv2d({isa, packed, packed_size, Weights::kInt4, window, images, height, width, x, y, activation, parallel},
+                    workspace, workspace_size);
 }

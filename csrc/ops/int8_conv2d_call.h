@@ -1,9 +1,10 @@
-// A call of an int8 convolution: how its work is cut, where its parts stand in the workspace, and what its tickets share.
+// A call of an int8 or int4 convolution: how its work is cut, where its parts stand in the workspace, and what its tickets share.
 #pragma once
 
 #include <stdint.h>
 
 #include "base/math.h"
+#include "formats/int4/layout.h"
 #include "formats/int8/conv2d_layout.h"
 #include "isa/kernels.h"
 #include "ops/conv2d.h"
@@ -21,7 +22,11 @@ inline int64_t aligned(int64_t bytes) { return round_up(bytes, 64); }
 // A packed layer, opened: all groups' matrices are of one layout.
 struct OpenConv2d {
   Conv2dPacked packed;
-  Layout matrix;  // of nothing where the layer is depthwise
+  Layout matrix;             // of int8, but for depthwise layers
+  int4::Layout int4_matrix;  // of int4
+
+  bool nibbles() const { return packed.nibbles; }
+  bool in_blocks() const { return !nibbles() && !packed.layout.depthwise() && !in_panels(matrix.form); }
 };
 
 // How a call's work is cut, and where its parts stand in the workspace.
@@ -32,13 +37,14 @@ struct Plan {
   bool in_place;        // x is u8 already, and read where it lies; zeros around it are not
   bool folds;           // y is u8, and its range and activation go into the layer's scale and bias
   int64_t value_bytes;  // of y
+  int32_t zero_byte;    // what images of zeros are made of
   int64_t slab_images, range_pieces;
   int64_t threads;
 
   // Of a ticket of pixels of y. Rows of activations, so many gathered at a time, and what kernels take:
   int64_t block_rows, gather_rows, gather_stride, lhs_bytes;
-  int64_t k_blocks, lhs_stride;  // of panels
-  blocks::Tiles tiles;           // of kept blocks, for block_rows of them
+  int64_t sums, lhs_stride;  // of panels: what a row is summed over, k by blocks or by groups of int4
+  blocks::Tiles tiles;       // of kept blocks, for block_rows of them
   // Depthwise: columns of the image that a run of pixels meets, and a row of zeros where the image has none around it.
   int64_t span, column_bytes, zeros_bytes;
   int64_t tile_stride;      // elements, of results that are on their way to planes
@@ -53,7 +59,7 @@ struct Plan {
   int64_t tile_bytes() const { return planes ? aligned(round_up(block_rows, 16) * tile_stride * value_bytes) : 0; }
   int64_t gathered_bytes() const { return aligned(gather_rows * gather_stride + kSlack); }
   int64_t rows_bytes() const { return gathered_bytes() + aligned(lhs_bytes); }
-  int64_t numbers_bytes() const { return aligned(4 * block_rows * (3 + k_blocks)); }
+  int64_t numbers_bytes() const { return aligned(4 * block_rows * (3 + sums)); }
   int64_t folded_bytes() const { return folds ? aligned(8 * folded_channels) : 0; }
   int64_t slot_bytes() const { return tile_bytes() + rows_bytes() + numbers_bytes() + folded_bytes() + column_bytes; }
   int64_t bytes() const { return kSlack + images_bytes() + zeros_bytes + ranges_bytes() + threads * slot_bytes(); }
@@ -100,11 +106,38 @@ struct Call {
       all = {piece.low < all.low ? piece.low : all.low, piece.high > all.high ? piece.high : all.high,
              all.finite && piece.finite};
     }
-    return scale_of(all);
+    RowScale found = scale_of(all);
+    if (found.zero) found.zero_point = plan.zero_byte;
+    return found;
   }
 };
 
+// What a piece of an image holds, by ticket.
+void find_range(const Call& call, int64_t ticket);
+
+// Rows [row, row + 1) of the u8 image, whose first `top` rows are zeros, or, where rows follow each other without zeros between
+// them, as many as are asked for at once. Returns how many it was.
+int64_t quantize_rows(const Call& call, int64_t b, int64_t row, int64_t end, const RowScale& scale);
+
 // The first `images` of the call, in one parallel region.
 void run_slab(const Call& call, int64_t images);
+
+// What a caller gives, with weights of one format or of either.
+enum class Weights { kInt8, kInt4, kEither };
+struct Given {
+  const ek_isa* isa;
+  const void* packed;
+  size_t packed_size;
+  Weights weights;
+  const ek_window* window;
+  int64_t images, height, width;
+  const ek_images *x, *y;
+  ek_activation activation;
+  const ek_parallel* parallel;
+};
+
+// As ek_int8_conv2d_workspace_size and ek_int8_conv2d.
+size_t conv2d_workspace_size(const Given& given);
+ek_status run_conv2d(const Given& given, void* workspace, size_t workspace_size);
 
 }  // namespace edgekern::int8

@@ -1,4 +1,4 @@
-// How a call of an int8 convolution is cut.
+// How a call of a convolution is cut.
 #include "base/activation.h"
 #include "base/dtype.h"
 #include "formats/int8/blocks.h"
@@ -29,10 +29,10 @@ void plan_lanes(const Conv2dLayout& layout, Plan* plan) {
   plan->tile_stride = plan->folded_channels = kTileChannels;
 }
 
-void plan_panels(const DenseKernels& kernels, int64_t k, Plan* plan) {
-  const RowLayout& rows = kernels.lhs;
-  plan->reads_image = rows_are_pixels(plan->geometry) && rows.plain && k % kDepthUnit == 0;  // nothing beyond the last is read
-  plan->k_blocks = blocks_of(k);
+void plan_panels(const RowLayout& rows, int64_t k, int64_t sums, Plan* plan) {
+  // Where rows are multiplied as they lie, none may be read beyond its end.
+  plan->reads_image = rows_are_pixels(plan->geometry) && (!rows.plain || k % kDepthUnit == 0);
+  plan->sums = sums;
   plan->lhs_stride = rows.plain ? 0 : round_up(k, 64) * rows.lhs_bytes + 64;
   const int64_t pixels = plan->geometry.out_pixels();
   const int64_t fit = round_up(max_of(1, min_of(kMostRows, kGatherBytes / plan->gather_stride)), rows.rows);
@@ -60,7 +60,7 @@ Plan plan_of(const edgekern::Kernels& kernels, const OpenConv2d& layer, const Ge
   Plan plan{};
   plan.geometry = geometry;
   plan.planes = x.order == EK_NCHW;
-  plan.folds = y.dtype == EK_U8 && is_limits(activation);
+  plan.folds = y.dtype == EK_U8 && is_limits(activation) && !layer.nibbles();
   plan.value_bytes = bytes_of(y.dtype);
   plan.slab_images = min_of(images, max_of(1, kSlabBytes / geometry.image_bytes()));
   if (x.range.scale == 0)
@@ -74,13 +74,18 @@ Plan plan_of(const edgekern::Kernels& kernels, const OpenConv2d& layer, const Ge
     if (plan.in_place) plan.zeros_bytes = aligned(plan.row_bytes());
     return plan;
   }
-  const ek_int8_form form = layer.matrix.form;
-  plan.gather_stride = round_up(layout.k(), 64) + 64;  // rows do not all start in the same cache set
+  const int64_t k = layout.k();
+  plan.gather_stride = round_up(k, 64) + 64;  // rows do not all start in the same cache set
   plan.tile_stride = plan.folded_channels = round_up(layout.group_out(), kPanelColumns);
-  if (in_panels(form))
-    plan_panels(kernels.int8, layout.k(), &plan);
-  else
-    plan_blocks(block_kernels(kernels, form), group_rows_of(form), layout.k(), &plan);
+  if (layer.nibbles()) {
+    plan.zero_byte = 128;  // int4 takes s8, in which that is 0: sums over a group are then 0, and y is the bias, exactly
+    plan_panels(kernels.int4.lhs, k, layer.int4_matrix.groups(), &plan);
+  } else if (in_panels(layer.matrix.form)) {
+    plan_panels(kernels.int8.lhs, k, blocks_of(k), &plan);
+  } else {
+    const ek_int8_form form = layer.matrix.form;
+    plan_blocks(block_kernels(kernels, form), group_rows_of(form), k, &plan);
+  }
   plan.in_place = x.dtype == EK_U8 && plan.reads_image;
   return plan;
 }

@@ -200,8 +200,7 @@ ek_status run_step(const Run& run, int64_t i, int64_t images) {
   Convolution conv = convolution_of(program, i);
   conv.x.data = run.at(step.x);
   conv.y.data = run.at(i + 1);
-  return ek_int8_conv2d(run.isa, step.packed, step.packed_size, &conv.window, images, conv.height, conv.width, &conv.x, &conv.y,
-                        step.activation, run.scratch, static_cast<size_t>(program.scratch_bytes), run.parallel);
+  return run_conv2d(conv.given(run.isa, step, images, run.parallel), run.scratch, static_cast<size_t>(program.scratch_bytes));
 }
 
 ek_status run_slab(const Run& run, int64_t images) {

@@ -9,6 +9,7 @@
 #include "base/math.h"
 #include "edgekern/edgekern.h"
 #include "isa/kernels.h"
+#include "ops/int8_conv2d_call.h"
 
 namespace edgekern::int8::program {
 
@@ -62,11 +63,16 @@ ek_status find_shapes(const ek_conv2d_step* steps, int64_t count, Image* images)
 ek_status open_program(const ek_isa* isa, const ek_conv2d_step* steps, int64_t count, int64_t images, const ek_image_shape& x,
                        ek_image_order x_order, ek_image_order y_order, const ek_parallel* parallel, Program* program);
 
-// A step's call of ek_int8_conv2d, but for its addresses.
+// A step's call, but for addresses of images. Its weights are of either format.
 struct Convolution {
   ek_window window;
   int64_t height, width;
   ek_images x, y;
+
+  Given given(const ek_isa* isa, const ek_conv2d_step& step, int64_t images, const ek_parallel* parallel) const {
+    return {isa, step.packed, step.packed_size, Weights::kEither, &window, images, height, width,
+            &x,  &y,          step.activation,  parallel};
+  }
 };
 Convolution convolution_of(const Program& program, int64_t step);
 

@@ -23,15 +23,16 @@ void same(int64_t size, int64_t kernel, int64_t stride, int64_t dilation, int64_
 bool is_floats(ek_dtype dtype) { return valid_dtype(dtype); }
 
 ek_status after_convolution(const ek_conv2d_step& step, const ek_image_shape& x, ek_image_shape* y) {
-  ek_int8_conv2d_packed layer;
-  ek_status status = ek_int8_conv2d_describe(step.packed, step.packed_size, &layer);
+  Conv2dPacked layer{};
+  ek_status status = open_conv2d(step.packed, step.packed_size, &layer);
   if (status != EK_OK) return status;
+  const ek_conv2d_shape& shape = layer.layout.shape;
   if (!valid_range(step.x_range) || (step.range.scale != 0 && !valid_range(step.range))) return EK_ERROR_IMAGES;
   if (!is_floats(step.dtype)) return EK_ERROR_DTYPE;
-  if (x.channels != layer.shape.in_channels) return EK_ERROR_STEP;
-  const ek_window window = window_of(step, x, layer.shape.kernel_h, layer.shape.kernel_w);
-  *y = {layer.shape.out_channels, 0, 0, step.range.scale != 0 ? EK_U8 : x.dtype == EK_U8 ? step.dtype : x.dtype};
-  return ek_conv2d_output(&layer.shape, &window, x.height, x.width, &y->height, &y->width);
+  if (x.channels != shape.in_channels) return EK_ERROR_STEP;
+  const ek_window window = window_of(step, x, shape.kernel_h, shape.kernel_w);
+  *y = {shape.out_channels, 0, 0, step.range.scale != 0 ? EK_U8 : x.dtype == EK_U8 ? step.dtype : x.dtype};
+  return ek_conv2d_output(&shape, &window, x.height, x.width, &y->height, &y->width);
 }
 
 ek_status after_pooling(const ek_conv2d_step& step, const ek_image_shape& x, ek_image_shape* y) {
@@ -121,8 +122,7 @@ ek_status check_convolutions(const Program& program, const ek_isa* isa) {
     const ek_conv2d_step& step = program.steps[i];
     if (step.kind != EK_CONV2D) continue;
     const Convolution conv = convolution_of(program, i);
-    ek_status status = ek_int8_conv2d(isa, step.packed, step.packed_size, &conv.window, 0, conv.height, conv.width, &conv.x,
-                                      &conv.y, step.activation, nullptr, 0, nullptr);
+    ek_status status = run_conv2d(conv.given(isa, step, 0, nullptr), nullptr, 0);
     if (status != EK_OK) return status;
   }
   return EK_OK;
@@ -134,8 +134,7 @@ int64_t scratch_for(const Program& program, const ek_isa* isa, int64_t images, c
     const ek_conv2d_step& step = program.steps[i];
     if (step.kind != EK_CONV2D) continue;
     const Convolution conv = convolution_of(program, i);
-    most = std::max(most, ek_int8_conv2d_workspace_size(isa, step.packed, step.packed_size, &conv.window, images, conv.height,
-                                                        conv.width, &conv.x, &conv.y, step.activation, parallel));
+    most = std::max(most, conv2d_workspace_size(conv.given(isa, step, images, parallel)));
   }
   return static_cast<int64_t>(most);
 }
@@ -154,9 +153,9 @@ ek_window window_of(const ek_conv2d_step& step, const ek_image_shape& x, int64_t
 Convolution convolution_of(const Program& program, int64_t i) {
   const ek_conv2d_step& step = program.steps[i];
   const Image &x = program.images[step.x], &y = program.images[i + 1];
-  ek_int8_conv2d_packed layer{};
-  ek_int8_conv2d_describe(step.packed, step.packed_size, &layer);
-  return {window_of(step, x.shape, layer.shape.kernel_h, layer.shape.kernel_w),
+  Conv2dPacked layer{};
+  open_conv2d(step.packed, step.packed_size, &layer);
+  return {window_of(step, x.shape, layer.layout.shape.kernel_h, layer.layout.shape.kernel_w),
           x.shape.height,
           x.shape.width,
           {nullptr, x.shape.dtype, EK_NHWC, step.x_range},

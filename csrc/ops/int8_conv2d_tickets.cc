@@ -1,9 +1,10 @@
-// The tickets of an int8 convolution: images to u8, then blocks of pixels of y by panels of weights.
+// The tickets of a convolution: images to u8 (int8_conv2d_images.cc), then blocks of pixels of y by panels of weights.
 #include <math.h>
 #include <string.h>
 
 #include "base/at.h"
 #include "formats/int8/blocks.h"
+#include "ops/int4_forms.h"
 #include "ops/int8_conv2d_call.h"
 #include "ops/int8_forms.h"
 #include "ops/kept_blocks.h"
@@ -11,35 +12,6 @@
 
 namespace edgekern::int8 {
 namespace {
-
-void find_range(const Call& call, int64_t ticket) {
-  int64_t b = ticket / call.plan.range_pieces, start = ticket % call.plan.range_pieces * kRangeElements;
-  int64_t count = min_of(kRangeElements, call.x_elements() - start);
-  call.ranges[ticket] = call.kernels.int8_images.range(call.x.data, call.x.dtype, b * call.x_elements() + start, count);
-}
-
-// Rows [row, row + 1) of the u8 image, whose first `top` rows are zeros, or, where rows follow each other without zeros between
-// them, as many as are asked for at once. Returns how many it was.
-int64_t quantize_rows(const Call& call, int64_t b, int64_t row, int64_t end, const RowScale& scale) {
-  const Geometry& g = call.plan.geometry;
-  const int64_t channels = g.shape.in_channels, met = g.met_width(), y = row - g.window.top;
-  uint8_t* out = call.image(b) + row * g.row_bytes();
-  const int64_t left = min_of(g.window.left, met), used = y < 0 || y >= g.height ? 0 : min_of(g.width, met - left);
-  const int64_t rows = used == met && met == g.width ? min_of(end, g.window.top + g.height) - row : 1;
-  memset(out, scale.zero_point, static_cast<size_t>(left * channels));
-  if (used > 0) {
-    const int64_t image = b * call.x_elements(), plane = call.plan.planes ? g.height * g.width : 0;
-    const int64_t start = image + y * g.width * (call.plan.planes ? 1 : channels), pixels = rows * used;
-    if (call.x.dtype == EK_U8)
-      memcpy(out + left * channels, static_cast<const uint8_t*>(call.x.data) + start, static_cast<size_t>(pixels * channels));
-    else
-      call.kernels.int8_images.quantize(call.x.data, call.x.dtype, start, plane, pixels, channels, scale,
-                                        out + left * channels);
-  }
-  if (left + used < met)
-    memset(out + (left + used) * channels, scale.zero_point, static_cast<size_t>((met - left - used) * channels));
-  return rows;
-}
 
 // Results of pixels [p0, p0 + rows) of image b, channels [c0, c0 + columns), from the tile to planes of y.
 void store_planes(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t rows, int64_t tile_column, int64_t c0,
@@ -73,39 +45,68 @@ void fold(const Call& call, const Slot& slot, float x_scale, const float* scale,
   }
 }
 
+// Rows of activations in u8, one after the other.
+struct U8Rows {
+  uint8_t* data;
+  int64_t stride;
+};
+
+// Those of pixels [p0, p1) and `group`: where they lie in the image, or gathered.
+U8Rows rows_of(const Call& call, const Slot& slot, int64_t b, int64_t group, int64_t p0, int64_t p1) {
+  const Geometry& g = call.plan.geometry;
+  if (call.plan.reads_image) return {call.image(b) + p0 * g.shape.in_channels, g.shape.in_channels};
+  conv2d::gather_rows(g, call.image(b), group, p0, p1, slot.gathered, call.plan.gather_stride);
+  return {slot.gathered, call.plan.gather_stride};
+}
+
+// These rows by panels [n0, n1) of an int8 matrix, all of one scale.
+void multiply_bytes(const Call& call, const Slot& slot, const U8Rows& from, int64_t rows, float x_scale, const void* packed,
+                    const Output& output, int64_t n0, int64_t n1) {
+  const DenseKernels& kernels = call.kernels.int8;
+  LhsRows lhs = slot.lhs;
+  if (kernels.lhs.plain) {
+    lhs.data = from.data;
+    lhs.stride = from.stride;
+  } else {
+    kernels.load_u8(from.data, from.stride, slot.zero_point, call.plan.geometry.k(), 0, rows, lhs);
+  }
+  PanelGemm matrix = panel_gemm(call.kernels, packed, call.layer.matrix);
+  if (call.plan.folds) {
+    fold(call, slot, x_scale, matrix.rhs.scale, matrix.rhs.bias, call.plan.folded_channels);
+    matrix.rhs.scale = slot.scale;
+    matrix.rhs.bias = slot.bias;
+  }
+  matrix.gemm({lhs, matrix.rhs, output}, 0, rows, n0, n1);
+}
+
+// The same of an int4 matrix. The scale of a group of k stands at no single sum, so that nothing is folded.
+void multiply_nibbles(const Call& call, const Slot& slot, const U8Rows& from, int64_t rows, const void* packed,
+                      const Output& output, int64_t n0, int64_t n1) {
+  const int4::Kernels& kernels = call.kernels.int4;
+  const int4::Layout& layout = call.layer.int4_matrix;
+  kernels.load_u8(from.data, from.stride, slot.zero_point, layout.k, layout.group_size, 0, rows, slot.lhs);
+  int4::gemm_of(kernels, layout.form)({slot.lhs, int4::panels_of(packed, layout), output}, 0, rows, n0, n1);
+}
+
 // Pixels [p0, p1) of y of image b by panels [n0, n1) of each group.
 void multiply(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t p1, int64_t n0, int64_t n1) {
-  const Geometry& g = call.plan.geometry;
-  const DenseKernels& kernels = call.kernels.int8;
   const RowScale scale = call.scale(b);
-  const int64_t rows = p1 - p0, group_out = call.layer.packed.layout.group_out();
-  LhsRows lhs = slot.lhs;
-  for (int64_t m = 0; m < lhs.rows; ++m) {
-    lhs.scale[m] = scale.scale;
-    lhs.zero_point[m] = slot.zero_point[m] = scale.zero_point;
+  const int64_t rows = p1 - p0, group_out = call.layer.packed.layout.group_out(), first = n0 * kPanelColumns;
+  for (int64_t m = 0; m < slot.lhs.rows; ++m) {
+    slot.lhs.scale[m] = scale.scale;
+    slot.lhs.zero_point[m] = slot.zero_point[m] = scale.zero_point;
   }
-  if (kernels.lhs.plain) memset(lhs.row_sum, 0, static_cast<size_t>(4 * call.plan.k_blocks * lhs.rows));
-  for (int64_t group = 0; group < g.shape.groups; ++group) {
-    if (call.plan.reads_image) {
-      lhs.data = call.image(b) + p0 * g.shape.in_channels;
-      lhs.stride = g.shape.in_channels;
-    } else {
-      conv2d::gather_rows(g, call.image(b), group, p0, p1, slot.gathered, call.plan.gather_stride);
-      if (kernels.lhs.plain) {
-        lhs.data = slot.gathered;
-        lhs.stride = call.plan.gather_stride;
-      } else {
-        kernels.load_u8(slot.gathered, call.plan.gather_stride, slot.zero_point, g.k(), 0, rows, lhs);
-      }
-    }
-    PanelGemm matrix = panel_gemm(call.kernels, call.layer.packed.matrix(group), call.layer.matrix);
-    const int64_t c0 = group * group_out, first = n0 * kPanelColumns;
-    if (call.plan.folds) {
-      fold(call, slot, scale.scale, matrix.rhs.scale, matrix.rhs.bias, call.plan.folded_channels);
-      matrix.rhs.scale = slot.scale;
-      matrix.rhs.bias = slot.bias;
-    }
-    matrix.gemm({lhs, matrix.rhs, output_at(call, slot, b, p0, c0)}, 0, rows, n0, n1);
+  // What is multiplied as it lies owes nothing; elsewhere loading the rows fills this.
+  memset(slot.lhs.row_sum, 0, static_cast<size_t>(4 * call.plan.sums * slot.lhs.rows));
+  for (int64_t group = 0; group < call.plan.geometry.shape.groups; ++group) {
+    const U8Rows from = rows_of(call, slot, b, group, p0, p1);
+    const void* packed = call.layer.packed.matrix(group);
+    const int64_t c0 = group * group_out;
+    const Output output = output_at(call, slot, b, p0, c0);
+    if (call.layer.nibbles())
+      multiply_nibbles(call, slot, from, rows, packed, output, n0, n1);
+    else
+      multiply_bytes(call, slot, from, rows, scale.scale, packed, output, n0, n1);
     if (call.plan.planes)
       store_planes(call, slot, b, p0, rows, first, c0 + first, min_of(group_out, n1 * kPanelColumns) - first);
   }
@@ -232,7 +233,7 @@ struct Tickets {
       block_rows = plan.block_rows;
       blocks = ceil_div(plan.geometry.out_pixels(), block_rows);
       // Tiles are filled anew for each piece of kept blocks: there are no more pieces than keep all threads at work.
-      const int64_t tickets = in_panels(call.layer.matrix.form) || plan.threads == 1 ? wanted : ceil_div(plan.threads, images);
+      const int64_t tickets = !call.layer.in_blocks() || plan.threads == 1 ? wanted : ceil_div(plan.threads, images);
       piece_channels = round_up(ceil_div(layout.group_out(), ceil_div(tickets, blocks)), kTileChannels);
       pieces = ceil_div(layout.group_out(), piece_channels);
     }
@@ -248,7 +249,7 @@ struct Tickets {
       return multiply_lanes(call, slot, b, start, min_of(plan.geometry.out_height, start + block_rows), c0,
                             min_of(layout.shape.out_channels, c0 + piece_channels));
     const int64_t end = min_of(plan.geometry.out_pixels(), start + block_rows);
-    if (!in_panels(call.layer.matrix.form)) return multiply_blocks(call, slot, b, start, end, piece, pieces);
+    if (call.layer.in_blocks()) return multiply_blocks(call, slot, b, start, end, piece, pieces);
     multiply(call, slot, b, start, end, c0 / kPanelColumns,
              ceil_div(min_of(layout.group_out(), c0 + piece_channels), kPanelColumns));
   }

@@ -59,9 +59,10 @@ def convert_(
     declines, subclasses with a forward of their own, parametrised, pruned, lazy, meta, sparse or quantised layers,
     other devices and dtypes, tables with ``max_norm``, ``sparse`` or ``scale_grad_by_freq`` and those of
     ``nn.EmbeddingBag``, and, unless a rule names or matches them, embedding tables, layers whose weight another module
-    shares and, where weights would be rounded, the output head ``lm_head``. ``Int4()``, ``Float32()`` and ``Float16()``
-    leave convolutions alone, as ``activations="float"`` does, and the latter two every layer that they would not make
-    faster and smaller, with the measured times in the report. A bias that holds NaN or infinity stands in the way of
+    shares and, where weights would be rounded, the output head ``lm_head``. ``Float32()`` and ``Float16()`` leave
+    convolutions alone, as ``activations="float"`` does, and every layer that they would not make faster and smaller,
+    with the measured times in the report. ``Int4()`` leaves depthwise convolutions alone, and with static activations
+    linear layers. A bias that holds NaN or infinity stands in the way of
     all but an int8 linear layer. Static activations leave alone what the data never reach, or give nothing but zeros.
 
     Args:

@@ -41,6 +41,8 @@ SymInt top, SymInt bottom, SymInt left, SymInt right, int dilation_h, int dilati
 ``y_scale`` > 0 the result is uint8 with the range of y, in channels_last; else it is of x's dtype, or where x is uint8
 of ``dtype``, a code of :data:`FLOATS`. A scale of 0 leaves x's range to be found.
 
+``int4_conv2d`` and ``int4_conv2d_static`` do the same with what :func:`int4_conv2d_pack` packs.
+
 Several convolutions, and sums and poolings between them, are one op under torch >= 2.10; :func:`edgekern.freeze` writes
 its programs:
 
@@ -83,6 +85,9 @@ __all__ = [
     "f32_pack",
     "f32_packed_size",
     "f32_unpack",
+    "int4_conv2d_pack",
+    "int4_conv2d_packed_size",
+    "int4_conv2d_unpack",
     "int4_integers",
     "int4_pack",
     "int4_packed_size",
@@ -220,9 +225,10 @@ def _fake_conv2d_static(x: torch.Tensor, packed: torch.Tensor, *rest: Any) -> to
     return y
 
 
-for _op, _fake in (("int8_conv2d", _fake_conv2d), ("int8_conv2d_static", _fake_conv2d_static)):
-    _library.impl(_op, torch.library.fallthrough_kernel, "Autograd")
-    torch.library.register_fake(f"edgekern::{_op}", _fake)
+for _format in ("int8", "int4"):
+    for _op, _fake in ((f"{_format}_conv2d", _fake_conv2d), (f"{_format}_conv2d_static", _fake_conv2d_static)):
+        _library.impl(_op, torch.library.fallthrough_kernel, "Autograd")
+        torch.library.register_fake(f"edgekern::{_op}", _fake)
 
 PROGRAM_COLUMNS = (
     "kind",
@@ -499,6 +505,63 @@ def int4_unpack(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """The exact inverse of :func:`int4_pack`: ``w``, ``scale``, ``zero`` and ``bias``."""
     w, scale, zero, bias = core.int4_unpack(_array("packed", packed))
+    rest = [None if a is None else torch.from_numpy(a) for a in (zero, bias)]
+    return torch.from_numpy(w), torch.from_numpy(scale), rest[0], rest[1]
+
+
+def int4_conv2d_packed_size(
+    w: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor | None = None,
+    *,
+    in_channels: int,
+    kernel_size: tuple[int, int],
+    groups: int = 1,
+    group_size: int = 128,
+    form: str = "dense",
+) -> int:
+    """Bytes that :func:`int4_conv2d_pack` makes of the same arguments."""
+    zero_array = None if zero is None else _array("zero", zero)
+    sizes = (in_channels, groups, *kernel_size, group_size)
+    code = int4_form_code(form)
+    return core.int4_conv2d_packed_size(_array("w", w), _array("scale", scale), zero_array, *sizes, code)
+
+
+def int4_conv2d_pack(
+    w: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    *,
+    in_channels: int,
+    kernel_size: tuple[int, int],
+    groups: int = 1,
+    group_size: int = 128,
+    form: str = "dense",
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Packs a convolution's canonical int4 weights, and ``bias`` float32 [O] or None, for ``int4_conv2d``: uint8, 1-D.
+
+    They are those of a matrix [O, KH * KW * I / groups], as :func:`int4_quantize` makes them, in that order of columns.
+    ``out`` may bring the :func:`int4_conv2d_packed_size` bytes for it.
+
+    Raises:
+        ValueError: a depthwise layer, which has as many groups as channels in and out.
+    """
+    options: dict[str, Any] = {"in_channels": in_channels, "kernel_size": kernel_size, "groups": groups}
+    if out is None:
+        out = _empty_bytes(int4_conv2d_packed_size(w, scale, zero, **options, group_size=group_size, form=form))
+    arrays = [None if t is None else _array(name, t) for name, t in (("zero", zero), ("bias", bias))]
+    sizes = (in_channels, groups, *kernel_size, group_size)
+    core.int4_conv2d_pack(_array("w", w), _array("scale", scale), *arrays, *sizes, out.numpy(), int4_form_code(form))
+    return out
+
+
+def int4_conv2d_unpack(
+    packed: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """The exact inverse of :func:`int4_conv2d_pack`: ``w``, ``scale``, ``zero`` and ``bias``."""
+    w, scale, zero, bias = core.int4_conv2d_unpack(_array("packed", packed))
     rest = [None if a is None else torch.from_numpy(a) for a in (zero, bias)]
     return torch.from_numpy(w), torch.from_numpy(scale), rest[0], rest[1]
 

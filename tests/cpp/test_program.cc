@@ -1,10 +1,11 @@
-// Programs of int8 convolutions against the same steps called one by one.
+// Programs of int8 and int4 convolutions against the same steps called one by one.
 #include <doctest/doctest.h>
 
 #include <algorithm>
 #include <memory>
 
 #include "base/half.h"
+#include "int4_support.h"
 #include "ops/int8_conv2d_program.h"
 #include "support.h"
 
@@ -20,15 +21,30 @@ struct Layer {
   std::vector<char> storage;
   char* data;
   size_t size;
-  Layer(const ek_isa* isa, const ek_conv2d_shape& shape, uint32_t seed) {
+  Layer(const ek_isa* isa, const ek_conv2d_shape& shape, uint32_t seed, bool nibbles) {
+    nibbles ? pack_int4(isa, shape, seed) : pack_int8(isa, shape, seed);
+  }
+
+ private:
+  void reserve(size_t bytes) {
+    size = bytes;
+    storage.resize(size + 64);
+    data = storage.data() + (64 - reinterpret_cast<uintptr_t>(storage.data()) % 64) % 64;
+  }
+  void pack_int8(const ek_isa* isa, const ek_conv2d_shape& shape, uint32_t seed) {
     Random random(seed);
     const int64_t weights = shape.out_channels * shape.in_channels / shape.groups * shape.kernel_h * shape.kernel_w;
     std::vector<int8_t> w = random.integers<int8_t>(weights, -128, 127);
     std::vector<float> scale(static_cast<size_t>(shape.out_channels), 0.002f), bias = random.normals(shape.out_channels);
-    size = ek_int8_conv2d_packed_size(isa, EK_INT8_DENSE, &shape, nullptr, nullptr);
-    storage.resize(size + 64);
-    data = storage.data() + (64 - reinterpret_cast<uintptr_t>(storage.data()) % 64) % 64;
+    reserve(ek_int8_conv2d_packed_size(isa, EK_INT8_DENSE, &shape, nullptr, nullptr));
     REQUIRE(ek_int8_conv2d_pack(isa, EK_INT8_DENSE, &shape, w.data(), scale.data(), bias.data(), data, size, nullptr) == EK_OK);
+  }
+  void pack_int4(const ek_isa* isa, const ek_conv2d_shape& shape, uint32_t seed) {
+    const int64_t k = shape.in_channels / shape.groups * shape.kernel_h * shape.kernel_w;
+    const Int4Weights w(shape.out_channels, k, 32, 1, false, seed);
+    reserve(ek_int4_conv2d_packed_size(isa, EK_INT4_DENSE, &shape, 32, w.w.data(), w.row_bytes(), w.zero.data(), nullptr));
+    REQUIRE(ek_int4_conv2d_pack(isa, EK_INT4_DENSE, &shape, 32, w.w.data(), w.row_bytes(), w.scale.data(), w.zero.data(),
+                                w.bias.data(), data, size, nullptr) == EK_OK);
   }
 };
 
@@ -36,13 +52,14 @@ struct Made {
   std::vector<ek_conv2d_step> steps;
   std::vector<std::unique_ptr<Layer>> layers;
   const ek_isa* isa;
-  ek_dtype dtype;  // of the layers
+  ek_dtype dtype;        // of the layers
+  bool nibbles = false;  // of those that are not depthwise
 
   explicit Made(const ek_isa* isa_, ek_dtype dtype_ = EK_F32) : isa(isa_), dtype(dtype_) {}
   int64_t conv(int64_t x, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t groups, bool u8,
                ek_activation activation = EK_NONE, bool same = false) {
-    layers.push_back(
-        std::make_unique<Layer>(isa, ek_conv2d_shape{out, in, groups, kernel, kernel}, static_cast<uint32_t>(steps.size())));
+    const ek_conv2d_shape shape{out, in, groups, kernel, kernel};
+    layers.push_back(std::make_unique<Layer>(isa, shape, static_cast<uint32_t>(steps.size()), nibbles && groups == 1));
     ek_conv2d_step step{};
     step.kind = EK_CONV2D;
     step.x = x;
@@ -104,7 +121,10 @@ std::vector<std::vector<char>> one_by_one(const Made& made, int64_t images, cons
     std::vector<char>& in = all[step.x];
     if (step.kind == EK_CONV2D) {
       ek_int8_conv2d_packed layer;
-      REQUIRE(ek_int8_conv2d_describe(step.packed, step.packed_size, &layer) == EK_OK);
+      ek_int4_conv2d_packed int4_layer;
+      const bool nibbles = ek_int4_conv2d_describe(step.packed, step.packed_size, &int4_layer) == EK_OK;
+      if (nibbles) layer.shape = int4_layer.shape;
+      REQUIRE((nibbles || ek_int8_conv2d_describe(step.packed, step.packed_size, &layer) == EK_OK));
       ek_window window = step.window;
       if (step.same_padding) {
         auto pad = [&](int64_t size, int64_t* before, int64_t* after) {
@@ -117,10 +137,12 @@ std::vector<std::vector<char>> one_by_one(const Made& made, int64_t images, cons
         pad(from.width, &window.left, &window.right);
       }
       ek_images a{in.data(), from.dtype, EK_NHWC, step.x_range}, b{y.data(), to.dtype, EK_NHWC, step.range};
-      std::vector<char> scratch(ek_int8_conv2d_workspace_size(made.isa, step.packed, step.packed_size, &window, images,
-                                                              from.height, from.width, &a, &b, step.activation, nullptr));
-      REQUIRE(ek_int8_conv2d(made.isa, step.packed, step.packed_size, &window, images, from.height, from.width, &a, &b,
-                             step.activation, scratch.data(), scratch.size(), nullptr) == EK_OK);
+      const auto workspace_size = nibbles ? ek_int4_conv2d_workspace_size : ek_int8_conv2d_workspace_size;
+      std::vector<char> scratch(workspace_size(made.isa, step.packed, step.packed_size, &window, images, from.height,
+                                               from.width, &a, &b, step.activation, nullptr));
+      REQUIRE((nibbles ? ek_int4_conv2d : ek_int8_conv2d)(made.isa, step.packed, step.packed_size, &window, images, from.height,
+                                                          from.width, &a, &b, step.activation, scratch.data(), scratch.size(),
+                                                          nullptr) == EK_OK);
     } else if (step.kind == EK_ADD) {
       for (int64_t k = 0; k < images * elements(to); ++k) {
         float sum = float_at(in.data(), to.dtype, k) + float_at(all[step.other].data(), to.dtype, k);
@@ -200,8 +222,9 @@ void check(const Made& made, int64_t images, const ek_image_shape& x, const ek_p
 }
 
 // An inverted residual, a pooling, a block with a sum and ReLU, uint8 in between where one reads it.
-Made network(const ek_isa* isa, ek_dtype dtype = EK_F32) {
+Made network(const ek_isa* isa, ek_dtype dtype = EK_F32, bool nibbles = false) {
   Made made(isa, dtype);
+  made.nibbles = nibbles;
   int64_t head = made.conv(0, 3, 8, 3, 2, 1, false, EK_RELU6);
   int64_t wide = made.conv(head, 8, 24, 1, 1, 1, true, EK_RELU6);
   int64_t filtered = made.conv(wide, 24, 24, 3, 1, 24, true, EK_RELU6, true);
@@ -223,6 +246,13 @@ TEST_CASE("programs give what their steps give one by one, in both orders and al
     check(network(isa, EK_F16), 1, {3, 10, 9, EK_F16});
     check(network(isa, EK_BF16), 3, {3, 7, 12, EK_BF16});
     check(network(isa), 1, {3, 1, 1, EK_F32});
+  }
+}
+
+TEST_CASE("programs multiply by int4 weights as well, beside int8") {
+  for (const ek_isa* isa : tested_isas()) {
+    check(network(isa, EK_F32, true), 2, {3, 13, 16, EK_F32});
+    check(network(isa, EK_F16, true), 1, {3, 10, 9, EK_F16});
   }
 }
 

@@ -1,4 +1,4 @@
-"""What int8 convolutions compute, once more, in plain PyTorch on doubles, which hold every sum exactly.
+"""What int8 and int4 convolutions compute, once more, in plain PyTorch on doubles, which hold every sum exactly.
 
 Also the convolutions that the tests draw, and their inputs.
 """
@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from edgekern import Int8, ops
-from edgekern.nn import Int8Conv2d
+from edgekern import Int4, Int8, ops
+from edgekern.nn import NATIVE_CONVS
 from edgekern.nn.fused import FusedConv2d
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -31,9 +31,9 @@ ACTIVATIONS = {
 _TOLERANCE = {torch.float32: 4e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 
 
-def rounded_images(x):
+def rounded_images(x, given=None):
     """Each image [C, H, W] as integers around its zero point, double, and its scale: the rule for a row of K values."""
-    q, scale, zero = ops.int8_quantize_rows(x.flatten(1))
+    q, scale, zero = ops.int8_quantize_rows(x.flatten(1), given)
     return (q.double() - zero.double()[:, None]).view(x.shape), scale.double()[:, None, None, None]
 
 
@@ -48,16 +48,35 @@ def edges(conv, size):
     return getattr(conv, "pads", None) or tuple(conv._reversed_padding_repeated_twice)
 
 
-def convolve(x, conv, activation="none"):
-    """What an Int8Conv2d of ``conv`` makes of x [B, C, H, W]: doubles, and how far off its floats may be."""
-    images, scale = rounded_images(x)
+def int4_weights(conv, scheme):
+    """The weights of ``conv`` as ``scheme`` rounds them, float32: a matrix of windows, its channels innermost."""
+    out, channels, height, width = conv.weight.shape
+    rows = conv.weight.detach().permute(0, 2, 3, 1).reshape(out, -1)
+    parts = ops.int4_quantize(rows, scheme.group_size, symmetric=scheme.symmetric, clip=scheme.clip)
+    values = ops.int4_values(*parts, k=rows.shape[1], group_size=scheme.group_size)
+    return values.view(out, height, width, channels).permute(0, 3, 1, 2)
+
+
+def convolve(x, conv, activation="none", scheme=None, given=None):
+    """What the native layer of ``conv`` makes of x [B, C, H, W]: doubles, and how far off its floats may be.
+
+    ``given`` is the range that all images are rounded by, where that is static.
+    """
+    images, scale = rounded_images(x, given)
     mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
     images = F.pad(images, edges(conv, x.shape[-2:]), mode)
-    q, weight_scale = ops.int8_quantize(conv.weight.detach().flatten(1).contiguous())
-    q = q.view(conv.weight.shape).double()
-    sums = F.conv2d(images, q, None, conv.stride, 0, conv.dilation, conv.groups)
-    y = scale * weight_scale.double()[:, None, None] * sums
-    size = y.abs()
+    options = (None, conv.stride, 0, conv.dilation, conv.groups)
+    if isinstance(scheme, Int4):
+        weight = int4_weights(conv, scheme).double()
+        y = scale * F.conv2d(images, weight, *options)
+        # Sums of groups are added in float32, with what the zero points of images owe among them: 255 steps at most.
+        groups = -(-weight[0].numel() // scheme.group_size)
+        size = (groups + 3) / 4 * scale * 255 * weight.abs().sum((1, 2, 3))[:, None, None].expand(y.shape[1:])
+    else:
+        q, weight_scale = ops.int8_quantize(conv.weight.detach().flatten(1).contiguous())
+        sums = F.conv2d(images, q.view(conv.weight.shape).double(), *options)
+        y = scale * weight_scale.double()[:, None, None] * sums
+        size = y.abs()
     if conv.bias is not None:
         bias = conv.bias.detach().double()[:, None, None]
         y, size = y + bias, size + bias.abs()
@@ -65,9 +84,9 @@ def convolve(x, conv, activation="none"):
     return y, _TOLERANCE[torch.float32] * size + 1e-30, _TOLERANCE[x.dtype] * y.abs()
 
 
-def assert_as_computed(found, x, conv, activation="none"):
+def assert_as_computed(found, x, conv, activation="none", scheme=None, given=None):
     """``found`` is what the oracle says, to a few units in the last place of x's dtype."""
-    expected, error, rounding = convolve(x, conv, activation)
+    expected, error, rounding = convolve(x, conv, activation, scheme, given)
     assert found.shape == expected.shape
     assert found.dtype == x.dtype
     tiny = 6e-8 if x.dtype == torch.float16 else 0  # half of its smallest number
@@ -86,13 +105,16 @@ def make_conv(options, seed=0):
 
 
 def native(conv, scheme=None):
-    return Int8Conv2d.from_conv2d(conv, scheme)
+    return NATIVE_CONVS[(scheme or Int8()).format].from_conv2d(conv, scheme)
+
+
+def is_depthwise(options):
+    return 1 < options["groups"] == options["in_channels"] == options["out_channels"]
 
 
 def scheme_of(form, options):
     """Int8 in a form that such a convolution has."""
-    depthwise = 1 < options["groups"] == options["in_channels"] == options["out_channels"]
-    return Int8(form="dense" if depthwise else form)
+    return Int8(form="dense" if is_depthwise(options) else form)
 
 
 def make_images(shape, dtype=torch.float32, seed=0, layout="contiguous"):

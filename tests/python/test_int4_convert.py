@@ -230,14 +230,14 @@ def test_weights_that_are_not_finite_change_nothing(value):
 
 
 def test_what_cannot_be_int4_is_left_alone_with_the_reason():
-    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8).double(), nn.Conv2d(1, 1, 1), nn.Linear(8, 8))
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8).double(), nn.Conv2d(2, 2, 3, groups=2), nn.Linear(8, 8))
     with torch.no_grad():
         model[0].bias[1] = float("nan")
     reasons = {row.name: row.reason for row in convert_(model, Int4()).skipped}
     assert reasons == {
         "0": "its bias holds NaN or infinity",
         "1": "its weight is torch.float64; float32, bfloat16 and float16 are supported",
-        "2": "Int4() is for linear layers; convolutions can be Int8()",
+        "2": "a depthwise convolution has too few weights for 4 bits to gain anything; Int8() has a kernel for it",
     }
 
 

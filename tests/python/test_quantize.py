@@ -214,3 +214,18 @@ def test_layers_may_differ():
     assert torch.equal(got[4].weight, model[4].weight)
     converted = convert_(got, report.config)
     assert {row.name: row.format for row in converted.converted} == {name: to.format for name, to in expected.items()}
+
+
+@pytest.mark.parametrize("act_order", [True, False])
+@pytest.mark.parametrize("to", [Int8(), Int4(32)], ids=repr)
+def test_groups_of_rows_with_inputs_of_their_own_are_as_each_alone(to, act_order):
+    """As those of a grouped convolution; by strength only where that is the same in all of them."""
+    inputs = [correlated(seed=seed) for seed in range(3)]
+    if act_order:
+        inputs = [x / x.norm(dim=0) * torch.logspace(1, -1, COLUMNS) for x in inputs]
+    hessians = torch.stack([x.T @ x for x in inputs])
+    weight = torch.randn(12, COLUMNS, generator=torch.Generator().manual_seed(0))
+    scheme = GPTQ(to, act_order)
+    together = gptq(weight, hessians, scheme, torch.float32)
+    alone = [gptq(rows, each, scheme, torch.float32) for rows, each in zip(weight.chunk(3), hessians, strict=True)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-3, atol=1e-4)

@@ -46,7 +46,7 @@ def test_tied_weights_and_the_output_head_need_a_rule():
 
 def test_layers_left_alone_have_a_reason():
     model = nn.ModuleDict({"used": nn.Linear(16, 8), "unused": nn.Linear(16, 8), "own": OwnForward(16, 8)})
-    model["declined"], model["conv"], model["native"] = nn.Linear(16, 8), nn.Conv2d(1, 1, 1), nn.Linear(16, 8)
+    model["declined"], model["conv"], model["native"] = nn.Linear(16, 8), nn.Conv2d(2, 2, 1, groups=2), nn.Linear(16, 8)
     convert_(model, PerLayer({"native": Int8()}))
     model.forward = lambda x: model["used"](x)
     report = quantize(model, filter_fn=lambda module, name: name != "declined")
@@ -55,7 +55,7 @@ def test_layers_left_alone_have_a_reason():
     assert reasons["declined"] == "filter_fn declined it"
     assert reasons["native"] == "int8 already; quantise before converting"
     assert "forward of its own" in reasons["own"]
-    assert "calibration is for linear layers" in reasons["conv"]
+    assert "depthwise" in reasons["conv"]
     assert [row.name for row in report.quantized] == ["used"]
 
 
@@ -200,7 +200,7 @@ def test_other_arguments_are_checked():
         quantize(nn.Linear(4, 4), filter_fn="fc")
     with pytest.raises(QuantizeError, match=r"TorchScript .* quantise it before"):
         quantize(torch.jit.trace(nn.Linear(4, 4), torch.ones(1, 4)))
-    with pytest.raises(QuantizeError, match="the model has no linear layers"):
+    with pytest.raises(QuantizeError, match="the model has no linear or 2-d convolution layers"):
         quantize(nn.ReLU())
     model = nn.ModuleList([nn.Linear(4, 4)])
     model.forward = lambda x: x

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import OrderedDict
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from small_models import BLOCK_LAYERS, LanguageModel, native_names
+from torch import nn
+
+from edgekern.nn import NativeLayer
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "benchmarks")]
@@ -36,6 +40,22 @@ def test_each_case_converts_a_copy(benchmark):
         if facts:
             assert facts["layers"] == 4
             assert 0 < facts["error_ratio"] < 2
+
+
+@pytest.mark.skipif(find_spec("PIL") is None, reason="needs Pillow")
+def test_each_case_converts_a_network():
+    quantize_models = __import__("quantize_models")
+    torch.manual_seed(0)
+    layers = {"stem": nn.Conv2d(3, 8, 3), "depthwise": nn.Conv2d(8, 8, 3, groups=8), "project": nn.Conv2d(8, 16, 1)}
+    model = nn.Sequential(OrderedDict(**layers, flat=nn.Flatten(), fc=nn.Linear(256, 4))).eval()
+    data, cases = [torch.randn(4, 3, 8, 8)], quantize_models.IMAGE_CASES
+    assert len({(case.format, case.method) for case in cases}) == len(cases)
+    for case in cases:
+        result, facts = quantize_cases.converted(case, model, data, quantize_models.beside_depthwise)
+        found = [module.format for module in result if isinstance(module, NativeLayer)]
+        wanted = case.format.partition(",")[0]
+        assert found == ([] if case.scheme is None else [wanted, "int8", wanted, wanted]), case
+        assert ("layers" in facts) == ("GPTQ" in case.method)
 
 
 def test_results_are_kept_in_the_order_of_the_cases(tmp_path):
@@ -66,11 +86,12 @@ def test_rendering():
 
 
 def test_rendering_of_several_scores():
-    scored = [{"format": "int8", "method": "AWQ", "scores": {"Lee50": 0.6561, "word error rate": 0.125}, "load": 1.0}]
+    scores = {"Lee50": 0.6561, "word error rate": 0.125, "right, of 20": 18}
+    scored = [{"format": "int8", "method": "AWQ", "scores": scores, "load": 1.0}]
     about = {"model": "Whisper base", "calibration": "others", "scores": "lower is better"}
     page = render_quantize.score_table({**about, "machine": RESULT["machine"], "rows": scored})
-    assert "| weights | rounded | Lee50 | word error rate | error of a layer | seconds |" in page
-    assert "| int8 | AWQ | 0.6561 | 12.5% |  |  |" in page
+    assert "| weights | rounded | Lee50 | word error rate | right, of 20 | error of a layer | seconds |" in page
+    assert "| int8 | AWQ | 0.6561 | 12.5% | 18 |  |  |" in page
 
 
 def test_what_the_documents_say_of_the_committed_results_is_so():

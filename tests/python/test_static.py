@@ -130,8 +130,9 @@ def test_options_are_said_and_read_again(scheme):
     ],
 )
 def test_options_that_do_not_go_together(options, error, message):
-    with pytest.raises(error, match=f"Int8: .*{message}"):
-        Int8(**options)
+    for scheme in (Int8, Int4):
+        with pytest.raises(error, match=f"{scheme.__name__}: .*{message}"):
+            scheme(**options)
 
 
 def test_who_needs_data():
@@ -140,6 +141,7 @@ def test_who_needs_data():
     assert GPTQ().needs_data
     assert not Int8().needs_data
     assert not Int4().needs_data
+    assert Int4(activations="static").needs_data
     assert needing_data(static) is static
     assert needing_data(PerLayer({"a": None, "b": Int4(), "c": static})) is static
     assert needing_data(PerLayer({"a": None, "b": Int4()})) is None

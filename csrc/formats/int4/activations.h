@@ -19,11 +19,10 @@ int32_t sum_of(const uint8_t* row, int64_t depth) {
   return sum;
 }
 
+// The sums of rows that stand in `out` already, for every group.
 template <class Isa>
-void quantize(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t group_size, int64_t m0, int64_t m1,
-              const int8::LhsRows& out) {
+void sum_groups(int64_t k, int64_t group_size, int64_t m0, int64_t m1, const int8::LhsRows& out) {
   static_assert(Isa::kLhsBytes == 1 && Isa::kZeroOffset == 128);
-  int8::quantize<Isa>(x, dtype, ld_x, k, nullptr, m0, m1, out);
   constexpr int64_t kRows = Isa::kGroupRows;
   int64_t padded_k = round_up(k, int8::kDepthUnit);
   for (int64_t m = m0; m < m1; ++m) {
@@ -32,6 +31,20 @@ void quantize(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t gr
     for (int64_t g = 0; g < padded_k; g += group_size, sum += out.rows)
       *sum = sum_of<Isa>(row + g * kRows, min_of(group_size, padded_k - g));
   }
+}
+
+template <class Isa>
+void quantize(const void* x, ek_dtype dtype, int64_t ld_x, int64_t k, int64_t group_size, int64_t m0, int64_t m1,
+              const int8::LhsRows& out) {
+  int8::quantize<Isa>(x, dtype, ld_x, k, nullptr, m0, m1, out);
+  sum_groups<Isa>(k, group_size, m0, m1, out);
+}
+
+template <class Isa>
+void load_u8(const uint8_t* q, int64_t ld_q, const int32_t* zero_point, int64_t k, int64_t group_size, int64_t m0, int64_t m1,
+             const int8::LhsRows& out) {
+  int8::load_u8<Isa>(q, ld_q, zero_point, k, m0, m1, out);
+  sum_groups<Isa>(k, group_size, m0, m1, out);
 }
 
 }  // namespace

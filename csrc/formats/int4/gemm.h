@@ -122,17 +122,19 @@ using Finish = void (*)(const FinishArgs&);
 
 template <class Isa>
 Finish choose_finish(const Output& output) {
-  return choose_output(output.dtype, output.activation,
-                       [](auto dtype, auto activation) -> Finish { return finish<Isa, dtype, activation>; });
+  auto of = [](auto dtype, auto activation) -> Finish { return finish<Isa, dtype, activation>; };
+  if (output.dtype == EK_U8) return choose_activation<EK_U8>(output.activation, of);
+  return choose_output(output.dtype, output.activation, of);
 }
 
 void finish_at(const GemmArgs& g, Finish finish_tile, int64_t m, int64_t rows, int64_t n0, int64_t panels, const float* total) {
-  finish_tile({total,
-               g.lhs.scale + m,
-               g.lhs.zero_point + m,
-               g.rhs.weight_sum + n0,
-               g.rhs.bias + n0,
-               {g.output.y, m * g.output.ld_y + n0, g.output.ld_y, rows, min_of(g.rhs.n - n0, panels * kPanelColumns)}});
+  finish_tile(
+      {total,
+       g.lhs.scale + m,
+       g.lhs.zero_point + m,
+       g.rhs.weight_sum + n0,
+       g.rhs.bias + n0,
+       {g.output.y, m * g.output.ld_y + n0, g.output.ld_y, rows, min_of(g.rhs.n - n0, panels * kPanelColumns), g.output.u8}});
 }
 
 // accumulate_groups for 1 <= rows <= Isa::kLineRows; see int8::TileTable.

@@ -55,15 +55,16 @@ ek_status open_conv2d(const void* packed, size_t packed_size, Conv2dPacked* out)
   if (packed == nullptr) return EK_ERROR_NULL_POINTER;
   if (reinterpret_cast<uintptr_t>(packed) % 64 != 0 || packed_size < sizeof(Conv2dHeader)) return EK_ERROR_PACKED;
   const Conv2dHeader* header = static_cast<const Conv2dHeader*>(packed);
-  if (memcmp(header->magic, kConv2dMagic, sizeof(kConv2dMagic)) != 0 || check_shape(header->shape) != EK_OK)
-    return EK_ERROR_PACKED;
+  out->nibbles = memcmp(header->magic, kInt4Conv2dMagic, sizeof(kInt4Conv2dMagic)) == 0;
+  const bool known = out->nibbles || memcmp(header->magic, kConv2dMagic, sizeof(kConv2dMagic)) == 0;
+  if (!known || check_shape(header->shape) != EK_OK) return EK_ERROR_PACKED;
   out->layout = {header->shape, header->depth};
   out->body = static_cast<const char*>(packed) + sizeof(Conv2dHeader);
   size_t rest = packed_size - sizeof(Conv2dHeader);
   if (out->layout.depthwise()) {
-    bool known = is_depthwise(header->shape) && (header->depth == 4 || header->depth == 2);
+    const bool can_be = !out->nibbles && is_depthwise(header->shape) && (header->depth == 4 || header->depth == 2);
     out->matrix_bytes = 0;
-    return known && static_cast<int64_t>(rest) >= out->layout.lanes().bytes() ? EK_OK : EK_ERROR_PACKED;
+    return can_be && static_cast<int64_t>(rest) >= out->layout.lanes().bytes() ? EK_OK : EK_ERROR_PACKED;
   }
   out->matrix_bytes = rest / static_cast<size_t>(header->shape.groups) / 64 * 64;
   return out->matrix_bytes == 0 ? EK_ERROR_PACKED : EK_OK;
@@ -119,6 +120,7 @@ extern "C" ek_status ek_int8_conv2d_describe(const void* packed, size_t packed_s
   if (out == nullptr) return EK_ERROR_NULL_POINTER;
   Conv2dPacked layer{};
   ek_status status = open_conv2d(packed, packed_size, &layer);
+  if (status == EK_OK && layer.nibbles) status = EK_ERROR_PACKED;
   if (status != EK_OK) return status;
   *out = {layer.layout.shape, static_cast<const Conv2dHeader*>(packed)->has_bias, layer.layout.depthwise(), EK_INT8_DENSE};
   if (layer.layout.depthwise()) return EK_OK;

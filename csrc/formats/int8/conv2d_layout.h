@@ -1,4 +1,4 @@
-// Packed int8 weights of a convolution: a header, and what multiplies.
+// Packed weights of a convolution, int8 or int4: a header, and what multiplies.
 //
 //   byte 0              64
 //   +-------------------+-----------------------------------------------+
@@ -7,8 +7,11 @@
 //   | Header            | depthwise weights (depthwise_layout.h)        |
 //   +-------------------+-----------------------------------------------+
 //
-// All matrices are of one form, and take what the largest of them does. A group's has an output channel a row, and K = kernel_h * kernel_w * channels in that order: the bytes that a row of
-// the filter meets lie side by side in an image whose pixels keep their channels together.
+// Those of int4 have another magic, matrices as ek_int4_pack makes them (formats/int4/layout.h), and are never depthwise.
+//
+// All matrices are of one form, and take what the largest of them does. A group's has an output channel a row, and K = kernel_h *
+// kernel_w * channels in that order: the bytes that a row of the filter meets lie side by side in an image whose pixels keep
+// their channels together.
 #pragma once
 
 #include "formats/int8/depthwise_layout.h"
@@ -17,7 +20,7 @@
 namespace edgekern::int8 {
 
 struct Conv2dHeader {
-  char magic[8];  // kConv2dMagic
+  char magic[8];  // one of the two below
   ek_conv2d_shape shape;
   int32_t depth;  // of depthwise words, 4 or 2; 0 where there are matrices
   int32_t has_bias;
@@ -25,6 +28,7 @@ struct Conv2dHeader {
 };
 static_assert(sizeof(Conv2dHeader) == 64);
 inline constexpr char kConv2dMagic[8] = {'E', 'K', 'I', '8', 'V', '2', 'D', '1'};
+inline constexpr char kInt4Conv2dMagic[8] = {'E', 'K', 'I', '4', 'V', '2', 'D', '1'};
 
 struct Conv2dLayout {
   ek_conv2d_shape shape;
@@ -47,6 +51,7 @@ ek_status check_shape(const ek_conv2d_shape& shape);
 // A packed layer, opened. A matrix is the group's packed bytes.
 struct Conv2dPacked {
   Conv2dLayout layout;
+  bool nibbles;  // int4
   const char* body;
   size_t matrix_bytes;
 

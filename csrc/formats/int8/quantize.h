@@ -220,8 +220,13 @@ void load_u8(const uint8_t* q, int64_t ld_q, const int32_t* zero_point, int64_t 
   for (int64_t m = m0; m < m1; ++m) {
     LhsStore<Isa> store{out, m, k};
     for (int64_t i = 0; i < k; i += kStep) {
+      const uint8_t* from = q + m * ld_q + i;
+      if (i + kStep <= k) {
+        store(Isa::load_bytes(from), i);
+        continue;
+      }
       alignas(64) uint8_t step[kStep] = {};
-      memcpy(step, q + m * ld_q + i, static_cast<size_t>(min_of(kStep, k - i)));
+      copy_bytes(step, from, k - i);
       store(Isa::load_bytes(step), i);
     }
     store.flush(max_of(0, ceil_div(k, kBlockDepth) - 1));

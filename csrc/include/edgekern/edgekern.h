@@ -297,11 +297,11 @@ EK_API ek_status ek_int8_conv2d(const ek_isa* isa, const void* packed, size_t pa
                                 int64_t images, int64_t height, int64_t width, const ek_images* x, const ek_images* y,
                                 ek_activation activation, void* workspace, size_t workspace_size, const ek_parallel* parallel);
 
-// ---------------------------------------------------------------------- int8, several convolutions in one call
+// ------------------------------------------------------------- int8 and int4, several convolutions in one call
 //
 // A program: convolutions, sums and poolings, one after the other. Images are numbered: 0 is x, and step i makes number i + 1,
-// the last one y. Each result is that of ek_int8_conv2d for the same layer, bit for bit, and of the same float operations one
-// by one. All that lies between x and y stands in the workspace, in EK_NHWC; what nobody reads any more makes room.
+// the last one y. Each result is that of ek_int8_conv2d or ek_int4_conv2d for the same layer, bit for bit, and of the same float
+// operations one by one. All that lies between x and y stands in the workspace, in EK_NHWC; what nobody reads any more makes room.
 
 typedef enum ek_step_kind EK_ENUM_TYPE {
   EK_CONV2D = 0,
@@ -312,7 +312,7 @@ typedef enum ek_step_kind EK_ENUM_TYPE {
 typedef struct ek_conv2d_step {
   ek_step_kind kind;
   int64_t x, other;    // numbers of the images that it reads; other of EK_ADD alone
-  const void* packed;  // of EK_CONV2D, as are the ranges
+  const void* packed;  // of EK_CONV2D, as are the ranges; by ek_int8_conv2d_pack or ek_int4_conv2d_pack
   size_t packed_size;
   ek_int8_range x_range;       // what x is rounded by, or has been
   ek_int8_range range;         // y is u8 by this; zeros: floats, of x's dtype
@@ -423,6 +423,39 @@ EK_API ek_status ek_int4_float_linear(const ek_isa* isa, const void* packed, siz
 EK_API ek_status ek_int4_embedding(const ek_isa* isa, const void* packed, size_t packed_size, int64_t count,
                                    const void* indices, ek_index index, void* y, ek_dtype dtype, int64_t ld_y,
                                    const ek_parallel* parallel);
+
+// ------------------------------------------------------------------------------------ int4, convolutions
+//
+// Of a window as a row of k = kernel_h * kernel_w * in_channels / groups activations in that order, the sum of int4 above; images,
+// windows and ranges are those of int8's convolutions. An image of zeros gives the bias, exactly. u8 = clamp(round(y / scale) +
+// zero_point, 0, 255), right to a half and what y may be off.
+//
+// Canonical weights: those of a matrix [out_channels][k]; groups of k are by row, whatever the convolution's groups are.
+
+// As ek_int4_packed_size and ek_int4_pack; EK_ERROR_FORM for a depthwise layer.
+EK_API size_t ek_int4_conv2d_packed_size(const ek_isa* isa, ek_int4_form form, const ek_conv2d_shape* shape, int64_t group_size,
+                                         const uint8_t* w, int64_t ld_w, const uint8_t* zero, const ek_parallel* parallel);
+EK_API ek_status ek_int4_conv2d_pack(const ek_isa* isa, ek_int4_form form, const ek_conv2d_shape* shape, int64_t group_size,
+                                     const uint8_t* w, int64_t ld_w, const uint16_t* scale, const uint8_t* zero,
+                                     const float* bias, void* packed, size_t packed_size, const ek_parallel* parallel);
+typedef struct ek_int4_conv2d_packed {
+  ek_conv2d_shape shape;
+  int has_bias, has_zero;
+  int64_t group_size;
+  ek_int4_form form;
+} ek_int4_conv2d_packed;
+EK_API ek_status ek_int4_conv2d_describe(const void* packed, size_t packed_size, ek_int4_conv2d_packed* out);
+// The exact inverse of ek_int4_conv2d_pack, as ek_int4_unpack is of ek_int4_pack.
+EK_API ek_status ek_int4_conv2d_unpack(const void* packed, size_t packed_size, uint8_t* w, int64_t ld_w, uint16_t* scale,
+                                       uint8_t* zero, float* bias, const ek_parallel* parallel);
+
+// As ek_int8_conv2d_workspace_size and ek_int8_conv2d.
+EK_API size_t ek_int4_conv2d_workspace_size(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
+                                            int64_t images, int64_t height, int64_t width, const ek_images* x,
+                                            const ek_images* y, ek_activation activation, const ek_parallel* parallel);
+EK_API ek_status ek_int4_conv2d(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
+                                int64_t images, int64_t height, int64_t width, const ek_images* x, const ek_images* y,
+                                ek_activation activation, void* workspace, size_t workspace_size, const ek_parallel* parallel);
 
 // ------------------------------------------------------------------------------------- f32, pruned
 //

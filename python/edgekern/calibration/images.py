@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgekern.calibration.observe import arguments, watch
-from edgekern.config import MEASURED
+from edgekern.config import MEASURED, Int8
 from edgekern.nn.conv_forms import Images
 from edgekern.nn.convolution import is_depthwise, options_of
 from edgekern.nn.forms import LEAST_ZEROS
@@ -45,7 +45,8 @@ def _is_measured(decision: Decision) -> bool:
     if (
         scheme is None
         or layer.kind != CONV
-        or getattr(scheme, "form", "") != MEASURED
+        or not isinstance(scheme, Int8)
+        or scheme.form != MEASURED
         or is_depthwise(options_of(layer.conv))
     ):
         return False

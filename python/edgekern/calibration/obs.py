@@ -56,7 +56,8 @@ def sweep(
 
     Args:
         matrix: float32 [out, in].
-        factor: float32 [in, in], from :func:`inverse_factor`.
+        factor: float32 [in, in], from :func:`inverse_factor`; or [groups, in, in], each for as many rows of the matrix,
+            where nothing is left for ``mask`` to choose.
         block_size: columns that are finished before those after them are updated.
         mask: which weights stay.
         grid: what those may be.
@@ -66,30 +67,32 @@ def sweep(
     """
     weight = matrix.clone()
     columns = weight.shape[1]
+    factors = factor.view(-1, columns, columns)
+    groups = weight.unflatten(0, (len(factors), -1))  # views, as those below: what is updated in them is the weight
     for start in range(0, columns, block_size):
         end = min(start + block_size, columns)
-        block, local = weight[:, start:end], factor[start:end, start:end]  # views: the block is updated in place
-        errors = torch.zeros_like(block)
+        block, local = weight[:, start:end], factors[:, start:end, start:end]
+        errors = torch.zeros_like(groups[..., start:end])
         for column in range(end - start):
-            mask.choose(start + column, end, block[:, column:], local.diagonal()[column:])
+            mask.choose(start + column, end, block[:, column:], local[0].diagonal()[column:])
             grid.reach(start + column, weight)
             present = block[:, column].clone()
             final = grid.round(start + column, present) * mask.kept[:, start + column]
-            error = (present - final) / local[column, column]
-            block[:, column:] -= error[:, None] * local[column, column:]
+            error = (present - final).view(len(factors), -1) / local[:, column, column, None]
+            groups[..., start + column : end] -= error[..., None] * local[:, None, column, column:]
             block[:, column] = final  # exactly, where the update left a rounding error
-            errors[:, column] = error
-        weight[:, end:] -= errors @ factor[start:end, end:]
+            errors[..., column] = error
+        groups[..., end:] -= errors @ factors[:, start:end, end:]
     return weight
 
 
 def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """The upper U with U^T U = inverse of the damped Hessian, and which inputs were always zero."""
+    """The upper U with U^T U = inverse of the damped Hessian, [..., in, in], and which inputs were always zero."""
     damped = hessian.clone()
-    diagonal = damped.diagonal()  # a view
+    diagonal = damped.diagonal(dim1=-2, dim2=-1)  # a view
     silent = diagonal == 0
     # A silent input's row and column are zero; any positive number keeps it invertible and apart from the others.
     diagonal[silent] = 1
-    diagonal += damping * diagonal.mean()
+    diagonal += damping * diagonal.mean(-1, keepdim=True)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     return torch.linalg.cholesky(inverse, upper=True), silent

@@ -20,7 +20,7 @@ from edgekern import ops
 from edgekern.calibration.errors import UNREACHED, DataError
 from edgekern.calibration.observe import arguments, watch
 from edgekern.calibration.progress import progress_bar
-from edgekern.config import Int8
+from edgekern.config import Int4, Int8
 from edgekern.kernels import Range
 from edgekern.plan import Decision
 
@@ -52,7 +52,11 @@ def ranges_for(
         DataError: as :func:`find_ranges`; no data where they are needed, or none that bring any layer a range where all
             need one.
     """
-    wanted = {each.layer.module: (each.layer.name, cast(Int8, each.scheme)) for each in decisions if needs_range(each)}
+    wanted = {
+        each.layer.module: (each.layer.name, cast("Int8 | Int4", each.scheme))
+        for each in decisions
+        if needs_range(each)
+    }
     if not wanted:
         return {}
     name, scheme = next(iter(wanted.values()))
@@ -69,7 +73,7 @@ def ranges_for(
 
 
 def find_ranges(
-    model: nn.Module, wanted: Mapping[nn.Module, tuple[str, Int8]], data: Iterable[Any], *, progress: bool
+    model: nn.Module, wanted: Mapping[nn.Module, tuple[str, Int8 | Int4]], data: Iterable[Any], *, progress: bool
 ) -> dict[nn.Module, Range | str]:
     """For each layer the range that its inputs are to be rounded by, or why there is none.
 
@@ -99,7 +103,7 @@ def find_ranges(
 class InputRange:
     """Looks at tensors, and says what range ``scheme`` asks for to round all of their values by."""
 
-    def __init__(self, scheme: Int8) -> None:
+    def __init__(self, scheme: Int8 | Int4) -> None:
         self._scheme = scheme
         self._low, self._high = 0.0, 0.0  # a range holds 0, so that 0 is exact
         self._seen = 0

@@ -140,7 +140,7 @@ def _make_conv(record: ConvRecord, tensors: dict[str, Tensor], sparse: tuple[str
         native = kind(**record.options, scheme=record.scheme, **dtypes)
     except ValueError as error:
         raise CheckpointFormatError(f"{MANIFEST_FILE}: layer {name!r}: {error}") from None
-    _fill(native, name, tensors, sparse, ())
+    _fill(native, name, tensors, sparse, (record,))
     return native
 
 
@@ -181,7 +181,7 @@ def _fill(
     name: str,
     tensors: dict[str, Tensor],
     sparse: tuple[str, ...],
-    layers: tuple[LayerRecord, ...],
+    layers: tuple[LayerRecord | ConvRecord, ...],
 ) -> None:
     """Packs the stored tensors of one layer."""
     prefix = f"{name}."

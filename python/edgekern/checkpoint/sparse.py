@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from edgekern.checkpoint import bitmask, nibbles
 from edgekern.checkpoint.bitmask import PARTS, WEIGHT
-from edgekern.checkpoint.records import LayerRecord
+from edgekern.checkpoint.records import ConvRecord, LayerRecord
 from edgekern.config import Int4
+from edgekern.nn.convolution import weight_shape_of
 
 
 def split_all(
-    tensors: Mapping[str, Tensor], layers: tuple[LayerRecord, ...]
+    tensors: Mapping[str, Tensor], layers: tuple[LayerRecord | ConvRecord, ...]
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Tensors as they are stored, and the names of the weights among them that were split."""
     int4 = _int4_weights(layers)
@@ -24,7 +26,7 @@ def split_all(
         parts = None
         if owner and leaf == WEIGHT and not any(f"{owner}.{part}" in tensors for part in PARTS):
             if layer := int4.get(name):
-                parts = nibbles.split(tensor, tensors.get(f"{name}_zero"), layer.in_features, _group_size(layer))
+                parts = nibbles.split(tensor, tensors.get(f"{name}_zero"), _columns(layer), _group_size(layer))
             else:
                 parts = bitmask.split(tensor)
         if parts is None:
@@ -36,7 +38,7 @@ def split_all(
 
 
 def join_all(
-    stored: Mapping[str, Tensor], names: tuple[str, ...], layers: tuple[LayerRecord, ...]
+    stored: Mapping[str, Tensor], names: tuple[str, ...], layers: tuple[LayerRecord | ConvRecord, ...]
 ) -> dict[str, Tensor]:
     """The inverse of :func:`split_all`, for those of ``names`` whose parts are in ``stored``."""
     int4 = _int4_weights(layers)
@@ -53,10 +55,15 @@ def join_all(
     return tensors
 
 
-def _int4_weights(layers: tuple[LayerRecord, ...]) -> dict[str, LayerRecord]:
+def _int4_weights(layers: tuple[LayerRecord | ConvRecord, ...]) -> dict[str, LayerRecord | ConvRecord]:
     return {f"{layer.names[0]}.{WEIGHT}": layer for layer in layers if isinstance(layer.scheme, Int4)}
 
 
-def _group_size(layer: LayerRecord) -> int:
+def _columns(layer: LayerRecord | ConvRecord) -> int:
+    """Weights of an output channel."""
+    return layer.in_features if isinstance(layer, LayerRecord) else math.prod(weight_shape_of(layer.options)[1:])
+
+
+def _group_size(layer: LayerRecord | ConvRecord) -> int:
     assert isinstance(layer.scheme, Int4)
     return layer.scheme.group_size

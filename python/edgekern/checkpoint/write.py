@@ -15,7 +15,7 @@ from edgekern.checkpoint.errors import CheckpointError, CheckpointExistsError
 from edgekern.checkpoint.manifest import TENSORS_FILE, Manifest, dtype_name
 from edgekern.checkpoint.records import MANIFEST_FILE, ConvRecord, LayerRecord, TableRecord, TensorRecord
 from edgekern.checkpoint.sparse import split_all
-from edgekern.nn import Int8Conv2d, NativeEmbedding, NativeLayer, NativeLinear
+from edgekern.nn import NativeConv2d, NativeEmbedding, NativeLayer, NativeLinear
 from edgekern.nn.convolution import options_of
 from edgekern.nn.layers import find_layers, tensor_identity
 from edgekern.nn.tables import holders_of
@@ -50,8 +50,8 @@ def save(model: nn.Module, directory: str | os.PathLike[str], *, overwrite: bool
     if existing and not overwrite:
         raise CheckpointExistsError(f"{folder} holds {' and '.join(existing)} already; overwrite=True replaces")
     tensors, aliases, non_persistent = _collect(model)
-    layers = _layer_records(model)
-    tensors, sparse = split_all(tensors, layers)
+    layers, convs = _layer_records(model), _conv_records(model)
+    tensors, sparse = split_all(tensors, (*layers, *convs))
     folder.mkdir(parents=True, exist_ok=True)
     tensors_part = folder / f".{TENSORS_FILE}.{os.getpid()}.part"
     manifest_part = folder / f".{MANIFEST_FILE}.{os.getpid()}.part"
@@ -65,7 +65,7 @@ def save(model: nn.Module, directory: str | os.PathLike[str], *, overwrite: bool
             non_persistent=non_persistent,
             sparse=sparse,
             tables=_table_records(model),
-            convs=_conv_records(model),
+            convs=convs,
             size=tensors_part.stat().st_size,
             sha256=sha256_of(tensors_part),
         )
@@ -114,7 +114,7 @@ def _conv_records(model: nn.Module) -> tuple[ConvRecord, ...]:
             bias_dtype=None if native.bias_dtype is None else dtype_name(native.bias_dtype),
         )
         for layer in find_layers(model)
-        if isinstance(native := layer.native, Int8Conv2d)
+        if isinstance(native := layer.native, NativeConv2d)
     )
 
 

@@ -50,10 +50,11 @@ class Calibrated(Scheme):
 
 @dataclass(frozen=True, repr=False)
 class GPTQ(Calibrated):
-    """A linear layer's weights rounded one by one, those not yet rounded making up for it, for ``quantize_``.
+    """Weights rounded one by one, those of a row not yet rounded making up for it, for ``quantize_``.
 
-    The method is GPTQ (Frantar et al. 2022, arXiv 2210.17323). What comes out are floats of the values that converting
-    to ``to`` keeps as they are.
+    The method is GPTQ (Frantar et al. 2022, arXiv 2210.17323). A convolution's inputs are its windows, and a row of
+    weights is what meets one; each of its groups has inputs of its own. What comes out are floats of the values that
+    converting to ``to`` keeps as they are.
 
     Attributes:
         to: ``Int4(...)`` or ``Int8()``: what the layer shall be converted to. Of its options those count that decide

@@ -72,28 +72,17 @@ class Int8(Scheme):
             raise ValueError(
                 "Int8: packings=2 is for activations that are rounded; with 'float' there is one form to pack"
             )
-        check_choice("ranges", self.ranges, RANGES, "Int8")
-        check_number("percentile", self.percentile, math.inf, "Int8")
-        if not 50 < self.percentile <= 100:
-            raise ValueError(f"Int8: percentile must be above 50 and at most 100, got {self.percentile}")
-        self._check_ranges()
+        _check_ranges(self, "Int8")
 
     @property
     def needs_data(self) -> bool:
         """Whether ranges are to be found from calibration data."""
         return self.activations == STATIC
 
-    def _check_ranges(self) -> None:
-        """ValueError for options of ranges that nobody would look for."""
-        if self.activations != STATIC and self.ranges != "minmax":
-            raise ValueError(f"Int8: ranges={self.ranges!r} is of activations='static', not {self.activations!r}")
-        if self.ranges != "percentile" and self.percentile != _PERCENTILE:
-            raise ValueError(f"Int8: percentile={self.percentile} is of ranges='percentile', not {self.ranges!r}")
-
 
 @dataclass(frozen=True, repr=False)
 class Int4(Scheme):
-    """Four-bit weights and eight-bit activations (W4A8), nothing to calibrate.
+    """Four-bit weights and eight-bit activations (W4A8); nothing to calibrate, unless ranges are to be static.
 
     Half the bytes of :class:`Int8`, which counts where reading weights takes the time, at a larger rounding error.
     Neighbouring input features of an output channel share a float16 scale; sums over such a group are exact int32, and
@@ -101,6 +90,10 @@ class Int4(Scheme):
 
     Weights that lie on a grid of such values already, as those of a dequantised layer or of ``Prune(joint=Int4())`` do,
     keep their values. Pruned weights stay zero, and forms are chosen as :class:`Int8` chooses them.
+
+    Of a convolution the input features are what a window meets: its rows, their pixels, and of these the channels of a
+    group, in that order. Its form is the dense one unless another is named. Depthwise convolutions, whose windows are
+    shorter than most groups, are left alone: :class:`Int8` has a kernel for them.
 
     Attributes:
         group_size: 32, 64 or 128 input features that share a scale. Fewer round less and take more bytes: 4.75, 4.38 or
@@ -115,11 +108,14 @@ class Int4(Scheme):
             does so for the sum of |error|^(3/4), which lets few weights be far off for the sake of the others, by
             half-quadratic steps on the scale and zero point (Badri and Shaji 2023); when ``symmetric``, on the scale
             alone. What either does to the model's own error is another matter: measure it.
-        activations: ``"dynamic"`` or ``"float"``, as in :class:`Int8`.
+        activations: as in :class:`Int8`. ``"float"`` is for linear layers, ``"static"`` for convolutions: each leaves
+            the others alone.
+        ranges: for static ones, as in :class:`Int8`.
+        percentile: likewise.
 
     Raises:
         TypeError: an option of another type.
-        ValueError: a value that an option does not take.
+        ValueError: a value that an option does not take, or options that do not go together.
     """
 
     format: ClassVar[str] = "int4"
@@ -131,6 +127,8 @@ class Int4(Scheme):
     rows: tuple[int, ...] | int = (1, 16, 128)
     clip: str = "none"
     activations: str = DYNAMIC
+    ranges: str = "minmax"
+    percentile: float = _PERCENTILE
 
     def __post_init__(self) -> None:
         if type(self.group_size) is not int or self.group_size not in INT4_GROUP_SIZES:
@@ -141,7 +139,13 @@ class Int4(Scheme):
         check_choice("form", self.form, (MEASURED, *INT4_FORMS), "Int4")
         object.__setattr__(self, "rows", settled_rows(self.rows, "Int4"))
         check_choice("clip", self.clip, tuple(INT4_CLIPS), "Int4")
-        _check_activations(self.activations, (DYNAMIC, FLOAT), self.form, "Int4")
+        _check_activations(self.activations, (DYNAMIC, STATIC, FLOAT), self.form, "Int4")
+        _check_ranges(self, "Int4")
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether ranges are to be found from calibration data."""
+        return self.activations == STATIC
 
 
 def _check_activations(activations: str, known: tuple[str, ...], form: str, scheme: str) -> None:
@@ -149,6 +153,18 @@ def _check_activations(activations: str, known: tuple[str, ...], form: str, sche
     check_choice("activations", activations, known, scheme)
     if activations == FLOAT and form not in (MEASURED, "dense"):
         raise ValueError(f"{scheme}: activations='float' needs the dense form, got form={form!r}; leave form out")
+
+
+def _check_ranges(scheme: Int8 | Int4, name: str) -> None:
+    """ValueError for options of ranges that cannot be, or that nobody would look for."""
+    check_choice("ranges", scheme.ranges, RANGES, name)
+    check_number("percentile", scheme.percentile, math.inf, name)
+    if not 50 < scheme.percentile <= 100:
+        raise ValueError(f"{name}: percentile must be above 50 and at most 100, got {scheme.percentile}")
+    if scheme.activations != STATIC and scheme.ranges != "minmax":
+        raise ValueError(f"{name}: ranges={scheme.ranges!r} is of activations='static', not {scheme.activations!r}")
+    if scheme.ranges != "percentile" and scheme.percentile != _PERCENTILE:
+        raise ValueError(f"{name}: percentile={scheme.percentile} is of ranges='percentile', not {scheme.ranges!r}")
 
 
 @dataclass(frozen=True, repr=False)

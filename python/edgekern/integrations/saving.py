@@ -15,7 +15,7 @@ from edgekern.checkpoint import CheckpointUnsupportedError
 from edgekern.checkpoint.stream import write_tensors
 from edgekern.integrations.transformers import EdgekernConfig
 from edgekern.loading import records_of
-from edgekern.nn import Int8Conv2d, NativeEmbedding, NativeLinear
+from edgekern.nn import NativeConv2d, NativeEmbedding, NativeLinear
 from edgekern.nn.layers import find_layers, tensor_identity
 
 MOST_BYTES = 5_000_000_000  # of a file
@@ -110,9 +110,9 @@ def _tensors(model: PreTrainedModel, parts: Parts, untied: bool) -> Iterator[tup
         if path in natives:
             yield from ((prefix + part, tensor) for part, tensor in parts(natives[path]).items())
             continue
-        if untied and isinstance(module, NativeEmbedding | Int8Conv2d):
+        if untied and isinstance(module, NativeEmbedding | NativeConv2d):
             yield f"{prefix}weight", module.weight
-            if isinstance(module, Int8Conv2d) and module.bias is not None:
+            if isinstance(module, NativeConv2d) and module.bias is not None:
                 yield f"{prefix}bias", module.bias
             continue
         stored: dict[str, Tensor] = {}

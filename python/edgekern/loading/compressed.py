@@ -19,7 +19,7 @@ from edgekern.checkpoint.compressed import (
 from edgekern.checkpoint.compressed.files import PARTS, layer_parts
 from edgekern.config import Int4, Int8
 from edgekern.loading.stored import Record, StoredLayers
-from edgekern.nn import Int8Conv2d, NativeEmbedding, NativeLayer, NativeLinear
+from edgekern.nn import NativeConv2d, NativeEmbedding, NativeLayer, NativeLinear
 from edgekern.nn.layers import Layer, find_layers
 
 
@@ -110,7 +110,7 @@ def compressed_settings(model: nn.Module) -> dict[str, Any]:
     for name, native in natives.items():
         _check_writable(name, native)
     for layer in layers:
-        if isinstance(conv := layer.native, Int8Conv2d):  # it is written as floats
+        if isinstance(conv := layer.native, NativeConv2d):  # it is written as floats
             _check_no_activation(layer.name, conv)
     others = [name for layer in layers if layer.kind == "Linear" and not layer.native for name in layer.names]
     return config_to_dict({name: native.scheme for name, native in natives.items()}, others)

@@ -17,7 +17,7 @@ from edgekern.nn import (
     NATIVE_CONVS,
     NATIVE_EMBEDDINGS,
     NATIVE_LINEARS,
-    Int8Conv2d,
+    NativeConv2d,
     NativeEmbedding,
     NativeLayer,
     NativeLinear,
@@ -229,7 +229,7 @@ def _table(record: Record, name: str) -> type[NativeEmbedding]:
     return NATIVE_EMBEDDINGS[record.scheme.format]
 
 
-def _conv(record: Record, name: str) -> type[Int8Conv2d]:
+def _conv(record: Record, name: str) -> type[NativeConv2d]:
     if record.scheme.format not in NATIVE_CONVS:
         raise CheckpointMismatchError(f"layer {name!r} is a convolution, and there are none in {record.scheme!r}")
     return NATIVE_CONVS[record.scheme.format]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from edgekern.nn.embedding import Int4Embedding, Int8Embedding, NativeEmbedding
 from edgekern.nn.float_linear import F16Linear, F32Linear
 from edgekern.nn.fused import FusedConv2d, FusedLinear
+from edgekern.nn.int4_conv2d import Int4Conv2d
 from edgekern.nn.int4_linear import Int4Linear
 from edgekern.nn.int8_conv2d import Int8Conv2d
 from edgekern.nn.int8_linear import Int8Linear
+from edgekern.nn.native_conv import NativeConv2d
 from edgekern.nn.native_layer import NativeLayer
 from edgekern.nn.native_linear import NativeLinear
 from edgekern.nn.qat_linear import QATLinear
@@ -18,7 +20,7 @@ NATIVE_LINEARS: dict[str, type[NativeLinear]] = {
 }
 """The layer that replaces nn.Linear, by format name. A new format adds a row."""
 
-NATIVE_CONVS: dict[str, type[Int8Conv2d]] = {Int8Conv2d.format: Int8Conv2d}
+NATIVE_CONVS: dict[str, type[NativeConv2d]] = {conv.format: conv for conv in (Int8Conv2d, Int4Conv2d)}
 """The layer that replaces nn.Conv2d, by format name; formats that are not here leave convolutions alone."""
 
 NATIVE_EMBEDDINGS: dict[str, type[NativeEmbedding]] = {table.format: table for table in (Int8Embedding, Int4Embedding)}
@@ -32,11 +34,13 @@ __all__ = [
     "F32Linear",
     "FusedConv2d",
     "FusedLinear",
+    "Int4Conv2d",
     "Int4Embedding",
     "Int4Linear",
     "Int8Conv2d",
     "Int8Embedding",
     "Int8Linear",
+    "NativeConv2d",
     "NativeEmbedding",
     "NativeLayer",
     "NativeLinear",

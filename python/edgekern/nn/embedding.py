@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekern import ops
-from edgekern.config import DYNAMIC, MEASURED, Int4, Int8, Scheme
+from edgekern.config import MEASURED, Int4, Int8, Scheme
 from edgekern.kernels import default_isa
 from edgekern.nn.forms import DENSE, Choice
 from edgekern.nn.int4_linear import Int4Linear
@@ -239,7 +239,9 @@ def without_inputs(scheme: Scheme) -> Scheme:
     """The scheme for a table that nothing is multiplied by: there are no activations to round."""
     if isinstance(scheme, Int8):
         return Int8(scheme.form, scheme.rows, scheme.packings)
-    return dataclasses.replace(scheme, activations=DYNAMIC) if isinstance(scheme, Int4) else scheme
+    if isinstance(scheme, Int4):
+        return Int4(scheme.group_size, scheme.symmetric, scheme.form, scheme.rows, scheme.clip)
+    return scheme
 
 
 def in_rows(scheme: Scheme) -> Scheme:

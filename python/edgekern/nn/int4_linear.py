@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgekern import ops
 from edgekern._lib import core
-from edgekern.config import FLOAT, MEASURED, Int4
+from edgekern.config import FLOAT, MEASURED, Int4, Scheme
 from edgekern.kernels import INT4_FORMS, default_isa
 from edgekern.nn.forms import DENSE, Call, choose, dense_for_floats, random_rows
 from edgekern.nn.memory import copies_of
@@ -64,6 +64,13 @@ class Int4Linear(NativeLinear):
     def activations(self) -> str:
         """How its inputs are rounded: as the scheme says."""
         return self.scheme.activations
+
+    @classmethod
+    def obstacle_in_activations(cls, scheme: Scheme) -> str:
+        """Static ranges are for convolutions."""
+        if scheme.needs_data:
+            return "static ranges of int4 are for convolutions; give linear layers Int4() or Int8(activations='static')"
+        return ""
 
     @property
     def dense_packed_size(self) -> int:

@@ -1,4 +1,4 @@
-"""A region of a frozen model: several int8 convolutions, and what is between them, in one call."""
+"""A region of a frozen model: several int8 and int4 convolutions, and what is between them, in one call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgekern import ops
 from edgekern.kernels import Range
-from edgekern.nn.int8_conv2d import Int8Conv2d
+from edgekern.nn.native_conv import NativeConv2d
 
 CONV2D, ADD, MAX_POOL = range(3)
 UINT8, AS_INPUT = 3, -1
@@ -26,7 +26,7 @@ class Step:
     kind: int
     x: int
     other: int = -1
-    layer: Int8Conv2d | None = None
+    layer: NativeConv2d | None = None
     kernel: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
@@ -36,7 +36,7 @@ class Step:
     activation: str = "none"
 
     @classmethod
-    def convolution(cls, layer: Int8Conv2d, x: int, activation: str) -> Step:
+    def convolution(cls, layer: NativeConv2d, x: int, activation: str) -> Step:
         """A converted layer with a range; ``activation`` is its own, or the one that follows it."""
         pads = (0, 0, 0, 0) if layer.same_padding else layer._pads
         windows = (layer.kernel_size, layer.stride, layer.dilation)
@@ -145,7 +145,7 @@ class Int8Program(nn.Module):
         return ", ".join(f"{kinds.count(kind)} {name}" for kind, name in names.items() if kind in kinds)
 
 
-def _code_of(layer: Int8Conv2d) -> int:
+def _code_of(layer: NativeConv2d) -> int:
     return ops.FLOATS[str(layer.dtype).removeprefix("torch.")]
 
 

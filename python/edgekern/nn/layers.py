@@ -17,7 +17,7 @@ from edgekern.nn import NATIVE_EMBEDDINGS
 from edgekern.nn.convolution import misfit, options_of, pads_of, weight_shape_of
 from edgekern.nn.embedding import NativeEmbedding
 from edgekern.nn.fused import FusedConv2d, FusedLinear
-from edgekern.nn.int8_conv2d import Int8Conv2d
+from edgekern.nn.native_conv import NativeConv2d
 from edgekern.nn.native_layer import NativeLayer
 from edgekern.nn.native_linear import NativeLinear
 from edgekern.nn.qat_linear import QATLinear
@@ -194,7 +194,7 @@ def tensor_identity(tensor: Tensor) -> object:
 def _kind(module: nn.Module) -> str:
     if isinstance(module, (NativeLinear, nn.Linear)):
         return LINEAR
-    if isinstance(module, (Int8Conv2d, nn.Conv2d)):
+    if isinstance(module, (NativeConv2d, nn.Conv2d)):
         return CONV
     if isinstance(module, (NativeEmbedding, nn.Embedding)):
         return TABLE

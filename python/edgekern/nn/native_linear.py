@@ -54,6 +54,8 @@ class NativeLinear(NativeLayer):
             name = type(self).__name__
             raise ValueError(f"{name}: cannot pack {in_features} features in, {out_features} out; at least 1 each")
         super().__init__(bias, activation, dtype, bias_dtype, scheme)
+        if reason := self.obstacle_in_activations(self.scheme):
+            raise ValueError(f"{type(self).__name__}: {reason}")
         self.in_features = in_features
         self.out_features = out_features
 
@@ -75,6 +77,11 @@ class NativeLinear(NativeLayer):
             return min(in_features, out_features) >= 1 and core.int8_dense_packed_size(out_features, in_features) > 0
         except (TypeError, ValueError):  # TypeError: no 64-bit integers
             return False
+
+    @classmethod
+    def obstacle_in_activations(cls, scheme: Scheme) -> str:
+        """Why no such layer takes activations as ``scheme`` has them; empty when it does."""
+        return ""
 
     @classmethod
     def like(cls, linear: nn.Linear, scheme: Scheme | None = None) -> Self:

@@ -109,10 +109,11 @@ def untrainable(scheme: object) -> str:
     """What to say of a scheme that no layer can train for; empty when one can."""
     if not isinstance(scheme, Int4 | Int8):
         return "; no others are trained for"
-    if isinstance(scheme, Int8) and scheme.activations == STATIC:
+    if scheme.activations == STATIC:
+        name = type(scheme).__name__
         return (
             ", whose ranges are found once, from calibration data, and would not follow the weights while they train; "
-            "train for Int8(), then undo_qat_(model) and convert_(model, Int8(activations='static'), data=batches)"
+            f"train for {name}(), then undo_qat_(model) and convert_(model, {name}(activations='static'), data=batches)"
         )
     return ""
 

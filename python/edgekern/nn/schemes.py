@@ -8,18 +8,18 @@ from typing import cast
 
 from torch import nn
 
-from edgekern.config import Int8, Scheme
+from edgekern.config import Scheme
 from edgekern.nn import NATIVE_CONVS, NATIVE_EMBEDDINGS, NATIVE_LINEARS, NativeEmbedding, NativeLayer
 from edgekern.nn.embedding import in_rows
 from edgekern.nn.layers import CONV, Layer
 
 
 def obstacle_in_scheme(layer: Layer, scheme: Scheme) -> str:
-    """Why a convolution or a table cannot be what ``scheme`` says; empty when it can, and for linear layers."""
+    """Why a layer of this kind cannot be what ``scheme`` says; empty when it can."""
     if layer.kind == CONV:
         return "" if layer.native else _obstacle_to_convolution(layer, scheme)
     if not layer.is_table:
-        return ""
+        return NATIVE_LINEARS[scheme.format].obstacle_in_activations(scheme) if scheme.format in NATIVE_LINEARS else ""
     if scheme.format not in NATIVE_EMBEDDINGS:
         return f"{type(scheme).__name__}() is for linear layers; embedding tables can be Int8() or Int4()"
     try:
@@ -31,8 +31,8 @@ def obstacle_in_scheme(layer: Layer, scheme: Scheme) -> str:
 
 def _obstacle_to_convolution(layer: Layer, scheme: Scheme) -> str:
     if scheme.format not in NATIVE_CONVS:
-        return f"{type(scheme).__name__}() is for linear layers; convolutions can be Int8()"
-    return NATIVE_CONVS[scheme.format].obstacle_in_form(cast(Int8, scheme), vars(layer.module))
+        return f"{type(scheme).__name__}() is for linear layers; convolutions can be Int8() or Int4()"
+    return NATIVE_CONVS[scheme.format].obstacle_in_form(scheme, vars(layer.module))
 
 
 def weight_bytes_as(layer: Layer, scheme: Scheme) -> int:

@@ -9,6 +9,7 @@ from torch import nn
 
 from edgekern.calibration.errors import UNREACHED, data_errors_as
 from edgekern.calibration.journal import Replace, journal
+from edgekern.calibration.matrix import from_matrix
 from edgekern.calibration.observe import Moments, check_data
 from edgekern.calibration.progress import progress_bar
 from edgekern.calibration.walk import Walk
@@ -31,11 +32,12 @@ def quantize_(
     *,
     progress: bool = True,
 ) -> QuantizeReport:
-    """Rounds weights of the linear layers of ``model``, in place: all that was asked for, or none.
+    """Rounds weights of the linear and 2-d convolution layers of ``model``, in place: all that was asked for, or none.
 
     ``GPTQ`` rounds a layer's weights one by one, those not yet rounded making up for it. ``AWQ`` and ``SmoothQuant``
     first scale layers' input channels, and divide what produces those; where nothing can take the division, which is
-    tried on the first batch, a layer is rounded without, and the report says so.
+    tried on the first batch, a layer is rounded without, and the report says so. The latter two leave convolutions
+    alone.
 
     The model stays an ordinary float model, whose weights have the values that converting keeps:
     ``convert_(model, report.config)`` then stores the very integers that were chosen here. It can be scored, saved and
@@ -57,7 +59,7 @@ def quantize_(
         config: one ``GPTQ``, ``AWQ`` or ``SmoothQuant`` for every layer, or ``PerLayer`` with them.
         data: batches to run the model on, in eval mode and without autograd. A mapping is passed as keyword arguments,
             a tuple or list as positional ones, anything else as the only one. What can be iterated only once is kept.
-        filter_fn: called as ``filter_fn(module, name)`` for each linear layer; false leaves it alone.
+        filter_fn: called as ``filter_fn(module, name)`` for each linear and convolution layer; false leaves it alone.
         progress: shows a progress bar.
 
     Returns:
@@ -111,9 +113,9 @@ def _carry_out(
 
 
 def _round(job: Job, watcher: Moments, replace: Replace) -> None:
-    rounded = job.solved(watcher.total[0])
-    bias = job.corrected_bias(rounded, watcher.mean()[0])
-    replace(job.weight, rounded)
+    rounded = job.solved(watcher.total)
+    bias = job.corrected_bias(rounded, watcher.mean())
+    replace(job.weight, from_matrix(rounded, job.weight))
     if bias is not None:
         replace(job.layer.linear.bias.detach(), bias)
 

@@ -18,12 +18,13 @@ BLOCK_SIZE = 128
 """Columns of a run. A multiple of every group size, so that a group is up to date when its first column is reached."""
 
 
-def gptq(matrix: Tensor, hessian: Tensor, scheme: GPTQ, dtype: torch.dtype) -> Tensor:
+def gptq(matrix: Tensor, hessians: Tensor, scheme: GPTQ, dtype: torch.dtype) -> Tensor:
     """The rounded matrix, float32 [out, in].
 
     Args:
         matrix: float32 [out, in]; its zeros stay.
-        hessian: float32 [in, in]: X^T X, up to a positive factor.
+        hessians: X^T X, up to a positive factor: float32 [in, in], or [groups, in, in], each of as many rows. Their
+            columns are taken in one order, that of the inputs of all groups together.
         scheme: what to round to, and how; its bias correction comes after this.
         dtype: of the layer's weight, which will hold the result.
 
@@ -33,7 +34,8 @@ def gptq(matrix: Tensor, hessian: Tensor, scheme: GPTQ, dtype: torch.dtype) -> T
     """
     order = torch.arange(matrix.shape[1])
     if scheme.act_order:
-        order = hessian.diagonal().argsort(descending=True, stable=True)
+        strengths = hessians.diagonal(dim1=-2, dim2=-1).reshape(-1, len(order)).sum(0)
+        order = strengths.argsort(descending=True, stable=True)
     weight = matrix[:, order]
     mask = Settled(weight != 0)
     grid: Grid
@@ -43,7 +45,7 @@ def gptq(matrix: Tensor, hessian: Tensor, scheme: GPTQ, dtype: torch.dtype) -> T
         grid = SettledInt4Grid(scheme.to, matrix, order)
     else:
         grid = Int4Grid(scheme.to, mask.kept)
-    factor, _ = inverse_factor(hessian[order][:, order], scheme.damping)
+    factor, _ = inverse_factor(hessians[..., order, :][..., order], scheme.damping)
     return sweep(weight, factor, BLOCK_SIZE, mask, grid)[:, order.argsort()]
 
 
@@ -65,7 +67,7 @@ def nearest(matrix: Tensor, to: Int4 | Int8) -> Tensor:
     return (q * scale[:, None]).clamp(-largest, largest).scatter(1, anchor, matrix.gather(1, anchor))
 
 
-def squared_error(matrix: Tensor, other: Tensor, hessian: Tensor) -> float:
-    """The sum of squares of X (W - W')^T, from H = X^T X."""
-    difference = matrix - other
-    return float(((difference @ hessian) * difference).sum(dtype=torch.float64))
+def squared_error(matrix: Tensor, other: Tensor, hessians: Tensor) -> float:
+    """The sum of squares of X (W - W')^T, from H = X^T X: [groups, in, in], each of as many rows of [out, in]."""
+    difference = (matrix - other).unflatten(0, (len(hessians), -1))
+    return float(((difference @ hessians) * difference).sum(dtype=torch.float64))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from edgekern.calibration.errors import UNREACHED
+from edgekern.calibration.matrix import to_matrix
 from edgekern.config import Calibrated
 from edgekern.nn.layers import Layer
 from edgekern.quantize.gptq import gptq, nearest, squared_error
@@ -45,17 +46,22 @@ class Job:
         """The layer's own weight."""
         return self.layer.linear.weight.detach()
 
-    def solved(self, hessian: Tensor) -> Tensor:
-        """The rounded matrix, float32 [out, in]; ``hessian`` is float32 [in, in].
+    def solved(self, hessians: Tensor) -> Tensor:
+        """The rounded matrix, float32 [out, in], as ``to_matrix`` has it.
+
+        Args:
+            hessians: float32 [groups, in, in]: of the inputs of as many runs of rows, of which a convolution has one
+                for each of its groups.
 
         Raises:
             QuantizeError: a damped Hessian that is singular, or weights that are too large.
         """
-        matrix, to, how = self.weight.float().contiguous(), self.scheme.target, self.scheme.gptq
+        stored, to, how = to_matrix(self.weight), self.scheme.target, self.scheme.gptq
+        matrix = stored.float().contiguous()
         try:
-            apart = rounded = nearest(self.weight, to)
+            apart = rounded = nearest(stored, to)
             if how is not None:
-                rounded = gptq(matrix, hessian, how, self.weight.dtype)
+                rounded = gptq(matrix, hessians, how, self.weight.dtype)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # it is there, but not exported
             assert how is not None
             raise QuantizeError(
@@ -64,10 +70,10 @@ class Job:
             ) from None
         except ValueError as error:
             raise QuantizeError(f"{self.name!r} cannot be rounded to {to!r}: {error}") from None
-        square = squared_error(matrix, torch.zeros_like(matrix), hessian)
+        square = squared_error(matrix, torch.zeros_like(matrix), hessians)
         if square > 0:
-            self.error = squared_error(matrix, rounded, hessian) / square
-            self.nearest = self._error_as_it_was(matrix, apart, hessian) / square
+            self.error = squared_error(matrix, rounded, hessians) / square
+            self.nearest = self._error_as_it_was(matrix, apart, hessians) / square
         self.reason = ""
         return rounded
 
@@ -76,7 +82,7 @@ class Job:
 
         Args:
             rounded: [out, in].
-            mean: of the inputs, float32 [in].
+            mean: of the inputs, float32 [groups, in].
         """
         if not self.scheme.corrects_bias:
             return None
@@ -84,8 +90,9 @@ class Job:
         if reason:
             self.notes.append(reason)
             return None
-        stored = rounded.to(self.weight.dtype).float()
-        return self.layer.linear.bias.detach().float() + (self.weight.float() - stored) @ mean
+        error = to_matrix(self.weight).float() - rounded.to(self.weight.dtype).float()
+        owed = torch.cat([rows @ own for rows, own in zip(error.chunk(len(mean)), mean, strict=True)])
+        return self.layer.linear.bias.detach().float() + owed
 
     def _bias_obstacle(self) -> str:
         if self.shares_bias:
@@ -94,9 +101,9 @@ class Job:
             return "bias not corrected: it was made under torch.inference_mode and cannot be changed in place; clone it"
         return ""
 
-    def _error_as_it_was(self, matrix: Tensor, apart: Tensor, hessian: Tensor) -> float:
+    def _error_as_it_was(self, matrix: Tensor, apart: Tensor, hessians: Tensor) -> float:
         """Squared error of rounding to nearest before channels were scaled."""
         if self.scale is None:
-            return squared_error(matrix, apart, hessian)
+            return squared_error(matrix, apart, hessians)
         unscaled, scale = matrix / self.scale, self.scale
-        return squared_error(unscaled, nearest(unscaled, self.scheme.target), hessian * scale * scale[:, None])
+        return squared_error(unscaled, nearest(unscaled, self.scheme.target), hessians * scale * scale[:, None])

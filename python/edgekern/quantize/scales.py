@@ -100,7 +100,7 @@ def rounded_rows(rows: Tensor, to: Int4 | Int8) -> Tensor:
     if to.activations == FLOAT:
         return rows
     found = None
-    if isinstance(to, Int8) and to.needs_data:
+    if to.needs_data:
         seen = InputRange(to)
         seen(rows)
         found = seen.found("a layer")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from edgekern.config import Scheme
-from edgekern.config.calibrated import Calibrated
+from edgekern.config import GPTQ, Calibrated, Migrating, Scheme
 from edgekern.nn.layers import CONV, Layer, objection, obstacle
 from edgekern.nn.qat_linear import at_odds
+from edgekern.nn.schemes import obstacle_in_scheme
 
 
 class QuantizeError(ValueError):
@@ -19,20 +19,21 @@ class Quantizing:
 
     verb = "quantise"
     done = "quantised"
-    layers = "linear layers"
+    layers = "linear or 2-d convolution layers"
     tables = False
     error: type[ValueError] = QuantizeError
 
     def is_for(self, module: nn.Module) -> bool:
-        return isinstance(module, nn.Linear)
+        return isinstance(module, nn.Linear | nn.Conv2d)
 
     def obstacle(self, layer: Layer, scheme: Scheme) -> str:
         assert isinstance(scheme, Calibrated)
         if layer.native:
             return f"{layer.native.format} already; quantise before converting"
-        if layer.kind == CONV:
-            return "calibration is for linear layers; convert_ with Int8() rounds a convolution to the nearest values"
-        reason = obstacle(layer)
+        if layer.kind == CONV and isinstance(scheme, Migrating):
+            way_out = scheme.gptq or GPTQ(scheme.target)
+            return f"scaling input channels is for linear layers; {way_out!r} rounds a convolution by its inputs"
+        reason = obstacle_in_scheme(layer, scheme.target) or obstacle(layer)
         if not reason and layer.linear.weight.is_inference():
             return "its weight was made under torch.inference_mode and cannot be changed in place; clone it"
         return reason or at_odds(layer.module, scheme.target)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekern.calibration.ranges import find_ranges
-from edgekern.config import GPTQ, Int8, Prune, Scheme
+from edgekern.config import GPTQ, Int4, Int8, Prune, Scheme
 from edgekern.kernels import Range
 from edgekern.nn import NativeLayer
 from edgekern.nn.layers import Layer
@@ -57,7 +57,7 @@ def trial(
         to = scheme.to if isinstance(scheme, GPTQ) else pruned_as if isinstance(scheme, Prune) else scheme
         units = [] if to is None else [layer for layer in unit.layers if not obstacle_in_scheme(layer, to)]
         ranges: dict[nn.Module, Range | str] = {}
-        if isinstance(to, Int8) and to.needs_data:
+        if isinstance(to, Int8 | Int4) and to.needs_data:
             ranges = find_ranges(model, {each.module: (each.name, to) for each in units}, batches, progress=False)
         made = [] if to is None else [native(layer, to, ranges.get(layer.module)) for layer in units]
         reason = next((each for each in made if isinstance(each, str)), "")
