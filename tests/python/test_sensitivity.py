@@ -408,8 +408,9 @@ def test_convolutions_are_timed_on_the_images_of_the_data(timed):
 
 @pytest.mark.parametrize("options", [{"config": Prune(0.5, method="sparsegpt", joint=Int4())}, {"rows": 4}])
 def test_convolutions_without_images_or_kernels_have_no_latency(options):
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 8))
-    data = [torch.randn(64, 1, 4, 4)] if "config" in options else None
+    # Depthwise, of which there is no int4.
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Flatten(), nn.Linear(16, 8))
+    data = [torch.randn(64, 4, 4, 4)] if "config" in options else None
     metric = "mse" if data else lambda model: float(model[2].weight.sum())
     result = sensitivity(model, metric, data, **{"config": Int8(), **options}, progress=False)
     conv, linear = (next(row for row in result if row.name == name) for name in "02")
