@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", minversion="2.9")
 pytest.importorskip("transformers", minversion="5")
 
+from parallel_outcome import NEEDS, failed, succeeded  # noqa: E402
 from parallel_scenarios import BATCH, PROMPT, empty, model_of, sequential  # noqa: E402
 from tiny_llama import tiny  # noqa: E402
 from torch import nn  # noqa: E402
@@ -24,42 +23,9 @@ from edgekern.parallel.causal import KINDS  # noqa: E402
 from edgekern.parallel.chain import cut  # noqa: E402
 from edgekern.parallel.planning import Cost, divide  # noqa: E402
 
-pytestmark = [
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="ranks are forked"),
-    pytest.mark.not_emulated("real processes, in real time"),
-]
+pytestmark = NEEDS
 KILLS = int(os.environ.get("EDGEKERN_TEST_KILLS", "1"))
 """Ranks that are killed in the midst of writing; EDGEKERN_TEST_KILLS=20 for many."""
-
-
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    """Runs a scenario on so many ranks; what became of each of them."""
-    script = Path(__file__).with_name("parallel_ranks.py")
-    server = subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def run(scenario, count, args=None, **order):
-        folder = order.pop("folder", None) or tmp_path_factory.mktemp(scenario)
-        order |= {"scenario": scenario, "ranks": count, "folder": str(folder), "args": args or {}}
-        print(json.dumps(order), file=server.stdin, flush=True)
-        return json.loads(server.stdout.readline())
-
-    yield run
-    server.stdin.close()
-    server.wait(timeout=20)
-
-
-def succeeded(found):
-    assert [rank["code"] for rank in found] == [0] * len(found), "\n".join(rank["error"] for rank in found)
-    return [rank["result"] for rank in found]
-
-
-def failed(found, *errors, seconds=25):
-    """Every rank has ended by itself, in time, and with one of these errors."""
-    for rank in found:
-        assert rank["code"] == 1, rank
-        assert rank["seconds"] < seconds
-        assert any(error in rank["error"] for error in errors), rank["error"]
 
 
 def written(model, ids, count, **options):
