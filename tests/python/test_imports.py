@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LEVELS = [
     ["cli"],
     ["report"],
-    ["sensitivity", "integrations"],
+    ["sensitivity", "integrations", "parallel"],
     ["train", "distill"],
     ["prune", "quantize", "qat", "fuse", "evaluate", "bench", "loading"],
     ["energy"],

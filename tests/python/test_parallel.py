@@ -106,7 +106,6 @@ def test_a_plan_follows_speed_and_memory():
     model = nn.Sequential(*(nn.Linear(100, 100, bias=False) for _ in range(8)))
     chain = cut(model)
 
-
     costs = [Cost(1.0, 40_000, 2.0)] * 8
 
     def ends(slow, memory, tokens=0):
@@ -120,7 +119,7 @@ def test_a_plan_follows_speed_and_memory():
     assert ends([1, 1], [130_000 + 2 * 2 * 1000, None], 1000) == [2, 8]
     with pytest.raises(parallel.ParallelError, match=r"0\.3 MB of weights and 0\.0 MB of cache.*0\.1 MB, 0\.2 MB"):
         ends([1, 1], [130_000, 200_000])
-    with pytest.raises(parallel.ParallelError, match="8 units, fewer than the 9 ranks"):
+    with pytest.raises(parallel.ParallelError, match=r"8 units, fewer than the 9 ranks"):
         ends([1] * 9, [None] * 9)
 
 
@@ -139,15 +138,15 @@ def test_a_plan_is_measured_and_kept(tmp_path):
 
 
 def test_what_cannot_be_planned_is_told():
-    with pytest.raises(ValueError, match="expected nn.Sequential, or a causal language model of type llama"):
+    with pytest.raises(ValueError, match=r"expected nn.Sequential, or a causal language model of type llama"):
         parallel.plan(nn.Linear(2, 2), 2, torch.ones(1, 2))
-    with pytest.raises(ValueError, match="on the meta device and has no values; give checkpoint="):
+    with pytest.raises(ValueError, match=r"on the meta device and has no values; give checkpoint="):
         parallel.plan(empty(), 2, PROMPT)
-    with pytest.raises(TypeError, match="data: expected one batch"):
+    with pytest.raises(TypeError, match=r"data: expected one batch"):
         parallel.plan(sequential(), 2, "words")
-    with pytest.raises(ValueError, match="speed must be above 0"):
+    with pytest.raises(ValueError, match=r"speed must be above 0"):
         parallel.Rank(speed=0)
-    with pytest.raises(ValueError, match="without gaps"):
+    with pytest.raises(ValueError, match=r"without gaps"):
         parallel.Plan.from_dict({"units": ["a", "b"], "stages": [{"first": 0, "last": 1, "seconds": 1, "nbytes": 1}]})
 
 
@@ -202,7 +201,7 @@ def test_two_processes_of_one_rank_are_refused(ranks):
 
 def test_outside_of_torchrun_it_says_how_to_start(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(parallel.StartError, match="RANK.* not set; start the program with: torchrun"):
+    with pytest.raises(parallel.StartError, match=r"RANK.* not set; start the program with: torchrun"):
         parallel.join()
 
 

@@ -73,11 +73,11 @@ def test_processes_share_no_core(tmp_path):
 
 def test_what_cannot_be_chosen_is_told(tmp_path):
     found = cores(host(PI5, tmp_path), range(4))
-    with pytest.raises(ValueError, match="no little cores; it has 4 of one kind: 'big' or 'all'"):
+    with pytest.raises(ValueError, match=r"no little cores; it has 4 of one kind: 'big' or 'all'"):
         choose_cores(found, "little")
-    with pytest.raises(ValueError, match="kind: expected one of big, little, all; got 'huge'"):
+    with pytest.raises(ValueError, match=r"kind: expected one of big, little, all; got 'huge'"):
         choose_cores(found, "huge")
-    with pytest.raises(ValueError, match="rank: expected from 0 to 1, got 2"):
+    with pytest.raises(ValueError, match=r"rank: expected from 0 to 1, got 2"):
         choose_cores(found, rank=2, ranks=2)
 
 

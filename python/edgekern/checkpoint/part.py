@@ -107,10 +107,10 @@ class _Part:
         own = [record for record in kept.tables if record.tied_to is None]
         tables = make_tables(kept, linears, {k: v for record in own for k, v in self._read(record).items()})
         made = dict(zip(kept.records, [*linears, *convs, *tables], strict=True))
-        natives = []
+        natives: list[tuple[Layer, NativeLayer | NativeEmbedding]] = []
         for layer, record in zip(layers, manifest.records, strict=True):
             if record in self._kept:
-                native = made[record]
+                native = cast("NativeLayer | NativeEmbedding", made[record])
                 if isinstance(native, NativeEmbedding):
                     native.padding_idx = cast(nn.Embedding, layer.module).padding_idx
                 natives.append((layer, native))

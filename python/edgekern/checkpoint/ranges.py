@@ -73,7 +73,7 @@ class TensorFile:
         place = self._places[name]
         tensor = torch.empty(place.shape, dtype=place.dtype, device="cpu")
         if tensor.numel():
-            room = memoryview(tensor.view(-1).view(torch.uint8).numpy())
+            room = tensor.view(-1).view(torch.uint8).numpy().data
             with self.path.open("rb", buffering=0) as file:
                 file.seek(place.start)
                 while room:

@@ -14,11 +14,11 @@ from edgekern.parallel.errors import (
     RankMismatchError,
     StartError,
 )
-from edgekern.parallel.writing import CausalPipeline
 from edgekern.parallel.group import Group, join
 from edgekern.parallel.pipeline import Pipeline
 from edgekern.parallel.planning import Plan, Rank, StagePlan, measure, plan
 from edgekern.parallel.tensor import generate, tensor_parallel_
+from edgekern.parallel.writing import CausalPipeline
 
 __all__ = [
     "CausalPipeline",

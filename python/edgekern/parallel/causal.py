@@ -97,5 +97,7 @@ class CausalChain(Chain):
             base._modules["embed_tokens"] = nn.Identity()
         if not is_last:
             base._modules["norm"] = nn.Identity()
+        if not layers:
+            base._modules["rotary_emb"] = nn.Identity()
         head = cast(Any, self.model).lm_head if is_last else None
         return CausalStage(base, head, first=is_first, last=is_last, layers=end - begin).eval()

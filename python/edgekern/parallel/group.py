@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from edgekern.parallel.errors import (
     ParallelError,
@@ -237,18 +238,18 @@ def _environment() -> tuple[int, int, str, int]:
     return rank, size, os.environ["MASTER_ADDR"], port
 
 
-def _store(prefix: str, host: str, port: int, keeps: bool, seconds: float) -> dist.Store:
+def _store(prefix: str, host: str, port: int, keeps: bool, seconds: float) -> Store:
     try:
-        store = dist.TCPStore(
+        store = TCPStore(
             host, port, is_master=keeps, timeout=timedelta(seconds=seconds), wait_for_workers=False, multi_tenant=True
         )
     except RuntimeError as error:
         what = "cannot be listened on" if keeps else f"does not answer within {seconds:g} s; is rank 0 started there?"
         raise StartError(f"{host}:{port} {what} ({first_line(error)})") from error
-    return dist.PrefixStore(prefix, store)
+    return PrefixStore(prefix, store)
 
 
-def _meet(store: dist.Store, rank: int, size: int, deadline: float, seconds: float) -> None:
+def _meet(store: Store, rank: int, size: int, deadline: float, seconds: float) -> None:
     """Returns when all are there."""
     try:
         store.set(f"here/{rank}", str(size))

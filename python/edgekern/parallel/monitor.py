@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Sequence
 
-from torch.distributed import Store
+from torch._C._distributed_c10d import Store
 
 from edgekern.parallel.errors import ParallelError, RankFailedError, RankLostError
 

@@ -69,10 +69,10 @@ def grain_of(layer: nn.Module) -> int:
 
 
 def _native(layer: NativeLinear, k: int, n: int, tensors: dict[str, Tensor], *, bias: bool) -> NativeLinear:
-    dtypes = {"dtype": layer.dtype, "bias_dtype": layer.bias_dtype if bias else None}
-    new = type(layer)(k, n, bias, layer.activation, scheme=layer.scheme, **dtypes)
+    bias_dtype = layer.bias_dtype if bias else None
+    new = type(layer)(k, n, bias, layer.activation, dtype=layer.dtype, bias_dtype=bias_dtype, scheme=layer.scheme)
     new.load_state_dict({name: tensor.contiguous() for name, tensor in tensors.items()})
-    return cast(NativeLinear, new.train(layer.training))
+    return new.train(layer.training)
 
 
 def _int4_inputs(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgekern.checkpoint.part import load_part
 from edgekern.match import match
-from edgekern.nn import NativeLayer, NativeLinear, share_inputs_
+from edgekern.nn import NativeLinear, share_inputs_
 from edgekern.nn.swap import return_freed_memory
 from edgekern.parallel.causal import KINDS
 from edgekern.parallel.group import Group
@@ -26,6 +26,8 @@ class RowParallel(nn.Module):
 
     Input: the rank's own features ``[..., K / ranks]``. Output: ``[..., N]``.
     """
+
+    bias: Tensor | None
 
     def __init__(self, layer: nn.Module, bias: Tensor | None, group: Group, *, compress: bool) -> None:
         super().__init__()
@@ -156,7 +158,7 @@ def _spans(model: nn.Module, group: Group, rules: Mapping[str, str] | None) -> d
     """By layer: how it is divided, and the features of this rank."""
     if rules is not None:
         return _spans_by_rules(model, group, rules)
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", None) not in KINDS:
         raise ValueError(f"rules: expected for models that are not of type {', '.join(KINDS)}; got {rules!r}")
     heads, pairs = int(config.num_attention_heads), int(config.num_key_value_heads)

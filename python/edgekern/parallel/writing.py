@@ -293,5 +293,3 @@ class _Links:
         """Returns when all was taken."""
         for outbox in (self._next, *self._others):
             outbox.flush()
-
-
