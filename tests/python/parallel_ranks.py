@@ -6,6 +6,7 @@ scenario, ranks, folder, args, and kill and signal for a rank that is to be ende
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -41,11 +42,15 @@ def run_rank(order: dict, rank: int, port: int) -> None:
     torch.set_num_threads(1)
     try:
         found = SCENARIOS[order["scenario"]](rank, folder, **order.get("args", {}))
+        (folder / f"rank{rank}.json").write_text(json.dumps(found))
+        code = 0
     except BaseException:
         traceback.print_exc()
-        sys.exit(1)
-    (folder / f"rank{rank}.json").write_text(json.dumps(found))
-    sys.exit(0)
+        code = 1
+    sys.stderr.flush()
+    if "kill" in order:  # whether a process really ends after a failure has to be seen
+        sys.exit(code)
+    os._exit(code)  # to take down all that was imported, page by page, takes seconds
 
 
 def wait_for(children: dict[int, int], seconds: float) -> dict[int, tuple[int | None, float]]:
@@ -98,6 +103,7 @@ def run(order: dict) -> list[dict] | None:
 
 def main() -> None:
     torch.set_num_threads(1)
+    gc.freeze()
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)
 

@@ -86,7 +86,7 @@ def write_for_long(rank: int, folder: Path, silence: float = 5) -> dict:
     """Writes until somebody ends it."""
     with join(silence_seconds=silence) as group:
         model = model_of("int8")
-        pipe = parallel.CausalPipeline(model, parallel.plan(model, group.size, PROMPT), group)
+        pipe = parallel.CausalPipeline(model, parallel.plan(model, group, PROMPT), group)
         pipe.generate(PROMPT, 3)
         (folder / f"go{rank}").touch()
         start = time.monotonic()
@@ -118,7 +118,7 @@ def wrong_plan(rank: int, folder: Path) -> dict:
 def other_checkpoint(rank: int, folder: Path, checkpoints: list[str]) -> dict:
     """Each rank reads a folder of its own."""
     with join() as group:
-        plan = parallel.plan(model_of(), group.size, PROMPT)
+        plan = parallel.plan(model_of(), group, PROMPT)
         parallel.CausalPipeline(empty(), plan, group, checkpoints[rank])
     return {}
 
@@ -137,12 +137,12 @@ def fails(rank: int, folder: Path) -> dict:
     return {}
 
 
-def tensor(rank: int, folder: Path, scheme: str | None = None, checkpoint: str | None = None) -> dict:
+def tensor(rank: int, folder: Path, scheme: str | None = None, checkpoint: str | None = None, sizes: dict | None = None) -> dict:
     """Logits of a model divided within layers."""
     with join() as group:
         found = {}
         for compress in (False, True):
-            model = model_of(scheme) if checkpoint is None else empty()
+            model = model_of(scheme, **(sizes or {})) if checkpoint is None else empty()
             named = parallel.tensor_parallel_(model, group, compress=compress, checkpoint=checkpoint)
             with torch.inference_mode():
                 found[str(compress)] = model(BATCH).logits.tolist()

@@ -214,7 +214,12 @@ def join(*, start_seconds: float = START_SECONDS, silence_seconds: float = SILEN
     store = _store(prefix, host, port, keeps, start_seconds)
     own = _store(f"{prefix}/monitor", host, port, False, start_seconds)
     monitor = Monitor(own, rank, size, silence_seconds)
-    _meet(store, rank, size, deadline, start_seconds)
+    try:
+        _meet(store, rank, size, deadline, start_seconds)
+    except ParallelError:
+        if keeps:
+            time.sleep(_CAUSE_SECONDS)  # for the others to see it too: the store ends with this process
+        raise
     try:
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_OPERATION)
     except RuntimeError as error:
