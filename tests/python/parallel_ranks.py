@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from parallel_scenarios import SCENARIOS
+from parallel_scenarios import PROMPT, SCENARIOS, model_of
 
 transformers.logging.set_verbosity_error()
 
@@ -103,6 +103,9 @@ def run(order: dict) -> list[dict] | None:
 
 def main() -> None:
     torch.set_num_threads(1)
+    with torch.inference_mode():  # what is imported by the way is imported once
+        model_of("int8").generate(PROMPT, max_new_tokens=2, do_sample=False, pad_token_id=0)
+    torch.nn.parallel.DistributedDataParallel  # noqa: B018
     gc.freeze()
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)

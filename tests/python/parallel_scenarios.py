@@ -137,7 +137,9 @@ def fails(rank: int, folder: Path) -> dict:
     return {}
 
 
-def tensor(rank: int, folder: Path, scheme: str | None = None, checkpoint: str | None = None, sizes: dict | None = None) -> dict:
+def tensor(
+    rank: int, folder: Path, scheme: str | None = None, checkpoint: str | None = None, sizes: dict | None = None
+) -> dict:
     """Logits of a model divided within layers."""
     with join() as group:
         found = {}

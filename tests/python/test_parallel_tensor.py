@@ -126,8 +126,9 @@ def test_two_ranks_distill_as_one_with_the_whole_batch(ranks):
     curve, expected = ([json.loads(line) for line in each["log"].splitlines()] for each in (one, alone))
     assert len(curve) == len(expected) == 30
     for step, other in zip(curve, expected, strict=True):
-        assert step["soft"] == pytest.approx(other["soft"], rel=0.01)
-        assert step["loss"] == pytest.approx(other["loss"], rel=0.02)  # distances inside are relative, to a batch's own
+        # Distances of layers inside are relative to those of the batch, of which a rank sees its own rows.
+        assert step["soft"] == pytest.approx(other["soft"], rel=0.03)
+        assert step["loss"] == pytest.approx(other["loss"], rel=0.03)
     assert curve[-1]["loss"] < 0.7 * curve[0]["loss"]
     assert one["files"] == ["fit.pt"] or two["files"] == ["fit.pt"]
 
