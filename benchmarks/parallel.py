@@ -1,10 +1,11 @@
 """Time SmolLM2-135M on one process and on two that share its layers, each process on a core of its own, in one run.
 
-    python benchmarks/parallel.py                 prompts of 512 tokens, alone and eight at a time, and 32 tokens written
-    python benchmarks/parallel.py --quick         shorter ones, and two rounds
+    python benchmarks/parallel.py            prompts of 512 tokens, alone and eight at a time, and 32 tokens written
+    python benchmarks/parallel.py --quick    shorter ones, and two rounds
 
-One process reads a prompt in one call, which is its fastest way. Rounds are interleaved: while the two work, the one waits for a
-message, and the other way round. Tokens that are written are compared. Results are printed, and kept with -o.
+One process reads a prompt in one call, which is its fastest way. Rounds are interleaved: while the two work, the one
+waits for a message, and the other way round. Tokens that are
+written are compared. Results are printed, and kept with -o.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -26,6 +28,7 @@ import edgekern as ek
 from edgekern import parallel
 from edgekern.report.machine import describe_machine
 
+TASKS = ("", "one", "many", "write")
 SCHEMES = {"float32": None, "int8": ek.Int8(), "int4": ek.Int4(group_size=32)}
 
 
@@ -57,15 +60,10 @@ def alone(options: argparse.Namespace) -> None:
     for line in sys.stdin:
         task = line.strip()
         if task == "write":
-            given = {"max_new_tokens": options.written, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
             ids = prompts["one"][:, : options.prompt // 4]
-            seconds, found = timed(lambda: model.generate(ids, attention_mask=torch.ones_like(ids), **given).tolist())
+            seconds, found = timed(partial(write_alone, model, ids, options.written))
         else:
-            rows = [
-                prompts[task][i : i + 1] for i in range(len(prompts[task]))
-            ]  # one by one is faster than all at once
-            seconds, found = timed(lambda: [model(row, use_cache=True, logits_to_keep=1).logits for row in rows])
-            found = [row.argmax(-1).tolist() for row in found]
+            seconds, found = timed(partial(read_alone, model, prompts[task]))
         print(json.dumps([seconds, found]), flush=True)
 
 
@@ -84,24 +82,37 @@ def stage(options: argparse.Namespace) -> None:
             print(f"ready {json.dumps(plan.to_dict())}", flush=True)
         while True:
             line = sys.stdin.readline().strip() if rank == 0 else ""
-            order[0] = ["", "one", "many", "write"].index(line)
+            order[0] = TASKS.index(line)
             group.broadcast(order)
             if not int(order):
                 return
-            task = ["", "one", "many", "write"][int(order)]
-            if task == "write":
-                ids = prompts["one"][:, : options.prompt // 4]
-                seconds, found = timed(lambda: pipe.generate(ids, options.written).tolist())  # noqa: B023
-            else:
-                ids = prompts[task]
-                seconds, logits = timed(lambda: pipe.logits(ids, last_only=True, micro_batches=options.pieces))  # noqa: B023
-                likeliest = torch.zeros(len(ids), 1, dtype=torch.int64) if logits is None else logits.argmax(-1)
-                start = time.perf_counter()
-                group.broadcast(likeliest, group.size - 1)  # the first rank is done before the last one is
-                seconds += time.perf_counter() - start
-                found = [[row] for row in likeliest.tolist()]
+            seconds, found = timed(partial(work, pipe, prompts, TASKS[int(order)], options))
             if rank == 0:
                 print(json.dumps([seconds, found]), flush=True)
+
+
+def work(
+    pipe: parallel.CausalPipeline, prompts: dict[str, torch.Tensor], task: str, options: argparse.Namespace
+) -> list:
+    """A task of two ranks, to its end on both."""
+    if task == "write":
+        return pipe.generate(prompts["one"][:, : options.prompt // 4], options.written).tolist()
+    ids = prompts[task]
+    logits = pipe.logits(ids, last_only=True, micro_batches=options.pieces)
+    likeliest = torch.zeros(len(ids), 1, dtype=torch.int64) if logits is None else logits.argmax(-1)
+    pipe.group.broadcast(likeliest, pipe.group.size - 1)  # the first rank is done before the last one is
+    return [[row] for row in likeliest.tolist()]
+
+
+def read_alone(model: nn.Module, prompts: torch.Tensor) -> list:
+    """Prompts one by one, which is faster than all at once."""
+    rows = (model(prompts[i : i + 1], use_cache=True, logits_to_keep=1).logits for i in range(len(prompts)))
+    return [row.argmax(-1).tolist() for row in rows]
+
+
+def write_alone(model: nn.Module, ids: torch.Tensor, tokens: int) -> list:
+    given = {"max_new_tokens": tokens, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    return model.generate(ids, attention_mask=torch.ones_like(ids), **given).tolist()
 
 
 def make_prompts(options: argparse.Namespace) -> dict[str, torch.Tensor]:

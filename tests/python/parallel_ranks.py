@@ -6,12 +6,14 @@ scenario, ranks, folder, args, and kill and signal for a rank that is to be ende
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -31,13 +33,28 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def enter(namespace: str) -> None:
+    """Goes into a network namespace that ``ip netns add`` has made."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    file = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+    if libc.setns(file, 0x40000000):  # CLONE_NEWNET
+        raise OSError(ctypes.get_errno(), f"no way into {namespace}")
+    os.close(file)
+
+
 def run_rank(order: dict, rank: int, port: int) -> None:
     """What a forked process does; it ends as any program does."""
     folder = Path(order["folder"])
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(folder / f"rank{rank}.{name}", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(order["ranks"]), "LOCAL_RANK": str(rank)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": str(order["ranks"])}
+    os.environ |= {
+        "MASTER_ADDR": order.get("address", "127.0.0.1"),
+        "MASTER_PORT": str(port),
+        "LOCAL_WORLD_SIZE": str(order["ranks"]),
+    }
+    if "netns" in order:
+        enter(order["netns"][rank])
     os.environ |= order.get("env", {}).get(str(rank), {})
     torch.set_num_threads(1)
     try:
@@ -70,6 +87,14 @@ def wait_for(children: dict[int, int], seconds: float) -> dict[int, tuple[int | 
     return ended
 
 
+def wait_until_begun(folder: Path, children: dict[int, int]) -> None:
+    """Until all ranks are in the midst of their work, and a random moment."""
+    begun = time.monotonic()
+    while not all((folder / f"go{rank}").exists() for rank in children) and time.monotonic() < begun + 30:
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 0.3))
+
+
 def run(order: dict) -> list[dict] | None:
     """Starts ranks, and says how they ended; None in a rank."""
     folder, port, children = Path(order["folder"]), order.get("port") or free_port(), {}
@@ -81,11 +106,11 @@ def run(order: dict) -> list[dict] | None:
             run_rank(order, rank, port)
         children[rank] = child
     if "kill" in order:
-        begun = time.monotonic()
-        while not all((folder / f"go{rank}").exists() for rank in children) and time.monotonic() < begun + 30:
-            time.sleep(0.01)
-        time.sleep(random.uniform(0, 0.3))
+        wait_until_begun(folder, children)
         os.kill(children[order["kill"]], order.get("signal", signal.SIGKILL))
+    if "cut" in order:
+        wait_until_begun(folder, children)
+        subprocess.run(order["cut"], check=True)
     ended = wait_for(children, order.get("seconds", 60)) if order.get("signal") != signal.SIGSTOP else None
     if ended is None:  # a stopped process never ends by itself
         others = {rank: child for rank, child in children.items() if rank != order["kill"]}

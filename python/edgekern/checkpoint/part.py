@@ -40,8 +40,8 @@ def load_part(
     """Fills a part of a model on the meta device with what ``save`` wrote; the rest stays on the meta device.
 
     The checkpoint is compared with the whole model first, so one that belongs to another model is refused whatever part
-    is asked for. Of the file, the header and the tensors of the part are read, layer by layer: the peak is what the part
-    takes, and a layer as it is stored.
+    is asked for. Of the file, the header and the tensors of the part are read, layer by layer: the peak is what the
+    part takes, and a layer as it is stored.
 
     Args:
         model: built on the meta device, by the same code as the saved one.

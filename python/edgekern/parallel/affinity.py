@@ -1,8 +1,8 @@
 """Which cores a process runs on: the big ones, where a CPU has cores of two kinds, and each rank its own.
 
 Threads that wait for each other are as fast as the slowest of them, so a little core among big ones costs more than it
-brings. Linux says which are which: ``cpu_capacity`` on ARM, the lists of ``cpu_core`` and ``cpu_atom`` on Intel's hybrid
-CPUs, and elsewhere the highest frequency.
+brings. Linux says which are which: ``cpu_capacity`` on ARM, the lists of ``cpu_core`` and ``cpu_atom`` on Intel's
+hybrid CPUs, and elsewhere the highest frequency.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Core:
     Attributes:
         cpu: its number.
         big: whether it is of the fastest kind there is.
-        strength: what that was seen from: capacity, kHz, or 1 on Intel's P- and 0 on its E-cores; 0 where nothing is said.
+        strength: what that was seen from: capacity, kHz, or 1 on Intel's P- and 0 on its E-cores; 0 where nothing is
+            said.
         sibling: whether another CPU of a lower number is a thread of the same core.
     """
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgekern.parallel.chain import Chain, Stage, Unit, copy_tree
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
-"""Models whose forward is embedding, layers, norm and head, and nothing else: what they share was read and is tested."""
+"""Models whose forward is embedding, layers, norm and head, and nothing else; each is tested."""
 
 
 class CausalStage(Stage):
@@ -38,7 +38,8 @@ class CausalStage(Stage):
             x: token ids int64 [B, T], or hidden states [B, T, width].
             cache: what the last call gave, for the tokens before these; None when there are none.
             options: ``attention_mask`` int64 [B, tokens so far], 0 for padding, or None; ``position_ids`` int64 [B, T],
-                or None; ``logits`` how many of the last tokens get logits, 0 for all; None for no logits, but hidden states.
+                or None; ``logits`` how many of the last tokens get logits, 0 for all; None for hidden
+                states alone.
         """
         mask, positions, logits = (options.get(name) for name in ("attention_mask", "position_ids", "logits"))
         if self.layers:

@@ -96,8 +96,8 @@ def cut(model: nn.Module) -> Chain:
         return CausalChain(model)
     what = type(model).__name__ if kind is None else f"{type(model).__name__} of type {kind!r}"
     raise ValueError(
-        f"model: expected nn.Sequential, or a causal language model of type {', '.join(KINDS)}; got {what}; blocks that "
-        "are called one after the other can be put into an nn.Sequential"
+        f"model: expected nn.Sequential, or a causal language model of type {', '.join(KINDS)}; got {what}; blocks "
+        "that are called one after the other can be put into an nn.Sequential"
     )
 
 

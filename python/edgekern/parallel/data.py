@@ -41,8 +41,8 @@ def fit(
     """:func:`edgekern.fit` on all ranks of a group: the same weights on all of them, at the start and at the end.
 
     Every rank goes through the same batches, and computes with its own rows of each, so that a step is that of one rank
-    with the whole batch. The loss that is logged is the mean over ranks, and so are metrics; a loss that is not finite on
-    one rank stops all. Where weights are pruned, masks and weights are those of rank 0.
+    with the whole batch. The loss that is logged is the mean over ranks, and so are metrics; a loss that is not
+    finite on one rank stops all. Where weights are pruned, masks and weights are those of rank 0.
 
     Args:
         model, batches, loss, config, callbacks, evaluate: as for ``edgekern.fit``, the same on all ranks. The rows of a

@@ -160,7 +160,8 @@ class Group:
         # torchrun sends SIGTERM to all others as soon as one has ended; this error is to be read before.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        self._monitor.say(f"{type(error).__name__}: {first_line(error)}")
+        if not isinstance(error, RankLostError):  # the store may be lost too
+            self._monitor.say(f"{type(error).__name__}: {first_line(error)}")
         if self.size > 1 and self._keeps_store:
             time.sleep(_CAUSE_SECONDS)  # the store ends with this process, and the others ask it every second
         self._leave(restore=False)
@@ -190,8 +191,8 @@ def join(*, start_seconds: float = START_SECONDS, silence_seconds: float = SILEN
     MASTER_PORT as it does; over gloo.
 
     From then on ranks watch each other: when one dies, is silent for ``silence_seconds`` or fails, all others raise
-    an error that says so. One that cannot raise, because it waits inside of torch, is ended some seconds later, with that
-    error on stderr and exit status 1.
+    an error that says so. One that cannot raise, because it waits inside of torch, is ended some seconds later, with
+    that error on stderr and exit status 1.
 
     Args:
         start_seconds: that ranks wait for each other at the start.

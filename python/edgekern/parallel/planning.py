@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from statistics import median
 from typing import Any, ClassVar, cast
 
@@ -232,7 +233,7 @@ def divide(chain: Chain, costs: Sequence[Sequence[Cost]], memory: Sequence[int |
         ends.append(row[ends[-1]][1])
     ends.reverse()
     stages = []
-    for rank, (first, last) in enumerate(zip(ends, ends[1:], strict=False)):
+    for rank, (first, last) in enumerate(pairwise(ends)):
         own = costs[rank][first:last]
         nbytes = sum(cost.nbytes for cost in own) + round(sum(cost.cache for cost in own) * cache_tokens)
         stages.append(StagePlan(first, last, sum(cost.seconds for cost in own), nbytes))
@@ -244,9 +245,9 @@ def _too_large(costs: Sequence[Sequence[Cost]], memory: Sequence[int | None], ca
     largest = max(cost.nbytes for cost in costs[0])
     there = ", ".join("no limit" if limit is None else f"{limit / 1e6:.1f} MB" for limit in memory)
     return (
-        f"the model does not fit: {weights / 1e6:.1f} MB of weights and {cache / 1e6:.1f} MB of cache, and on each rank "
-        f"once more its largest unit, up to {largest / 1e6:.1f} MB, while it loads; the ranks have {there}; add a rank, "
-        "or convert to fewer bits"
+        f"the model does not fit: {weights / 1e6:.1f} MB of weights and {cache / 1e6:.1f} MB of cache, and on each "
+        f"rank once more its largest unit, up to {largest / 1e6:.1f} MB, while it loads; the ranks have {there}; add a "
+        "rank, or convert to fewer bits"
     )
 
 

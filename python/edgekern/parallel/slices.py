@@ -37,8 +37,8 @@ def some_inputs(layer: nn.Module, start: int, stop: int) -> nn.Module:
     """A layer without a bias that multiplies the input features from ``start`` on, before ``stop``.
 
     Where activations are rounded by each row's own range, that has to be the range of the whole row, of which a part
-    knows its own values. So it gets two more input features, of weight zero: with the least and the largest value of the
-    whole row there, the kernel rounds as it would the whole row, and its integer sums are parts of the whole layer's.
+    knows its own values. So it gets two more input features, of weight zero: with the least and the largest value of
+    the whole row there, the kernel rounds as it would the whole row, and its integer sums are parts of the whole layer's.
 
     Raises:
         ValueError: it cuts through a group of int4 weights.
@@ -80,8 +80,8 @@ def _int4_inputs(
 ) -> dict[str, Tensor]:
     if start % group or (stop % group and stop != k) or k % 2:
         raise ValueError(
-            f"input features {start} to {stop} of {k} cut through a group of {group} int4 weights; convert with a smaller "
-            "group_size, or start other numbers of ranks"
+            f"input features {start} to {stop} of {k} cut through a group of {group} int4 weights; convert with a "
+            "smaller group_size, or start other numbers of ranks"
         )
     weight, scale = tensors["weight"][:, start // 2 : stop // 2], tensors["weight_scale"]
     groups = slice(start // group, -(-stop // group))

@@ -1,4 +1,4 @@
-"""Language models divided by layers: reading prompts in micro-batches, and writing with caches kept where layers are."""
+"""Language models divided by layers: reading prompts in micro-batches, and writing, with caches where layers are."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ class CausalPipeline(Divided):
 
     All ranks call the same methods in the same order. What is asked for is what rank 0 says; on the other ranks
     arguments are not looked at. A prompt is read in pieces, by rows where the batch has several and else by tokens: the
-    second rank reads the first piece while the first rank reads the second. Each rank keeps the keys and values of its own
-    layers. Rows of a batch write in turns: while one rank computes the next token of some, another does so for others.
+    second rank reads the first piece while the first rank reads the second. Each rank keeps the keys and values of its
+    own layers. Rows of a batch write in turns: while one rank computes the next token of some, another does so for others.
     """
 
     chain: CausalChain
@@ -262,7 +262,7 @@ class _Links:
         self._group, self._width, self._dtype = group, pipeline.chain.width, pipeline.chain.dtype
         last = group.size - 1
         self._next = Outbox(group, group.rank + 1, VALUES)
-        # A rank takes the tokens of a step when it begins the next: to wait for that, in the midst of a step, both would.
+        # A rank takes the tokens of a step when it begins the next; to wait for that, both would.
         others = range(last) if pipeline.is_last else ()
         self._others = [Outbox(group, other, TOKENS, at_once=batch + 1) for other in others]
         self._last = last
