@@ -4,8 +4,8 @@
     python benchmarks/parallel.py --quick    shorter ones, and two rounds
 
 One process reads a prompt in one call, which is its fastest way. Rounds are interleaved: while the two work, the one
-waits for a message, and the other way round. Tokens that are
-written are compared. Results are printed, and kept with -o.
+waits for a message, and the other way round. Tokens that are written are compared. Results are printed, and kept
+with -o.
 """
 
 from __future__ import annotations

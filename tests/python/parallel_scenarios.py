@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import time
@@ -240,6 +241,7 @@ def limited(rank: int, folder: Path, checkpoint: str, sizes: dict, room: int, ra
     """Loads under a limit of memory, and writes."""
     with join() as group:
         model = empty(**sizes)
+        ctypes.CDLL(None).mallopt(-3, 1 << 17)  # M_MMAP_THRESHOLD: what is let go counts no longer
         before = peak("VmData")
         resource.setrlimit(resource.RLIMIT_DATA, (before + room, before + room))
         units = sizes["num_hidden_layers"] + 2

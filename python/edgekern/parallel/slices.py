@@ -38,7 +38,7 @@ def some_inputs(layer: nn.Module, start: int, stop: int) -> nn.Module:
 
     Where activations are rounded by each row's own range, that has to be the range of the whole row, of which a part
     knows its own values. So it gets two more input features, of weight zero: with the least and the largest value of
-    the whole row there, the kernel rounds as it would the whole row, and its integer sums are parts of the whole layer's.
+    the whole row there, the kernel rounds as it would the whole row, and its integer sums are parts of the layer's.
 
     Raises:
         ValueError: it cuts through a group of int4 weights.
