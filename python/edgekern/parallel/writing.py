@@ -74,7 +74,7 @@ class CausalPipeline(Divided):
     All ranks call the same methods in the same order. What is asked for is what rank 0 says; on the other ranks
     arguments are not looked at. A prompt is read in pieces, by rows where the batch has several and else by tokens: the
     second rank reads the first piece while the first rank reads the second. Each rank keeps the keys and values of its
-    own layers. Rows of a batch write in turns: while one rank is at the next token of some, another is at that of others.
+    own layers. Rows of a batch write in turns: while one rank is at some of them, another is at others.
     """
 
     chain: CausalChain
