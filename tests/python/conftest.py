@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,3 +73,20 @@ def one_thread():
     kernels.set_num_threads(1)
     yield
     kernels.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def ranks(tmp_path_factory):
+    """Runs a scenario of parallel_scenarios.py on so many ranks; what became of each of them."""
+    script = Path(__file__).with_name("parallel_ranks.py")
+    server = subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(scenario, count, args=None, **order):
+        folder = order.pop("folder", None) or tmp_path_factory.mktemp(scenario)
+        order |= {"scenario": scenario, "ranks": count, "folder": str(folder), "args": args or {}}
+        print(json.dumps(order), file=server.stdin, flush=True)
+        return json.loads(server.stdout.readline())
+
+    yield run
+    server.stdin.close()
+    server.wait(timeout=20)

@@ -15,7 +15,7 @@ LEVELS = [
     ["cli"],
     ["report"],
     ["compress"],
-    ["sensitivity", "integrations"],
+    ["sensitivity", "integrations", "parallel"],
     ["train", "distill"],
     ["prune", "quantize", "qat", "fuse", "evaluate", "bench", "loading"],
     ["energy"],

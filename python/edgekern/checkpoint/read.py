@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -51,12 +52,12 @@ def load(model: M, directory: str | os.PathLike[str]) -> M:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     folder = Path(directory)
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     tensors = _open_tensors(folder, manifest)
-    convs = [_make_conv(record, tensors, manifest.sparse) for record in manifest.convs]
-    with part_of_a_model(sum(map(_bytes_of, manifest.layers)) + sum(conv.packed_bytes for conv in convs)):
-        linears = [_make_linear(record, tensors, manifest.sparse) for record in manifest.layers]
-        natives = [*linears, *convs, *_make_tables(manifest, linears, tensors)]
+    convs = [make_conv(record, tensors, manifest.sparse) for record in manifest.convs]
+    with part_of_a_model(sum(map(bytes_of, manifest.layers)) + sum(conv.packed_bytes for conv in convs)):
+        linears = [make_linear(record, tensors, manifest.sparse) for record in manifest.layers]
+        natives = [*linears, *convs, *make_tables(manifest, linears, tensors)]
     layers = find_places(model, manifest)
     for layer, native in zip(layers, natives, strict=True):
         if isinstance(native, NativeEmbedding):
@@ -78,7 +79,12 @@ def load(model: M, directory: str | os.PathLike[str]) -> M:
 # ------------------------------------------------------------------------------------------------- the files
 
 
-def _read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> Manifest:
+    """The description in a folder.
+
+    Raises:
+        CheckpointError: there is none, or it is of another kind or version.
+    """
     if not folder.is_dir():
         raise CheckpointNotFoundError(f"directory: {folder} is not a directory")
     for name in (MANIFEST_FILE, TENSORS_FILE):
@@ -104,21 +110,27 @@ def _open_tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it cannot be iterated itself
     except SafetensorError as error:
         raise CheckpointCorruptError(f"{path} is not a safetensors file: {error}") from None
+    check_listed(tensors, manifest, path)
+    return tensors
+
+
+def check_listed(tensors: Mapping[str, Tensor], manifest: Manifest, path: Path) -> None:
+    """CheckpointCorruptError unless a file's tensors are those that the description lists."""
     found = {name: (dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()}
     listed = {name: (record.dtype, record.shape) for name, record in manifest.tensors.items()}
     if found != listed:
         name = min(name for name in found.keys() | listed.keys() if found.get(name) != listed.get(name))
         there, said = found.get(name, "missing"), listed.get(name, "nothing")
         raise CheckpointCorruptError(f"{path}: tensor {name!r} is {there}, {MANIFEST_FILE} says {said}")
-    return tensors
 
 
-def _bytes_of(record: LayerRecord) -> int:
+def bytes_of(record: LayerRecord) -> int:
+    """Of a linear layer's packed weights."""
     native = NATIVE_LINEARS[record.scheme.format]
     return native.weight_bytes(record.in_features, record.out_features, _DTYPES.get(record.dtype, torch.float32))
 
 
-def _make_linear(record: LayerRecord, tensors: dict[str, Tensor], sparse: tuple[str, ...]) -> NativeLinear:
+def make_linear(record: LayerRecord, tensors: dict[str, Tensor], sparse: tuple[str, ...]) -> NativeLinear:
     """The packed layer of one record."""
     name, dtypes = record.names[0], _dtypes_of(record)
     kind, sizes = NATIVE_LINEARS[record.scheme.format], (record.in_features, record.out_features)
@@ -130,7 +142,7 @@ def _make_linear(record: LayerRecord, tensors: dict[str, Tensor], sparse: tuple[
     return native
 
 
-def _make_conv(record: ConvRecord, tensors: dict[str, Tensor], sparse: tuple[str, ...]) -> NativeLayer:
+def make_conv(record: ConvRecord, tensors: dict[str, Tensor], sparse: tuple[str, ...]) -> NativeLayer:
     """The packed convolution of one record."""
     name, dtypes, kind = record.names[0], _dtypes_of(record), NATIVE_CONVS.get(record.scheme.format)
     if kind is None:
@@ -153,7 +165,7 @@ def _dtypes_of(record: LayerRecord | ConvRecord) -> dict[str, Any]:
     return {"bias": bias_dtype is not None, "dtype": _DTYPES[record.dtype], "bias_dtype": bias_dtype}
 
 
-def _make_tables(manifest: Manifest, linears: list[NativeLinear], tensors: dict[str, Tensor]) -> list[NativeEmbedding]:
+def make_tables(manifest: Manifest, linears: list[NativeLinear], tensors: dict[str, Tensor]) -> list[NativeEmbedding]:
     """The packed table of each record; where it is tied, one that reads from the layer it is tied to."""
     holders = {name: native for record, native in zip(manifest.layers, linears, strict=True) for name in record.names}
     made: dict[TableRecord, NativeEmbedding] = {}

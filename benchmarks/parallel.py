@@ -1,0 +1,206 @@
+"""Time SmolLM2-135M on one process and on two that share its layers, each process on a core of its own, in one run.
+
+    python benchmarks/parallel.py            prompts of 512 tokens, alone and eight at a time, and 32 tokens written
+    python benchmarks/parallel.py --quick    shorter ones, and two rounds
+
+One process reads a prompt in one call, which is its fastest way. Rounds are interleaved: while the two work, the one
+waits for a message, and the other way round. Tokens that are written are compared. Results are printed, and kept
+with -o.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import nn
+
+import edgekern as ek
+from edgekern import parallel
+from edgekern.report.machine import describe_machine
+
+TASKS = ("", "one", "many", "write")
+SCHEMES = {"float32": None, "int8": ek.Int8(), "int4": ek.Int4(group_size=32)}
+
+
+def load(scheme: str) -> nn.Module:
+    """SmolLM2 in a scheme."""
+    from edgekern.evaluate.language_model import load_smollm2
+
+    model = load_smollm2().model
+    if SCHEMES[scheme] is not None:
+        ek.convert_(model, SCHEMES[scheme])
+        ek.share_inputs_(model)
+    return model
+
+
+def timed(work) -> tuple[float, object]:
+    start = time.perf_counter()
+    found = work()
+    return time.perf_counter() - start, found
+
+
+@torch.inference_mode()
+def alone(options: argparse.Namespace) -> None:
+    """One process on one core: does what it is told to on stdin."""
+    os.sched_setaffinity(0, [options.cores[0]])
+    torch.set_num_threads(1)
+    model = load(options.scheme)
+    prompts = make_prompts(options)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        task = line.strip()
+        if task == "write":
+            ids = prompts["one"][:, : options.prompt // 4]
+            seconds, found = timed(partial(write_alone, model, ids, options.written))
+        else:
+            seconds, found = timed(partial(read_alone, model, prompts[task]))
+        print(json.dumps([seconds, found]), flush=True)
+
+
+def stage(options: argparse.Namespace) -> None:
+    """One of two ranks, each on a core."""
+    rank = int(os.environ["RANK"])
+    os.sched_setaffinity(0, [options.cores[rank]])
+    torch.set_num_threads(1)
+    model = load(options.scheme)
+    prompts = make_prompts(options)
+    order = torch.zeros(1, dtype=torch.int64)
+    with parallel.join(silence_seconds=30) as group:
+        plan = parallel.plan(model, group, prompts["one"])
+        pipe = parallel.CausalPipeline(model, plan, group)
+        if rank == 0:
+            print(f"ready {json.dumps(plan.to_dict())}", flush=True)
+        while True:
+            line = sys.stdin.readline().strip() if rank == 0 else ""
+            order[0] = TASKS.index(line)
+            group.broadcast(order)
+            if not int(order):
+                return
+            seconds, found = timed(partial(work, pipe, prompts, TASKS[int(order)], options))
+            if rank == 0:
+                print(json.dumps([seconds, found]), flush=True)
+
+
+def work(
+    pipe: parallel.CausalPipeline, prompts: dict[str, torch.Tensor], task: str, options: argparse.Namespace
+) -> list:
+    """A task of two ranks, to its end on both."""
+    if task == "write":
+        return pipe.generate(prompts["one"][:, : options.prompt // 4], options.written).tolist()
+    ids = prompts[task]
+    logits = pipe.logits(ids, last_only=True, micro_batches=options.pieces)
+    likeliest = torch.zeros(len(ids), 1, dtype=torch.int64) if logits is None else logits.argmax(-1)
+    pipe.group.broadcast(likeliest, pipe.group.size - 1)  # the first rank is done before the last one is
+    return [[row] for row in likeliest.tolist()]
+
+
+def read_alone(model: nn.Module, prompts: torch.Tensor) -> list:
+    """Prompts one by one, which is faster than all at once."""
+    rows = (model(prompts[i : i + 1], use_cache=True, logits_to_keep=1).logits for i in range(len(prompts)))
+    return [row.argmax(-1).tolist() for row in rows]
+
+
+def write_alone(model: nn.Module, ids: torch.Tensor, tokens: int) -> list:
+    given = {"max_new_tokens": tokens, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    return model.generate(ids, attention_mask=torch.ones_like(ids), **given).tolist()
+
+
+def make_prompts(options: argparse.Namespace) -> dict[str, torch.Tensor]:
+    ids = torch.randint(1, 49000, (options.batch, options.prompt), generator=torch.Generator().manual_seed(0))
+    return {"one": ids[:1], "many": ids}
+
+
+class Subject:
+    """Processes that do tasks when told to."""
+
+    def __init__(self, role: str, arguments: list[str], world: int) -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = str(listener.getsockname()[1])
+        self.processes = []
+        for rank in range(world):
+            env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1"}
+            env |= {"MASTER_PORT": port, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+            command = [sys.executable, __file__, "--role", role, *arguments]
+            self.processes.append(
+                subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+        self.ready = self._line().removeprefix("ready").strip()
+
+    def _line(self) -> str:
+        line = self.processes[0].stdout.readline()
+        if not line:
+            raise SystemExit("a process has ended; its error stands above")
+        return line
+
+    def do(self, task: str) -> tuple[float, list]:
+        print(task, file=self.processes[0].stdin, flush=True)
+        seconds, found = json.loads(self._line())
+        return seconds, found
+
+    def end(self) -> None:
+        for process in self.processes:
+            process.stdin.close()
+        for process in self.processes:
+            process.wait(timeout=60)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--role", choices=["alone", "stage"], help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="shorter prompts, two rounds")
+    parser.add_argument("--scheme", choices=list(SCHEMES), default="int8")
+    parser.add_argument("--prompt", type=int, help="tokens; 512")
+    parser.add_argument("--batch", type=int, default=8, help="prompts at a time")
+    parser.add_argument("--written", type=int, default=32, help="tokens to write")
+    parser.add_argument("--pieces", type=int, default=8, help="micro-batches to read prompts in")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--cores", type=int, nargs=2, default=sorted(os.sched_getaffinity(0))[:2])
+    parser.add_argument("-o", "--output", type=Path)
+    options = parser.parse_args()
+    options.prompt = options.prompt or (64 if options.quick else 512)
+    rounds = options.rounds or (2 if options.quick else 7)
+    if options.role:
+        (alone if options.role == "alone" else stage)(options)
+        return
+    if len(options.cores) < 2:
+        raise SystemExit("two cores are needed, one for each process")
+    names = ("scheme", "prompt", "batch", "written", "pieces")
+    arguments = [word for name in names for word in (f"--{name}", str(getattr(options, name)))]
+    arguments += ["--cores", *map(str, options.cores)]
+    one, two = Subject("alone", arguments, 1), Subject("stage", arguments, 2)
+    lines = []
+    for task in ("one", "many", "write"):
+        seconds: dict[str, list[float]] = {"one": [], "two": []}
+        found = {}
+        for turn in range(rounds + 1):
+            for name, subject in (("one", one), ("two", two)):
+                took, found[name] = subject.do(task)
+                if turn:  # the first warms up
+                    seconds[name].append(took)
+        ratio = median(seconds["one"]) / median(seconds["two"])
+        same = found["one"] == found["two"]
+        lines.append({"task": task, "seconds": seconds, "ahead": ratio, "same_tokens": same})
+        print(f"{task}: one process {median(seconds['one']):.3f} s, two {median(seconds['two']):.3f} s, "
+              f"{ratio:.2f} times; {'the same tokens' if same else 'OTHER TOKENS'}")  # fmt: skip
+    plan = json.loads(two.ready)
+    one.end()
+    two.end()
+    if options.output:
+        head = {"benchmark": "parallel", **describe_machine(), **{name: getattr(options, name) for name in names}}
+        text = "".join(json.dumps(line) + "\n" for line in [{**head, "plan": plan, "rounds": rounds}, *lines])
+        options.output.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
