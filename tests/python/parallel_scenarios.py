@@ -248,7 +248,7 @@ def limited(rank: int, folder: Path, checkpoint: str, sizes: dict, room: int, ra
         ends = [units * i // ranks for i in range(ranks + 1)]
         stages = [parallel.StagePlan(a, b, 0.0, 0) for a, b in pairwise(ends)]
         names = tuple(unit.name for unit in cut(model).units)
-        pipe = parallel.CausalPipeline(model, parallel.Plan(names, tuple(stages)), group, checkpoint)
+        pipe = parallel.CausalPipeline(model, parallel.Plan(tuple(stages), names), group, checkpoint)
         return {"tokens": pipe.generate(PROMPT, 4).tolist(), "rose": peak("VmData") - before}
 
 

@@ -71,18 +71,22 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
-class Plan(Table):
+class Plan(Table[StagePlan]):
     """Stages in the order of ranks; prints as a table."""
 
     _HEADER: ClassVar[tuple[str, ...]] = ("rank", "from", "to", "ms", "MB")
 
     units: tuple[str, ...]
     """Names of all units."""
-    stages: tuple[StagePlan, ...]
+
+    @property
+    def stages(self) -> tuple[StagePlan, ...]:
+        """One a rank; the rows of the table."""
+        return self.rows
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready data, for boards that are told what to do."""
-        return dataclasses.asdict(self)
+        return {"units": list(self.units), "stages": [dataclasses.asdict(stage) for stage in self.stages]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
@@ -92,7 +96,7 @@ class Plan(Table):
             ValueError: no such data, or stages that leave out units.
         """
         try:
-            plan = cls(tuple(data["units"]), tuple(StagePlan(**stage) for stage in data["stages"]))
+            plan = cls(tuple(StagePlan(**stage) for stage in data["stages"]), tuple(data["units"]))
             ends = [(stage.first, stage.last) for stage in plan.stages]
         except (KeyError, TypeError) as error:
             raise ValueError(f"data: expected what Plan.to_dict makes; {error}") from None
@@ -237,7 +241,7 @@ def divide(chain: Chain, costs: Sequence[Sequence[Cost]], memory: Sequence[int |
         own = costs[rank][first:last]
         nbytes = sum(cost.nbytes for cost in own) + round(sum(cost.cache for cost in own) * cache_tokens)
         stages.append(StagePlan(first, last, sum(cost.seconds for cost in own), nbytes))
-    return Plan(tuple(unit.name for unit in chain.units), tuple(stages))
+    return Plan(tuple(stages), tuple(unit.name for unit in chain.units))
 
 
 def _too_large(costs: Sequence[Sequence[Cost]], memory: Sequence[int | None], cache_tokens: int) -> str:
