@@ -25,12 +25,12 @@ def test_two_boards_write_one_text(tmp_path):
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     env = os.environ | {"PYTHON": sys.executable, "PORT": str(port), "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, EXAMPLE / "make_model.py", tmp_path], env=env, check=True, timeout=100)
-    script = subprocess.run([EXAMPLE / "launch.sh", tmp_path], env=env, capture_output=True, text=True, timeout=100)
+    subprocess.run([sys.executable, EXAMPLE / "make_model.py", tmp_path], env=env, check=True, timeout=300)
+    script = subprocess.run([EXAMPLE / "launch.sh", tmp_path], env=env, capture_output=True, text=True, timeout=300)
     assert script.returncode == 0, script.stderr
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     torchrun = subprocess.run(
-        [*command, EXAMPLE / "write.py", tmp_path], env=env, capture_output=True, text=True, timeout=100
+        [*command, EXAMPLE / "write.py", tmp_path], env=env, capture_output=True, text=True, timeout=300
     )
     assert torchrun.returncode == 0, torchrun.stderr
     texts = [[line for line in done.stdout.splitlines() if "written:" in line] for done in (script, torchrun)]
