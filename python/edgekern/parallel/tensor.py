@@ -65,7 +65,7 @@ def tensor_parallel_(
         rules: "column" or "row" by layer name, or "re:" and a pattern for the whole name. None, for language models
             of the Llama family: attention by heads, and the inner features of each MLP. Embedding, norms and head stay
             whole.
-        compress: send partial results as int8, each row with a scale of its own.
+        compress: send partial results as int8, with a scale for each 32 values.
         checkpoint: a folder that ``edgekern.save`` wrote. Each layer is read, and all but the rank's part is let go
             before the next one is: no rank holds more than its part and a layer.
 
