@@ -56,8 +56,8 @@ def tensor_parallel_(
     """Leaves this rank its part of each linear layer, in place. All ranks then call the model with the same inputs.
 
     A layer divided by "column" gives some of its output features. One divided by "row" is given those, and its results
-    are added up over the ranks. Integers are those of the undivided model, so results differ by the rounding of
-    float sums alone.
+    are added up over the ranks. Weights are the integers of the undivided model, and activations are rounded by the same
+    scales. Float sums differ in their last bits, and where activations are int8 these now and then decide an integer.
 
     Args:
         model: converted or not, or both; on the meta device with ``checkpoint``.
