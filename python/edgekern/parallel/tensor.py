@@ -56,7 +56,7 @@ def tensor_parallel_(
     """Leaves this rank its part of each linear layer, in place. All ranks then call the model with the same inputs.
 
     A layer divided by "column" gives some of its output features. One divided by "row" is given those, and its results
-    are added up over the ranks. Weights are the integers of the undivided model, and activations are rounded by the same
+    are added up over the ranks. Weights are the integers of the undivided model, and activations are rounded by its
     scales. Float sums differ in their last bits, and where activations are int8 these now and then decide an integer.
 
     Args:
