@@ -138,7 +138,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--cpu", required=True, choices=CPUS, help="the emulated CPU, by the kernels it is to run")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="a variable for the test")
-    parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="default 600")
+    parser.add_argument("--timeout", type=float, default=1500, metavar="SECONDS", help="default 1500")
     default_cache = REPOSITORY / "build/emulate"
     parser.add_argument("--cache", type=Path, default=default_cache, help="where Bochs is kept; default build/emulate")
     parser.add_argument("--mirror", help="the Debian mirror to download from; default: the one this machine uses")

@@ -181,12 +181,12 @@ def test_governors_that_may_not_be_set_are_left_out_with_the_command(cpufreq, mo
 
 
 def test_a_format_that_does_not_suit_is_left_out_with_the_reason():
-    convolution = nn.Sequential(nn.Conv2d(4, 4, 3))
-    plan = ek.power_plan(convolution, torch.randn(1, 4, 8, 8), threads=[1], formats=["float", "int4"], **QUICK)
+    convolution = nn.Sequential(nn.Conv1d(4, 4, 3))
+    plan = ek.power_plan(convolution, torch.randn(1, 4, 8), threads=[1], formats=["float", "int4"], **QUICK)
     assert [point.format for point in plan] == ["float"]
     assert "nothing to convert" in plan.left_out["int4"]
     with pytest.raises(ValueError, match=r"formats: nothing to measure; .*nothing to convert"):
-        ek.power_plan(convolution, torch.randn(1, 4, 8, 8), threads=[1], formats=["int4"], **QUICK)
+        ek.power_plan(convolution, torch.randn(1, 4, 8), threads=[1], formats=["int4"], **QUICK)
 
 
 @pytest.mark.parametrize(

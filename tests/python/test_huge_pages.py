@@ -26,7 +26,7 @@ def small_layers(count=12):
 
 def test_small_layers_lie_side_by_side_from_the_start_of_a_huge_page():
     model = small_layers()
-    ek.convert_(model)
+    ek.convert_(model, ek.Int8())
     layers = native_layers(model)
     assert layers[0].packed.data_ptr() % HUGE_PAGE == 0
     for one, next_one in pairwise(layers):
@@ -51,7 +51,7 @@ def test_moving_weights_changes_no_result(scheme):
 
 def test_a_layer_too_large_and_a_model_too_small_stay_where_they_are():
     model = nn.Sequential(nn.Linear(2304, 2304), nn.Linear(64, 64))
-    ek.convert_(model)
+    ek.convert_(model, ek.Int8())
     large, small = native_layers(model)
     assert large.packed.nbytes >= LARGE
     assert all(layer.packed.untyped_storage().nbytes() == layer.packed.nbytes for layer in (large, small))
@@ -59,7 +59,7 @@ def test_a_layer_too_large_and_a_model_too_small_stay_where_they_are():
 
 def test_a_layer_outlives_its_neighbours():
     model = small_layers()
-    ek.convert_(model)
+    ek.convert_(model, ek.Int8())
     last = model[-1]
     storage = last.packed.untyped_storage()
     assert storage.nbytes() > sum(layer.packed.nbytes for layer in native_layers(model))
@@ -72,7 +72,7 @@ def test_a_layer_outlives_its_neighbours():
 def test_weights_made_in_inference_mode_are_moved_too():
     with torch.inference_mode():
         model = small_layers()
-        ek.convert_(model)
+        ek.convert_(model, ek.Int8())
     first, second, *_ = native_layers(model)
     assert first.packed.untyped_storage().data_ptr() == second.packed.untyped_storage().data_ptr()
     gather_weights_(model)
@@ -82,7 +82,7 @@ def test_weights_made_in_inference_mode_are_moved_too():
 
 def test_new_weights_and_copies_leave_the_others_alone():
     model, other = small_layers(), small_layers()
-    ek.convert_(model)
+    ek.convert_(model, ek.Int8())
     ek.convert_(other, ek.Int8())
     x = torch.randn(2, 512)
     with torch.inference_mode():

@@ -9,4 +9,4 @@ def test_the_wheel_holds_the_package_alone():
     tops = {file.parts[0] for file in files if file.parts[0] != ".."}  # what goes up is the command, bin/edgekern
     assert {top for top in tops if not top.endswith(".dist-info")} == {"edgekern", "edgekern_cli"}
     kinds = {file.suffix for file in files if file.parts[0] in ("edgekern", "edgekern_cli")}
-    assert kinds - {".pyc"} == {".py", ".so", ".typed"}
+    assert kinds - {".pyc"} == {".py", ".so", ".typed", ".toml", ".html", ".css"}  # recipes, and the report's page

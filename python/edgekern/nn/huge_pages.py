@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekern.nn.native_layer import NativeLayer
+from edgekern.nn.swap import return_freed_memory
 
 HUGE_PAGE = 2 << 20
 LARGE = 2 * HUGE_PAGE  # bytes; from here on packing itself asks for huge pages, which cover at least half of the layer
@@ -32,6 +33,7 @@ def gather_weights_(model: nn.Module) -> None:
     layers = (module for module in model.modules() if isinstance(module, NativeLayer))
     for parts in _rooms(part for layer in layers for part in layer._memory() if 0 < part.nbytes < LARGE):
         _move_(parts)
+        return_freed_memory()
 
 
 def _rooms(parts: Iterable[Tensor]) -> Iterable[list[Tensor]]:
