@@ -39,11 +39,13 @@ def gather_weights_(model: nn.Module) -> None:
 def _rooms(parts: Iterable[Tensor]) -> Iterable[list[Tensor]]:
     """The tensors, in their order, in lists of about :data:`ROOM` bytes."""
     room: list[Tensor] = []
+    taken = 0
     for part in parts:
         room.append(part)
-        if sum(map(_padded, room)) >= ROOM:
+        taken += _padded(part)
+        if taken >= ROOM:
             yield room
-            room = []
+            room, taken = [], 0
     if room:
         yield room
 
