@@ -27,7 +27,7 @@ from torch import Tensor, nn
 import edgekern as ek
 from edgekern.config import Config
 from edgekern.evaluate import load_smollm2, perplexity, wikipedia_prose, windows
-from edgekern.report.machine import describe_machine
+from edgekern.machine import describe_machine
 
 RESULT = Path(__file__).resolve().parent / "results/allocate-smollm2.json"
 WINDOWS, TOKENS = 4, 512

@@ -26,7 +26,7 @@ from torch import nn
 
 import edgekern as ek
 from edgekern import parallel
-from edgekern.report.machine import describe_machine
+from edgekern.machine import describe_machine
 
 TASKS = ("", "one", "many", "write")
 SCHEMES = {"float32": None, "int8": ek.Int8(), "int4": ek.Int4(group_size=32)}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import edgekern as ek
 from edgekern.evaluate import Encoder, load_lee50, load_minilm, load_wordsim353, news_texts
-from edgekern.report.machine import describe_machine
+from edgekern.machine import describe_machine
 
 RESULT = Path(__file__).parent / "results/prune-minilm.json"
 TEXTS, BATCH, TOKENS = 32, 8, 128

@@ -25,8 +25,8 @@ from torch import nn
 
 import edgekern as ek
 from edgekern.evaluate import load_lee50, load_minilm, load_sentiment, load_wordsim353
+from edgekern.machine import describe_machine
 from edgekern.nn import Int8Linear
-from edgekern.report.machine import describe_machine
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks/results/prune-minilm-80.json"

@@ -31,8 +31,8 @@ import prune_smollm2 as example  # noqa: E402
 
 from edgekern.bench import decode_in_turns  # noqa: E402
 from edgekern.evaluate import LanguageModel, load_smollm2, perplexity, wikipedia_prose, windows  # noqa: E402
+from edgekern.machine import describe_machine  # noqa: E402
 from edgekern.nn import Int8Linear  # noqa: E402
-from edgekern.report.machine import describe_machine  # noqa: E402
 
 RESULT = ROOT / "benchmarks/results/prune-smollm2.json"
 MODELS = ROOT / "build/pruned/smollm2"

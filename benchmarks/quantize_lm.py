@@ -18,7 +18,7 @@ from torch import Tensor
 
 import edgekern as ek
 from edgekern.evaluate import load_smollm2, perplexity, wikipedia_prose, windows
-from edgekern.report.machine import describe_machine
+from edgekern.machine import describe_machine
 
 WINDOWS, TOKENS = 12, 512
 MANY = 24

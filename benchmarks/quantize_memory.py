@@ -34,7 +34,7 @@ from torch import Tensor
 from transformers import LlamaConfig
 
 from edgekern.checkpoint.stream import write_tensors
-from edgekern.report.machine import describe_machine
+from edgekern.machine import describe_machine
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks/results/quantize-memory.json"

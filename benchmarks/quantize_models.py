@@ -40,7 +40,7 @@ from edgekern.evaluate import (
     news_texts,
     wikipedia_prose,
 )
-from edgekern.report.machine import describe_machine
+from edgekern.machine import describe_machine
 
 CASES = [
     Case("float32", None),

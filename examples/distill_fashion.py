@@ -183,7 +183,7 @@ def main() -> None:
     means = {name: sum(row[name] for row in found) / len(found) for name in ("alone", "distilled", "pruned", "int8")}
     print(json.dumps({**means, "ahead": result["ahead"]}))
     if options.save:
-        from edgekern.report.machine import describe_machine
+        from edgekern.machine import describe_machine
 
         record = {"kind": "distill-fashion", "machine": describe_machine(), **result, "means": means}
         options.save.write_text(json.dumps(record, indent=2) + "\n")

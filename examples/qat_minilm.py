@@ -85,7 +85,7 @@ def main() -> None:
         rows.append({"name": name, "distance": apart(encoder, teacher, held_out), **scores})
         print(json.dumps(rows[-1]), flush=True)
     if options.save:
-        from edgekern.report.machine import describe_machine
+        from edgekern.machine import describe_machine
 
         facts = {"steps": options.steps, "group_size": options.group_size, "seconds": round(seconds)}
         result = {"kind": "qat-minilm", "machine": describe_machine(), **facts, "rows": rows}

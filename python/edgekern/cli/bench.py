@@ -18,8 +18,8 @@ import edgekern as ek
 
 from ..bench import Joules
 from ..bench.interleave import interleave
+from ..machine import describe_machine
 from ..report.energy import energy_note, joules_text
-from ..report.machine import describe_machine
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from torch import nn
 from ..bench import Joules, token_costs
 from ..config import check_config, scheme_from_dict
 from ..integrations.transformers import is_converted, load_model, progress_bars
+from ..machine import describe_machine
 from ..nn.layers import find_layers
 from ..report.energy import energy_note, joules_text
-from ..report.machine import describe_machine
 from ..summary import size_text
 
 STORED = "stored"

@@ -21,10 +21,10 @@ import edgekern as ek
 from ..bench import Joules
 from ..bench.interleave import interleave
 from ..evaluate import Encoder, SimilarityTask, load_lee50, load_minilm, load_simlex999, load_wordsim353
+from ..machine import describe_machine
 from ..report.chart import draw_demo
 from ..report.demo import BatchTiming, DemoResult, Pair, demo_table
 from ..report.energy import energy_note
-from ..report.machine import describe_machine
 from ..summary import Report
 
 BATCHES, SEQUENCE = (1, 32), 128

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import kernels
+from ..machine import describe_machine
 from ..report.limits import measure_limits
-from ..report.machine import describe_machine
 
 
 def collect(measure: bool) -> dict[str, Any]:

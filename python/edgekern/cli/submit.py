@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ..machine import describe_machine
 from ..report.board import board_model, read_sensors
-from ..report.machine import describe_machine
 from .bench import linear_case, measure, show
 
 SCHEMA = 1

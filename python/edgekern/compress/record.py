@@ -92,7 +92,7 @@ class RunRecord:
     Attributes:
         model: what was compressed, as the user named it.
         recipe: the recipe's name.
-        machine: ``report.machine``'s description of where it ran.
+        machine: ``edgekern.machine``'s description of where it ran.
         stages: those that have ended, in order.
         complete: whether all of the recipe's stages have.
     """

@@ -197,7 +197,7 @@ def _stages(record: RunRecord) -> Iterator[StageRow]:
 
 
 def _measured_on(machine: Mapping[str, Any]) -> str:
-    """One line on the machine, of the keys of report/machine.py that are there."""
+    """One line on the machine, of the keys of machine.py that are there."""
     said = [str(machine["cpu"])] if machine.get("cpu") else []
     said += [f"{machine['isa']} kernels"] if machine.get("isa") else []
     versions = machine.get("versions")
