@@ -93,7 +93,9 @@ void expect_no_gradient(const Packing& packing, const TensorHandle& x);
 // Adds an op to torch's dispatcher: `cpu` runs it, `elsewhere` is for every device and layout without a kernel of its own.
 void define_op(TorchLibrary* fragment, const char* op, const std::string& schema, BoxedKernel cpu, BoxedKernel elsewhere);
 
-// The ops of torch_embedding.cc, torch_conv2d.cc and torch_program.cc.
+// The ops of torch_linear.cc, torch_rows.cc, torch_embedding.cc, torch_conv2d.cc and torch_program.cc.
+void define_linears(TorchLibrary* fragment);
+void define_rows(TorchLibrary* fragment);
 void define_embeddings(TorchLibrary* fragment);
 void define_conv2d(TorchLibrary* fragment);
 void define_program(TorchLibrary* fragment);

@@ -296,6 +296,23 @@ struct Kernels {
 
 }  // namespace floats
 
+// Rows of floats between layers; formats/rows/README.md. All begin at an element of what they are given, and y may be x.
+namespace rows {
+
+struct Kernels {
+  float (*sum_squares)(const void* x, ek_dtype dtype, int64_t at, int64_t n);
+  // y = x * factor * weight
+  void (*scale)(const void* x, int64_t at, const void* weight, ek_dtype dtype, int64_t n, float factor, void* y, int64_t to);
+  // y = activation(z) * x
+  void (*gate)(const void* z, int64_t at_z, const void* x, int64_t at_x, ek_dtype dtype, int64_t n, ek_activation activation,
+               void* y, int64_t to);
+  // Pairs (x[i], x[i + n/2]) turned by the angles whose cosines and sines are given; y may not be x.
+  void (*rotate)(const void* x, int64_t at, const void* cos, const void* sin, int64_t at_table, ek_dtype dtype, int64_t n,
+                 void* y, int64_t to);
+};
+
+}  // namespace rows
+
 struct Kernels {
   int8::DenseKernels int8;
   int8::ImageKernels int8_images;
@@ -305,6 +322,7 @@ struct Kernels {
   mixed::Kernels mixed;
   floats::Kernels<float> f32;
   floats::Kernels<uint16_t> f16;
+  rows::Kernels rows;
   int64_t (*peak_int8_macs)(int64_t steps);
   uint64_t (*stream_read)(const void* data, size_t size);
 };

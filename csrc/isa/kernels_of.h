@@ -15,6 +15,7 @@
 #include "formats/int8/row.h"
 #include "formats/int8/spmm.h"
 #include "formats/mixed/gemm.h"
+#include "formats/rows/rows.h"
 #include "isa/kernels.h"
 
 namespace edgekern {
@@ -99,6 +100,10 @@ constexpr Kernels kernels_of() {
               .tile_rows = {tile_rows<F16Tile>(1), tile_rows<F16Tile>(2), tile_rows<F16Tile>(4), tile_rows<F16Tile>(8)},
               .load = f16::load_tiles<Isa>,
               .spmm = {f16::spmm<Isa, 1>, f16::spmm<Isa, 2>, f16::spmm<Isa, 4>, f16::spmm<Isa, 8>}},
+      .rows = {.sum_squares = rows::sum_squares<Isa>,
+               .scale = rows::scale<Isa>,
+               .gate = rows::gate<Isa>,
+               .rotate = rows::rotate<Isa>},
       .peak_int8_macs = int8::peak_macs<Isa>,
       .stream_read = int8::stream_read<Isa>,
   };

@@ -15,6 +15,18 @@
 - ``activation``: a code of :data:`ACTIVATIONS`
 - result: [..., N] of x's dtype, contiguous
 
+What lies between the linear layers of a decoder:
+
+``rms_norm(Tensor x, Tensor weight, float eps) -> Tensor``
+``rotary(Tensor q, Tensor k, Tensor cos, Tensor sin) -> (Tensor, Tensor)``
+``gated_mlp(Tensor x, Tensor gate, Tensor up, Tensor down, SymInt out_features, int activation, int format,
+int down_format) -> Tensor``
+
+- ``weight``: [K] of x's dtype
+- ``q``, ``k``: [B, heads, T, D] of one dtype, any strides; ``cos``, ``sin``: [B or 1, T, D] of that dtype
+- ``gate``, ``up``: packed as ``format`` says, a code of :data:`LINEARS`; ``down``: as ``down_format`` does; the three
+  are layers without an activation, and ``activation`` is that of what gate gives
+
 ``int8_linear_2``, ``int8_linear_3``, ``int4_linear_2`` and ``int4_linear_3`` are two or three layers that read the same
 x, which is quantised once, in one parallel region: ``(Tensor x, Tensor packed_0, Tensor packed_1, SymInt
 out_features_0, SymInt out_features_1, int activation) -> (Tensor, Tensor)``, and likewise for three. Each result is
@@ -78,6 +90,7 @@ from edgekern.kernels.packed import code_of
 __all__ = [
     "ACTIVATIONS",
     "FLOATS",
+    "LINEARS",
     "PROGRAM_COLUMNS",
     "f16_pack",
     "f16_packed_size",
@@ -291,6 +304,43 @@ def _fake_program(
 if has_programs := hasattr(torch.ops.edgekern, "int8_conv2d_program"):
     _library.impl("int8_conv2d_program", torch.library.fallthrough_kernel, "Autograd")
     torch.library.register_fake("edgekern::int8_conv2d_program", _fake_program)
+
+LINEARS = {
+    name: code
+    for code, name in enumerate(("int8", "int4", "int8_float", "int4_float", "f32", "f16"))
+}
+"""Codes of formats, and of activations that stay floats, for ops that take any."""
+
+
+def _fake_rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    _check_fake("rms_norm", x, weight)
+    return x.new_empty(x.shape)
+
+
+def _fake_rotary(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    _check_fake("rotary", q, k, cos, sin)
+    return _like_heads(q), _like_heads(k)
+
+
+def _like_heads(x: torch.Tensor) -> torch.Tensor:
+    """An empty tensor in memory as the op leaves it: tokens first, or heads first, as in ``x``."""
+    if x.stride(2) > x.stride(1):
+        return x.new_empty((x.shape[0], x.shape[2], x.shape[1], x.shape[3])).transpose(1, 2)
+    return x.new_empty(x.shape)
+
+
+def _fake_gated_mlp(
+    x: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, out_features: int, *rest: int
+) -> torch.Tensor:
+    _check_fake("gated_mlp", x, gate, up, down)
+    return x.new_empty((*x.shape[:-1], out_features))
+
+
+for _op, _fake in (("rms_norm", _fake_rms_norm), ("rotary", _fake_rotary), ("gated_mlp", _fake_gated_mlp)):
+    _library.impl(_op, torch.library.fallthrough_kernel, "Autograd")
+    torch.library.register_fake(f"edgekern::{_op}", _fake)
 
 _ALONE = ("int8_float_linear", "int4_float_linear", "f32_linear", "f16_linear")
 _OPS = {"int8_linear": (1, 2, 3), "int4_linear": (1, 2, 3), **dict.fromkeys(_ALONE, (1,))}

@@ -535,6 +535,33 @@ EK_API ek_status ek_f16_linear(const ek_isa* isa, const void* packed, size_t pac
                                ek_dtype dtype, int64_t ld_lhs, void* y, int64_t ld_y, ek_activation activation, void* workspace,
                                size_t workspace_size, const ek_parallel* parallel);
 
+// ------------------------------------------------------------------------------------- rows of floats, between layers
+//
+// What a decoder does between its linear layers, of rows [m][n] of dtype, in one parallel region. All of it is computed in f32,
+// and rounded once. isa NULL = default.
+
+// y = x * weight[n] / sqrt(mean of the row's x^2 + eps). weight is of dtype too. y may be x.
+EK_API ek_status ek_rms_norm(const ek_isa* isa, int64_t m, int64_t n, const void* x, ek_dtype dtype, int64_t ld_x,
+                             const void* weight, float eps, void* y, int64_t ld_y, const ek_parallel* parallel);
+
+// y = activation(z) * x. y may be z or x.
+EK_API ek_status ek_gate(const ek_isa* isa, int64_t m, int64_t n, const void* z, int64_t ld_z, const void* x, int64_t ld_x,
+                         ek_dtype dtype, ek_activation activation, void* y, int64_t ld_y, const ek_parallel* parallel);
+
+// Rotary position embedding of [batch][tokens][heads][n], n even: the pair x[i], x[i + n/2] is turned by the angle with
+// cos[i], sin[i], as transformers turns it:
+//   y[i] = x[i] * cos[i] - x[i + n/2] * sin[i]    y[i + n/2] = x[i + n/2] * cos[i + n/2] + x[i] * sin[i + n/2]
+// In f32 products and sums are rounded one by one, the same bits on every ISA. cos and sin are [batch][tokens][n], or of one
+// batch for all where table_batch is 0. Strides are in elements; the n of a head lie side by side. y may not be x.
+typedef struct {
+  int64_t batch, tokens, heads, n;
+  int64_t x_batch, x_token, x_head;  // strides of x
+  int64_t y_batch, y_token, y_head;
+  int64_t table_batch, table_token;
+} ek_rotary;
+EK_API ek_status ek_rotate(const ek_isa* isa, const ek_rotary* shape, const void* x, ek_dtype dtype, const void* cos,
+                           const void* sin, void* y, const ek_parallel* parallel);
+
 // ------------------------------------------------------------------------------------- the machine's limits
 
 // Runs `steps` rounds of this ISA's int8 multiply-add from registers; returns the multiply-adds done, for timing.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from edgekern.fuse.apply import FuseError, fuse_
+from edgekern.fuse.blocks import BlockReport, fuse_blocks_
 from edgekern.fuse.frozen import FreezeReport, FreezeRow, freeze
 from edgekern.fuse.link import LinkReport, LinkRow, link_
 from edgekern.fuse.report import FuseReport, FuseRow
 
 __all__ = [
+    "BlockReport",
     "FreezeReport",
     "FreezeRow",
     "FuseError",
@@ -17,5 +19,6 @@ __all__ = [
     "LinkRow",
     "freeze",
     "fuse_",
+    "fuse_blocks_",
     "link_",
 ]

@@ -68,7 +68,7 @@ def parts_of(model: nn.Module) -> Parts:
         known = isinstance(module, _ACTIVATIONS)
         if module is model and not known:
             continue
-        if (name := _activation_of(module) if known else _function_in(module)) or known:
+        if (name := activation_in(module)) or known:
             activations[module] = name
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -76,6 +76,11 @@ def parts_of(model: nn.Module) -> Parts:
             names.setdefault(module, []).append(name)
     norms = tuple(module for module in names if isinstance(module, _BatchNorm))
     return Parts({module: tuple(found) for module, found in names.items()}, layers, norms, activations)
+
+
+def activation_in(module: nn.Module) -> str:
+    """The name of the activation that a module is, of PyTorch or of other code; empty where no fused layer has it."""
+    return _activation_of(module) if isinstance(module, _ACTIVATIONS) else _function_in(module)
 
 
 def _activation_of(module: nn.Module) -> str:

@@ -46,7 +46,7 @@ class FloatLinear(NativeLinear):
     """
 
     _packing: ClassVar[_Packing]
-    _chosen_here: ClassVar[tuple[str, ...]] = ("packed", "choice", "_plain", "shared")
+    _chosen_here: ClassVar[tuple[str, ...]] = ("packed", "choice", "_plain", "shared", "linear_code")
 
     scheme: Float32 | Float16
     _plain: tuple[Tensor, Tensor | None] | None

@@ -156,6 +156,7 @@ class Int4Linear(NativeLinear):
             packed = None  # a smaller form was chosen
         self.packed = weights.pack(choice.form, None if bias is None else bias.detach().float(), packed)
         self.choice = choice
+        self.linear_code = self._code_as("int4_float" if self.activations == FLOAT else "int4")
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Int8Linear(NativeLinear):
     scheme_class: ClassVar[type[Int8]] = Int8
     exact: ClassVar[tuple[str, ...]] = ("weight", "weight_scale", "input_scale", "input_zero_point")
     _chosen_here: ClassVar[tuple[str, ...]] = (
-        *("packed", "packed_few", "choice", "_few_elements", "shared"),
+        *("packed", "packed_few", "choice", "_few_elements", "shared", "linear_code"),
         "input_range",  # chosen nowhere, but canonical: input_scale and input_zero_point
     )
 
@@ -147,6 +147,8 @@ class Int8Linear(NativeLinear):
             self.shared.part()  # one call rounds by one range, and this one may be new
         self.choice, self._few_elements = choice, choice.few_rows * self.in_features
         self.input_range = given
+        format = "int8_float" if scheme.activations == FLOAT else "int8"
+        self.linear_code = -1 if choice.few else self._code_as(format)
 
     def _empty(self) -> None:
         super()._empty()

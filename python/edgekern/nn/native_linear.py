@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import nn
 
+from edgekern import ops
 from edgekern._lib import core
 from edgekern.config import Scheme
 from edgekern.nn.fused import FusedLinear
@@ -34,8 +35,10 @@ class NativeLinear(NativeLayer):
     """
 
     float_name: ClassVar[str] = "nn.Linear"
-    _chosen_here: ClassVar[tuple[str, ...]] = ("packed", "choice", "shared")
+    _chosen_here: ClassVar[tuple[str, ...]] = ("packed", "choice", "shared", "linear_code")
 
+    linear_code: int
+    """Of :data:`edgekern.ops.LINEARS`, by which another op may run this layer; -1 where none may."""
     shared: SharedInput | None
     """The layers that are computed in the same call, where :func:`edgekern.share_inputs_` has found any."""
 
@@ -62,6 +65,7 @@ class NativeLinear(NativeLayer):
     def _empty(self) -> None:
         super()._empty()
         self.shared = None
+        self.linear_code = -1
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -77,6 +81,10 @@ class NativeLinear(NativeLayer):
             return min(in_features, out_features) >= 1 and core.int8_dense_packed_size(out_features, in_features) > 0
         except (TypeError, ValueError):  # TypeError: no 64-bit integers
             return False
+
+    def _code_as(self, format: str) -> int:
+        """What ``linear_code`` is when one packing of this format is all that the layer runs on."""
+        return ops.LINEARS[format] if self.activation == "none" else -1
 
     @classmethod
     def obstacle_in_activations(cls, scheme: Scheme) -> str:
