@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from operator import mul
 from typing import Any, cast
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from edgekern.calibration.observe import inference
 from edgekern.fuse.calls import undisturbed
@@ -16,6 +17,7 @@ from edgekern.fuse.parts import activation_in
 from edgekern.nn import share_inputs_
 from edgekern.nn.gated_mlp import GatedMLP
 from edgekern.nn.rms_norm import RMSNorm
+from edgekern.nn.rotary import Rotary, Rotate, rotate_natively_, rotates_by
 from edgekern.nn.swap import uninterrupted
 
 _GATED = ("gate_proj", "up_proj", "down_proj")
@@ -32,6 +34,8 @@ class BlockReport:
     """Layers that one call computes, since they read the same input."""
     norms: tuple[str, ...]
     mlps: tuple[str, ...]
+    rotations: tuple[str, ...]
+    """Attention modules."""
 
 
 def fuse_blocks_(model: nn.Module) -> BlockReport:
@@ -43,10 +47,13 @@ def fuse_blocks_(model: nn.Module) -> BlockReport:
     - An MLP with ``gate_proj``, ``up_proj`` and ``down_proj`` becomes :class:`edgekern.nn.GatedMLP`: one operator in
       place of five.
 
+    - An attention module that calls transformers' ``apply_rotary_pos_emb`` rotates by one operator in place of nine,
+      in float32 to the same bits.
+
     Norms and MLPs are recognised by what they compute, not by their class: ``torch.fx`` traces each, and the graph has
-    to be that of the formula; a norm is tried on numbers besides. Any other is left as it is, as are subclasses of
-    ``nn.RMSNorm``, modules with hooks, and ones whose forward was replaced. Parameters and layers stay the objects they
-    are, by the names they have. Results change by the rounding of floats.
+    to be that of the formula; norms and rotations are tried on numbers. Any other is left as it is, as are modules with
+    hooks, and ones whose forward was replaced. Parameters and layers stay the objects they are, by the names they have.
+    Results change by the rounding of floats.
 
     Calling it again does nothing more. What is loaded by :mod:`edgekern.integrations.transformers` went through it.
 
@@ -63,11 +70,14 @@ def fuse_blocks_(model: nn.Module) -> BlockReport:
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     norms = _replaced(model, _norm)
     mlps = _replaced(model, _mlp)
+    attentions = {name: module for name, module in model.named_modules() if _rotates(module)}
     with uninterrupted():
         for parent, name, new, _ in (*norms, *mlps):
             parent._modules[name] = new
-    names = [tuple(dict.fromkeys(full for _, _, _, full in found)) for found in (norms, mlps)]
-    return BlockReport(share_inputs_(model), *names)
+        for module in attentions.values():
+            rotate_natively_(module)
+    names = [tuple(full for _, _, _, full in found) for found in (norms, mlps)]
+    return BlockReport(share_inputs_(model), *names, tuple(attentions))
 
 
 Replacement = tuple[nn.Module, str, nn.Module, str]
@@ -105,6 +115,27 @@ def _graph(module: nn.Module) -> list[fx.Node]:
             return list(Closed().trace(module).nodes)
     except Exception:  # of whatever kind the module's code, or tracing, raises
         return []
+
+
+def _rotates(module: nn.Module) -> bool:
+    """Whether a module calls a function of the usual name that gives the very bits of the native operator."""
+    function = None if _is_bound(module) else rotates_by(module)
+    return function is not None and _rotates_alike(function)
+
+
+@cache
+def _rotates_alike(function: Rotate) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    q, k, cos, sin = (
+        torch.randn(*shape, generator=generator, device="cpu") for shape in ((2, 3, 5, 16), (2, 1, 5, 16), *[(2, 5, 16)] * 2)
+    )
+    with torch.inference_mode():
+        try:
+            expected = function(q, k, cos, sin)
+        except Exception:  # a function of another kind, of the same name
+            return False
+        got = Rotary(function)(q, k, cos, sin)
+    return all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
 
 
 # ------------------------------------------------------------------------------------------------- norms
