@@ -39,7 +39,7 @@ def load(scheme: str) -> nn.Module:
     model = load_smollm2().model
     if SCHEMES[scheme] is not None:
         ek.convert_(model, SCHEMES[scheme])
-        ek.share_inputs_(model)
+        ek.fuse_blocks_(model)
     return model
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "AWQ",
     "GPTQ",
     "BenchResult",
+    "BlockReport",
     "CheckpointError",
     "CompressData",
     "CompressError",
@@ -82,6 +83,7 @@ __all__ = [
     "fit",
     "freeze",
     "fuse_",
+    "fuse_blocks_",
     "kernels",
     "link_",
     "load",
@@ -94,7 +96,6 @@ __all__ = [
     "quantize_",
     "save",
     "sensitivity",
-    "share_inputs_",
     "shrink_",
     "shrink_like_",
     "student_from",
@@ -129,8 +130,17 @@ if TYPE_CHECKING or not _no_torch:
     from edgekern.distill import Distiller, DistillError, student_from
     from edgekern.energy.plan import power_plan
     from edgekern.energy.points import PowerPlan
-    from edgekern.fuse import FreezeReport, FuseError, FuseReport, LinkReport, freeze, fuse_, link_
-    from edgekern.nn import share_inputs_
+    from edgekern.fuse import (
+        BlockReport,
+        FreezeReport,
+        FuseError,
+        FuseReport,
+        LinkReport,
+        freeze,
+        fuse_,
+        fuse_blocks_,
+        link_,
+    )
     from edgekern.plan import ConvertError
     from edgekern.prune import AGP, GradualPruner, MaskLock, PruneError, PruneReport, prune_, prune_iteratively_
     from edgekern.prune.structured import ShrinkReport, shrink_, shrink_like_

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import edgekern as ek  # noqa: E402
-from edgekern.nn import shared_input  # noqa: E402
+from edgekern.nn import share_inputs_, shared_input  # noqa: E402
 
 SCHEMES = [ek.Int8(), ek.Int4(group_size=32), ek.Int4(symmetric=True)]
 
@@ -64,7 +64,7 @@ def pair(module, scheme, seed=0):
     model = module().eval()
     ek.convert_(model, scheme)
     shared = copy.deepcopy(model)
-    return model, shared, ek.share_inputs_(shared)
+    return model, shared, share_inputs_(shared)
 
 
 def same(left, right):
@@ -112,7 +112,7 @@ def test_pruned_layers_of_any_form(calls):
     x = torch.randn(40, 128)
     with torch.no_grad():
         alone = model(x)
-        ek.share_inputs_(model)
+        share_inputs_(model)
         assert same(alone, model(x))
     assert calls == ["int8_linear_3"]
 
@@ -121,10 +121,10 @@ def test_only_layers_of_one_format_go_together():
     torch.manual_seed(0)
     model = Attention().eval()
     ek.convert_(model, ek.PerLayer({"k_proj": ek.Int4(32), "_default": ek.Int8()}))
-    assert ek.share_inputs_(model) == (("q_proj", "v_proj"),)
-    assert ek.share_inputs_(model) == ()  # they are shared already
+    assert share_inputs_(model) == (("q_proj", "v_proj"),)
+    assert share_inputs_(model) == ()  # they are shared already
     dense = Attention()
-    assert ek.share_inputs_(dense) == ()
+    assert share_inputs_(dense) == ()
 
 
 def test_layers_whose_activations_stay_floats_go_alone(calls):
@@ -134,7 +134,7 @@ def test_layers_whose_activations_stay_floats_go_alone(calls):
     x = torch.randn(24, 48)
     with torch.no_grad():
         expected = model(x)
-        assert ek.share_inputs_(model) == (("q_proj", "v_proj"),)
+        assert share_inputs_(model) == (("q_proj", "v_proj"),)
         assert same(expected, model(x))
     assert calls == ["int8_linear_2"]
     assert pair(Attention, ek.Int4(activations="float"))[2] == ()

@@ -16,7 +16,7 @@ from edgekern import AWQ, GPTQ, Int4, Int8, PerLayer, SmoothQuant, ops
 from edgekern.calibration.errors import UNREACHED, DataError
 from edgekern.calibration.ranges import NOTHING_BUT_ZEROS, InputRange
 from edgekern.config import read_config
-from edgekern.nn import Int8Linear
+from edgekern.nn import Int8Linear, share_inputs_
 
 STATIC = Int8(activations="static")
 PERCENTILE = Int8(activations="static", ranges="percentile")
@@ -365,20 +365,20 @@ def attention(config):
 
 def test_layers_of_one_range_share_their_input():
     alone, shared = attention(STATIC), attention(STATIC)
-    assert ek.share_inputs_(shared) == (("q_proj", "k_proj", "v_proj"),)
+    assert share_inputs_(shared) == (("q_proj", "k_proj", "v_proj"),)
     x = torch.randn(20, 24)
     with torch.inference_mode():
         assert torch.equal(shared(x), alone(x))
         other = attention(PerLayer({"k_proj": NARROW, "_default": STATIC}))
-        assert ek.share_inputs_(other) == (("q_proj", "v_proj"),)
+        assert share_inputs_(other) == (("q_proj", "v_proj"),)
         assert torch.equal(other.k_proj(x), attention(NARROW).k_proj(x))
         mixed = attention(PerLayer({"q_proj": Int8(), "_default": STATIC}))
-        assert ek.share_inputs_(mixed) == (("k_proj", "v_proj"),)
+        assert share_inputs_(mixed) == (("k_proj", "v_proj"),)
 
 
 def test_a_range_that_is_loaded_parts_them():
     shared, other = attention(STATIC), attention(MSE)
-    ek.share_inputs_(shared)
+    share_inputs_(shared)
     state = other.k_proj.state_dict()
     shared.k_proj.load_state_dict({**state, "input_scale": 2 * state["input_scale"]})
     x = torch.randn(20, 24)

@@ -25,7 +25,8 @@ from edgekern.compress.errors import CompressError
 from edgekern.compress.record import LayerRecord, Measured
 from edgekern.compress.subject import Subject
 from edgekern.config import EvaluateStage
-from edgekern.nn import NativeEmbedding, NativeLayer, share_inputs_
+from edgekern.fuse import fuse_blocks_
+from edgekern.nn import NativeEmbedding, NativeLayer
 from edgekern.nn.layers import Layer, find_layers
 from edgekern.sensitivity.quality import METRICS, main_tensor, usual_metric
 
@@ -59,7 +60,7 @@ def measure(
         raise CompressError(f"stage {stage.name!r}: {score.metric} is {found}; expected a finite number")
     on_disk, stored = _on_disk(model, folder)
     layers = _layers(model, stage, subject, batch, stored, same_layers) if stage.layers else ()
-    share_inputs_(model)  # as loading does
+    fuse_blocks_(model)  # as loading does
     milliseconds, joules, reason = _costs(model, stage, batch)
     return Measured(
         metric=score.metric,

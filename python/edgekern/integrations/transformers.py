@@ -31,9 +31,9 @@ from edgekern.checkpoint.compressed import METHOD as COMPRESSED_TENSORS
 from edgekern.config import Config, PerLayer, check_config, config_from_dict
 from edgekern.convert import dense_
 from edgekern.evaluate.language_model import LanguageModel
+from edgekern.fuse import fuse_blocks_
 from edgekern.loading import Arrivals, MappedFiles, StoredLayers, records_from_data, records_of, records_to_data
 from edgekern.loading.stored import Record
-from edgekern.nn import share_inputs_
 from edgekern.plan import ConvertError
 
 METHOD = "edgekern"
@@ -174,7 +174,7 @@ class EdgekernQuantizer(HfQuantizer):
         self._files.let_go()
         for name in records_of(model):
             model.all_tied_weights_keys.pop(f"{name}.weight", None)
-        share_inputs_(model)
+        fuse_blocks_(model)
         return model
 
     def get_state_dict_and_metadata(self, model: nn.Module) -> tuple[None, dict[str, str]]:
@@ -214,7 +214,7 @@ def adopt_(model: PreTrainedModel, config: Config) -> None:
     model.hf_quantizer = quantizer
     model.is_quantized, model.quantization_method = True, METHOD
     quantizer.postprocess_model(model)
-    share_inputs_(model)
+    fuse_blocks_(model)
 
 
 class _Take(ConversionOps):

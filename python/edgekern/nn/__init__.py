@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgekern.nn.embedding import Int4Embedding, Int8Embedding, NativeEmbedding
 from edgekern.nn.float_linear import F16Linear, F32Linear
 from edgekern.nn.fused import FusedConv2d, FusedLinear
+from edgekern.nn.gated_mlp import GatedMLP
 from edgekern.nn.int4_conv2d import Int4Conv2d
 from edgekern.nn.int4_linear import Int4Linear
 from edgekern.nn.int8_conv2d import Int8Conv2d
@@ -13,6 +14,7 @@ from edgekern.nn.native_conv import NativeConv2d
 from edgekern.nn.native_layer import NativeLayer
 from edgekern.nn.native_linear import NativeLinear
 from edgekern.nn.qat_linear import QATLinear
+from edgekern.nn.rms_norm import RMSNorm
 from edgekern.nn.shared_input import SharedInput, share_inputs_
 
 NATIVE_LINEARS: dict[str, type[NativeLinear]] = {
@@ -34,6 +36,7 @@ __all__ = [
     "F32Linear",
     "FusedConv2d",
     "FusedLinear",
+    "GatedMLP",
     "Int4Conv2d",
     "Int4Embedding",
     "Int4Linear",
@@ -45,6 +48,7 @@ __all__ = [
     "NativeLayer",
     "NativeLinear",
     "QATLinear",
+    "RMSNorm",
     "SharedInput",
     "share_inputs_",
 ]

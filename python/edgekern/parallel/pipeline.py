@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekern.checkpoint.part import load_part
-from edgekern.nn import share_inputs_
+from edgekern.fuse import fuse_blocks_
 from edgekern.parallel.chain import Chain, Stage, check_batch, cut
 from edgekern.parallel.errors import RankMismatchError
 from edgekern.parallel.group import Group
@@ -54,7 +54,7 @@ class Divided:
             self.stage: Stage = chain.stage(own.first, own.last)
             if any(tensor.is_meta for tensor in (*self.stage.parameters(), *self.stage.buffers())):
                 raise ValueError("model: it is on the meta device and has no values; give checkpoint=")
-            share_inputs_(self.stage)
+            fuse_blocks_(self.stage)
         self.plan, self.group, self.chain = plan, group, chain
         self.is_first, self.is_last = group.rank == 0, group.rank == group.size - 1
 

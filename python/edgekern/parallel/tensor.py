@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from edgekern.checkpoint.part import load_part
 from edgekern.match import match
-from edgekern.nn import NativeLinear, share_inputs_
+from edgekern.fuse import fuse_blocks_
+from edgekern.nn import NativeLinear
 from edgekern.nn.swap import return_freed_memory
 from edgekern.parallel.causal import KINDS
 from edgekern.parallel.group import Group
@@ -108,7 +109,7 @@ def tensor_parallel_(
                 owner, _, attribute = name.rpartition(".")
                 model.get_submodule(owner)._modules[attribute] = part(name, layer)
         return_freed_memory()
-        share_inputs_(model)
+        fuse_blocks_(model)
     return list(spans)
 
 
