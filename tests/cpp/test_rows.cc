@@ -24,7 +24,7 @@ double tolerance(ek_dtype dtype) { return dtype == EK_F32 ? 2e-6 : dtype == EK_F
 // Numbers of a dtype, in memory that ends at a guard page; and the floats that they are.
 struct Numbers {
   ek_dtype dtype;
-  Guarded memory;
+  mutable Guarded memory;
   std::vector<float> values;
 
   Numbers(ek_dtype type, std::vector<float> from)

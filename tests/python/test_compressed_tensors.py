@@ -297,6 +297,7 @@ def test_what_we_write_they_read_and_so_do_we(name, dtype, tied, tmp_path):
     tiny(**{**SIZES, "tied": tied}).to(dtype).save_pretrained(tmp_path / "floats")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "floats", dtype="auto")
     ek.convert_(model, CONFIGS[name], data=[{"input_ids": torch.arange(24)[None] * 3 % 96}], progress=False)
+    ek.fuse_blocks_(model)
     settings = vars(model.config).copy()
     save_compressed(model, tmp_path)
     assert vars(model.config) == settings

@@ -104,9 +104,9 @@ def test_any_nibble_survives_whatever_stands_for_zero(zero):
     assert torch.equal(layer.weight, nibbles.float() - (8 if zero is None else zero))
 
 
-INT8_CHOSEN = {"packed", "packed_few", "choice", "_few_elements", "shared", "input_range"}
-INT4_CHOSEN = {"packed", "choice", "shared"}
-F32_CHOSEN = {"packed", "choice", "_plain", "shared"}
+INT8_CHOSEN = {"packed", "packed_few", "choice", "_few_elements", "shared", "linear_code", "input_range"}
+INT4_CHOSEN = {"packed", "choice", "shared", "linear_code"}
+F32_CHOSEN = {"packed", "choice", "_plain", "shared", "linear_code"}
 CHOSEN = [*[INT8_CHOSEN] * 2, *[INT4_CHOSEN] * 3, *[F32_CHOSEN] * 3]
 
 

@@ -56,6 +56,7 @@ def folders(tmp_path_factory):
 def test_loading_is_convert_and_what_is_saved_loads_the_same(folders, tmp_path, name, config):
     expected = load(folders[name], dtype="auto")
     expected_report = ek.convert_(expected, config)
+    ek.fuse_blocks_(expected)
     model = load(folders[name], config, dtype="auto")
     assert torch.equal(logits(model), logits(expected))
     assert ek.explain(model) == expected_report
@@ -75,6 +76,7 @@ def test_every_scheme_that_convert_takes(folders, tmp_path, kind):
     scheme = NATIVE_LINEARS[kind].scheme_class()
     expected = load(folders["tied"])
     ek.convert_(expected, scheme)
+    ek.fuse_blocks_(expected)
     model = load(folders["tied"], scheme)
     model.save_pretrained(tmp_path)
     assert torch.equal(logits(model), logits(expected))
@@ -124,6 +126,7 @@ def test_a_tied_head_is_handled_as_convert_does(folders):
 def test_a_cast_on_loading_comes_before_rounding(folders):
     expected = load(folders["bfloat16"], dtype=torch.float32)
     ek.convert_(expected, ek.Int8())
+    ek.fuse_blocks_(expected)
     model = load(folders["bfloat16"], ek.Int8(), dtype=torch.float32)
     assert torch.equal(logits(model), logits(expected))
     assert model.model.layers[0].mlp.up_proj.dtype == torch.float32
@@ -201,6 +204,7 @@ def test_dequantize_goes_back_to_floats(folders):
     model = load(folders["tied"], ek.Int8())
     expected = load(folders["tied"])
     ek.convert_(expected, ek.Int8())
+    ek.fuse_blocks_(expected)
     ek.dense_(expected)
     model = model.dequantize()
     assert torch.equal(logits(model), logits(expected))
@@ -355,6 +359,7 @@ def test_a_real_model_goes_around(tmp_path):
     loaded.save_pretrained(tmp_path / "int8")
     again = load(tmp_path / "int8")
     ek.convert_(source.model, EVERYTHING)
+    ek.fuse_blocks_(source.model)
     answers = []
     for model in (source.model, loaded, again):
         source.model = model
