@@ -69,8 +69,18 @@ TensorHandle rotated(const TensorHandle& x, const View& cos, const std::byte* co
   TorchTensor* made = nullptr;
   check_torch(torch_shim.empty_strided(4, view.sizes, strides, view.dtype, torch_codes.cpu, -1, &made), "allocate a tensor");
   TensorHandle y(made);
-  const ek_rotary shape{batch,       tokens,     heads, n,    view.strides[0], view.strides[2], view.strides[1],
-                        strides[0], token, head, cos.sizes[0] == 1 ? 0 : cos.strides[0], cos.strides[1]};
+  const ek_rotary shape{batch,
+                        tokens,
+                        heads,
+                        n,
+                        view.strides[0],
+                        view.strides[2],
+                        view.strides[1],
+                        strides[0],
+                        token,
+                        head,
+                        cos.sizes[0] == 1 ? 0 : cos.strides[0],
+                        cos.strides[1]};
   check(ek_rotate(nullptr, &shape, data_of(x), library_dtype(kRotary, view.dtype), cos_data, sin_data, data_of(y), parallel),
         kRotary.op);
   return y;
@@ -83,8 +93,9 @@ TensorHandle expect_heads(TensorHandle x, const char* name, const View& cos) {
                     view.sizes[3] % 2 == 0 && view.sizes[2] == cos.sizes[1] &&
                     (cos.sizes[0] == 1 || cos.sizes[0] == view.sizes[0]);
   if (!fits) {
-    fail(kRotary, text(name, " must be [batch, heads, tokens, n], n even, and cos and sin [batch or 1, tokens, n] of its dtype, got ",
-                       view.shape(), " and ", cos.shape()));
+    fail(kRotary,
+         text(name, " must be [batch, heads, tokens, n], n even, and cos and sin [batch or 1, tokens, n] of its dtype, got ",
+              view.shape(), " and ", cos.shape()));
   }
   expect_no_gradient(kRotary, x);
   if (view.strides[3] == 1) return x;
@@ -101,7 +112,8 @@ void rotary_cpu(StableIValue* stack, uint64_t, uint64_t) {
   bool alike = view.dim == 3 && other.dim == 3 && view.dtype == other.dtype && view.strides[2] == 1;
   for (int64_t d = 0; alike && d < 3; ++d)
     alike = view.sizes[d] == other.sizes[d] && (view.sizes[d] == 1 || view.strides[d] == other.strides[d]);
-  if (!alike) fail(kRotary, text("cos and sin must be alike, [batch or 1, tokens, n], got ", view.shape(), " and ", other.shape()));
+  if (!alike)
+    fail(kRotary, text("cos and sin must be alike, [batch or 1, tokens, n], got ", view.shape(), " and ", other.shape()));
   q = expect_heads(std::move(q), "q", view);
   k = expect_heads(std::move(k), "k", view);
   Threads threads;
@@ -192,7 +204,8 @@ constexpr Packing kMlp{"", kGatedMlp, "", nullptr};
 }  // namespace
 
 void define_rows(TorchLibrary* fragment) {
-  define_op(fragment, kRmsNorm.op, "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor", rms_norm_cpu, elsewhere<kRmsNorm, 2>);
+  define_op(fragment, kRmsNorm.op, "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor", rms_norm_cpu,
+            elsewhere<kRmsNorm, 2>);
   define_op(fragment, kRotary.op, "rotary(Tensor q, Tensor k, Tensor cos, Tensor sin) -> (Tensor, Tensor)", rotary_cpu,
             elsewhere<kRotary, 4>);
   define_op(fragment, kGatedMlp,

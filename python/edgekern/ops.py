@@ -305,10 +305,7 @@ if has_programs := hasattr(torch.ops.edgekern, "int8_conv2d_program"):
     _library.impl("int8_conv2d_program", torch.library.fallthrough_kernel, "Autograd")
     torch.library.register_fake("edgekern::int8_conv2d_program", _fake_program)
 
-LINEARS = {
-    name: code
-    for code, name in enumerate(("int8", "int4", "int8_float", "int4_float", "f32", "f16"))
-}
+LINEARS = {name: code for code, name in enumerate(("int8", "int4", "int8_float", "int4_float", "f32", "f16"))}
 """Codes of formats, and of activations that stay floats, for ops that take any."""
 
 
@@ -338,9 +335,14 @@ def _fake_gated_mlp(
     return x.new_empty((*x.shape[:-1], out_features))
 
 
-for _op, _fake in (("rms_norm", _fake_rms_norm), ("rotary", _fake_rotary), ("gated_mlp", _fake_gated_mlp)):
+_BETWEEN: dict[str, Callable[..., Any]] = {
+    "rms_norm": _fake_rms_norm,
+    "rotary": _fake_rotary,
+    "gated_mlp": _fake_gated_mlp,
+}
+for _op, _empty in _BETWEEN.items():
     _library.impl(_op, torch.library.fallthrough_kernel, "Autograd")
-    torch.library.register_fake(f"edgekern::{_op}", _fake)
+    torch.library.register_fake(f"edgekern::{_op}", _empty)
 
 _ALONE = ("int8_float_linear", "int4_float_linear", "f32_linear", "f16_linear")
 _OPS = {"int8_linear": (1, 2, 3), "int4_linear": (1, 2, 3), **dict.fromkeys(_ALONE, (1,))}

@@ -62,8 +62,8 @@ TEST_CASE("rows: norms are near the oracle") {
         Numbers y(dtype, std::vector<float>((m - 1) * ld + n, -7.0f));
         REQUIRE(ek_rms_norm(isa, m, n, x.data(), dtype, ld, weight.data(), 1e-5f, y.data(), ld, nullptr) == EK_OK);
         for (int64_t i = 0; i < m; ++i) {
-          CHECK_MESSAGE(near(y, i * ld, rms_norm(n, x.values.data() + i * ld, weight.values.data(), 1e-5f)), ek_isa_name(isa), " ",
-                        int{dtype}, " n=", n);
+          CHECK_MESSAGE(near(y, i * ld, rms_norm(n, x.values.data() + i * ld, weight.values.data(), 1e-5f)), ek_isa_name(isa),
+                        " ", int{dtype}, " n=", n);
           if (i < m - 1) CHECK(y.at(i * ld + n) == -7.0f);
         }
         REQUIRE(ek_rms_norm(isa, m, n, x.data(), dtype, ld, weight.data(), 1e-5f, x.data(), ld, nullptr) == EK_OK);
@@ -118,8 +118,18 @@ TEST_CASE("rows: rotations have the bits of the oracle, whatever the strides") {
         Numbers x(EK_F32, random.normals(count)), y(EK_F32, std::vector<float>(count));
         Numbers cos(EK_F32, random.normals(batch * tokens * n)), sin(EK_F32, random.normals(batch * tokens * n));
         // x with its tokens first, y with its heads first.
-        const ek_rotary shape{batch, tokens, heads, n, tokens * heads * n, heads * n, n, tokens * heads * n, n, tokens * n,
-                              one_table ? 0 : tokens * n, n};
+        const ek_rotary shape{batch,
+                              tokens,
+                              heads,
+                              n,
+                              tokens * heads * n,
+                              heads * n,
+                              n,
+                              tokens * heads * n,
+                              n,
+                              tokens * n,
+                              one_table ? 0 : tokens * n,
+                              n};
         REQUIRE(ek_rotate(isa, &shape, x.data(), EK_F32, cos.data(), sin.data(), y.data(), nullptr) == EK_OK);
         int wrong = 0;
         for (int64_t b = 0; b < batch; ++b)

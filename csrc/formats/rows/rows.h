@@ -31,14 +31,13 @@ EK_INLINE void map_row(int64_t n, void* y, int64_t to, Of&& of) {
   each_vector<Isa>(
       n,
       [&](int64_t i) EK_LAMBDA_INLINE {
-        Isa::template store_as<D>(y, to + i, of([&](const void* x, int64_t at) EK_LAMBDA_INLINE {
-                                    return Isa::template load_as<D>(x, at + i);
-                                  }));
+        Isa::template store_as<D>(
+            y, to + i, of([&](const void* x, int64_t at) EK_LAMBDA_INLINE { return Isa::template load_as<D>(x, at + i); }));
       },
       [&](int64_t i, int64_t count) EK_LAMBDA_INLINE {
-        Isa::template store_as<D>(y, to + i, of([&](const void* x, int64_t at) EK_LAMBDA_INLINE {
-                                    return load_some<Isa, D>(x, at + i, count);
-                                  }), count);
+        Isa::template store_as<D>(
+            y, to + i, of([&](const void* x, int64_t at) EK_LAMBDA_INLINE { return load_some<Isa, D>(x, at + i, count); }),
+            count);
       });
 }
 
@@ -72,9 +71,8 @@ float sum_squares(const void* x, ek_dtype dtype, int64_t at, int64_t n) {
 template <class Isa, ek_dtype D>
 void scale_as(const void* x, int64_t at, const void* weight, int64_t n, float factor, void* y, int64_t to) {
   const typename Isa::F32 all = Isa::set(factor);
-  map_row<Isa, D>(n, y, to, [&](auto&& load) EK_LAMBDA_INLINE {
-    return Isa::mul(Isa::mul(load(x, at), all), load(weight, 0));
-  });
+  map_row<Isa, D>(n, y, to,
+                  [&](auto&& load) EK_LAMBDA_INLINE { return Isa::mul(Isa::mul(load(x, at), all), load(weight, 0)); });
 }
 
 template <class Isa>
@@ -85,12 +83,11 @@ void scale(const void* x, int64_t at, const void* weight, ek_dtype dtype, int64_
 }
 
 template <class Isa>
-void gate(const void* z, int64_t at_z, const void* x, int64_t at_x, ek_dtype dtype, int64_t n, ek_activation activation, void* y,
-          int64_t to) {
+void gate(const void* z, int64_t at_z, const void* x, int64_t at_x, ek_dtype dtype, int64_t n, ek_activation activation,
+          void* y, int64_t to) {
   choose_output(dtype, activation, [&](auto type, auto kind) {
-    map_row<Isa, type>(n, y, to, [&](auto&& load) EK_LAMBDA_INLINE {
-      return Isa::mul(activate<Isa, kind>(load(z, at_z)), load(x, at_x));
-    });
+    map_row<Isa, type>(
+        n, y, to, [&](auto&& load) EK_LAMBDA_INLINE { return Isa::mul(activate<Isa, kind>(load(z, at_z)), load(x, at_x)); });
   });
 }
 

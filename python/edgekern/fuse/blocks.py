@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from operator import mul
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -76,8 +76,12 @@ def fuse_blocks_(model: nn.Module) -> BlockReport:
             parent._modules[name] = new
         for module in attentions.values():
             rotate_natively_(module)
-    names = [tuple(full for _, _, _, full in found) for found in (norms, mlps)]
-    return BlockReport(share_inputs_(model), *names, tuple(attentions))
+    return BlockReport(
+        shared=share_inputs_(model),
+        norms=tuple(full for _, _, _, full in norms),
+        mlps=tuple(full for _, _, _, full in mlps),
+        rotations=tuple(attentions),
+    )
 
 
 Replacement = tuple[nn.Module, str, nn.Module, str]
@@ -127,7 +131,8 @@ def _rotates(module: nn.Module) -> bool:
 def _rotates_alike(function: Rotate) -> bool:
     generator = torch.Generator().manual_seed(0)
     q, k, cos, sin = (
-        torch.randn(*shape, generator=generator, device="cpu") for shape in ((2, 3, 5, 16), (2, 1, 5, 16), *[(2, 5, 16)] * 2)
+        torch.randn(*shape, generator=generator, device="cpu")
+        for shape in ((2, 3, 5, 16), (2, 1, 5, 16), *[(2, 5, 16)] * 2)
     )
     with torch.inference_mode():
         try:
@@ -150,7 +155,7 @@ def _norm(module: nn.Module) -> RMSNorm | None:
     eps = vars(module).get("variance_epsilon", vars(module).get("eps"))
     if not isinstance(eps, float) or not (type(module) is nn.RMSNorm or _is_scaling(_graph(module))):
         return None
-    norm = RMSNorm(cast(nn.Parameter, weight), eps).train(module.training)
+    norm = RMSNorm(weight, eps).train(module.training)
     return norm if _alike(module, norm) else None
 
 
@@ -187,7 +192,8 @@ def _mlp(module: nn.Module) -> GatedMLP | None:
     activation = _activation_of(module) if not any(own) else ""
     if not activation:
         return None
-    return GatedMLP(*(module.get_submodule(name) for name in _GATED), activation).train(module.training)
+    gate, up, down = (module.get_submodule(name) for name in _GATED)
+    return GatedMLP(gate, up, down, activation).train(module.training)
 
 
 def _activation_of(module: nn.Module) -> str:

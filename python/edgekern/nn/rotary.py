@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cache
 from types import FunctionType
 from typing import Any, cast
@@ -47,7 +47,7 @@ def rotate_natively_(module: nn.Module) -> None:
 
     Nothing outside of the module changes: the class, and the function that other models call, stay as they are.
     """
-    module.__class__ = _rotating(type(module))
+    module.__class__ = _rotating(cast(Hashable, type(module)))
 
 
 def rotates_by(module: nn.Module) -> Rotate | None:
@@ -60,7 +60,7 @@ def rotates_by(module: nn.Module) -> Rotate | None:
 
 
 @cache
-def _rotating(cls: type[nn.Module]) -> type[nn.Module]:
+def _rotating(cls: Any) -> type[nn.Module]:
     forward = cast(FunctionType, cls.forward)
     names = {**forward.__globals__, FUNCTION: Rotary(forward.__globals__[FUNCTION])}
     own = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
@@ -73,7 +73,7 @@ def _rotating(cls: type[nn.Module]) -> type[nn.Module]:
     return type(cls.__name__, (cls,), members)
 
 
-def _restored(cls: type[nn.Module]) -> nn.Module:
+def _restored(cls: Hashable) -> nn.Module:
     """An empty instance, for pickles and copies, which hold the class of other code."""
     native = _rotating(cls)
-    return cast(nn.Module, native.__new__(native))
+    return native.__new__(native)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from edgekern.checkpoint.part import load_part
-from edgekern.match import match
 from edgekern.fuse import fuse_blocks_
+from edgekern.match import match
 from edgekern.nn import NativeLinear
 from edgekern.nn.swap import return_freed_memory
 from edgekern.parallel.causal import KINDS
