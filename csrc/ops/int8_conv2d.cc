@@ -94,7 +94,7 @@ size_t conv2d_workspace_size(const Given& given) {
       geometry_of(layer.packed.layout.shape, given.window, given.images, given.height, given.width, &geometry) != EK_OK)
     return 0;
   return static_cast<size_t>(
-      plan_of(*kernels, layer, geometry, given.images, *x, *y, given.activation, given.parallel).bytes());
+      plan_of(*kernels, layer, geometry, given.images, *x, *y, given.activation, given.sum, given.parallel).bytes());
 }
 
 ek_status run_conv2d(const Given& given, void* workspace, size_t workspace_size) {
@@ -111,9 +111,11 @@ ek_status run_conv2d(const Given& given, void* workspace, size_t workspace_size)
   if (status == EK_OK)
     status = geometry_of(layer.packed.layout.shape, given.window, images, given.height, given.width, &geometry);
   if (status != EK_OK || images == 0) return status;
-  const Plan plan = plan_of(*kernels, layer, geometry, images, x, y, given.activation, given.parallel);
+  const Plan plan = plan_of(*kernels, layer, geometry, images, x, y, given.activation, given.sum, given.parallel);
+  const Sum sum = plan.adds ? *given.sum : Sum{};
   const bool empty = given.height == 0 || given.width == 0;  // all that windows meet are zeros
-  if ((x.data == nullptr && !empty) || y.data == nullptr || workspace == nullptr) return EK_ERROR_NULL_POINTER;
+  const void* result = plan.adds ? sum.y.data : y.data;
+  if ((x.data == nullptr && !empty) || result == nullptr || workspace == nullptr) return EK_ERROR_NULL_POINTER;
   if (static_cast<int64_t>(workspace_size) < plan.bytes()) return EK_ERROR_WORKSPACE;
 
   char* start = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(workspace) + 63) & ~uintptr_t{63});
@@ -125,6 +127,7 @@ ek_status run_conv2d(const Given& given, void* workspace, size_t workspace_size)
             x,
             y,
             given.activation,
+            sum,
             given.parallel,
             reinterpret_cast<uint8_t*>(start),
             reinterpret_cast<uint8_t*>(zeros),
@@ -136,7 +139,9 @@ ek_status run_conv2d(const Given& given, void* workspace, size_t workspace_size)
     run_slab(call, min_of(plan.slab_images, images - b));
     const int64_t read = plan.slab_images * call.x_elements() * bytes_of(x.dtype);
     call.x.data = static_cast<char*>(call.x.data) + read;
-    call.y.data = static_cast<char*>(call.y.data) + plan.slab_images * call.y_elements() * plan.value_bytes;
+    const int64_t made = plan.slab_images * call.y_elements();
+    for (ek_images* each : {&call.y, &call.sum.other, &call.sum.y})
+      if (each->data != nullptr) each->data = static_cast<char*>(each->data) + made * bytes_of(each->dtype);
     if (plan.in_place) call.images += read;
   }
   return EK_OK;

@@ -38,39 +38,6 @@ struct BF16 {
   static uint16_t bits(float value) { return f32_to_bf16(value); }
 };
 
-// NaN stays NaN, as in torch.
-struct Same {
-  static float of(float v) { return v; }
-};
-struct Relu {
-  static float of(float v) { return v < 0.0f ? 0.0f : v; }
-};
-struct Relu6 {
-  static float of(float v) { return v < 0.0f ? 0.0f : v > 6.0f ? 6.0f : v; }
-};
-
-// The sum is rounded before the activation, which then rounds nothing: its limits are of every dtype.
-template <class Type, class Activation>
-void add_values(const void* a, const void* b, void* y, int64_t begin, int64_t end) {
-  using Bits = typename Type::Bits;
-  const Bits *first = static_cast<const Bits*>(a), *second = static_cast<const Bits*>(b);
-  Bits* sum = static_cast<Bits*>(y);
-  for (int64_t i = begin; i < end; ++i) sum[i] = Type::bits(Activation::of(Type::value(first[i]) + Type::value(second[i])));
-}
-
-template <class Type>
-void add_type(ek_activation activation, const void* a, const void* b, void* y, int64_t begin, int64_t end) {
-  if (activation == EK_RELU) return add_values<Type, Relu>(a, b, y, begin, end);
-  if (activation == EK_RELU6) return add_values<Type, Relu6>(a, b, y, begin, end);
-  add_values<Type, Same>(a, b, y, begin, end);
-}
-
-void add(ek_dtype dtype, ek_activation activation, const void* a, const void* b, void* y, int64_t begin, int64_t end) {
-  if (dtype == EK_F32) return add_type<F32>(activation, a, b, y, begin, end);
-  if (dtype == EK_F16) return add_type<F16>(activation, a, b, y, begin, end);
-  add_type<BF16>(activation, a, b, y, begin, end);
-}
-
 struct Pooling {
   ek_window window;
   int64_t kernel_h, kernel_w;
@@ -177,30 +144,74 @@ void round_all(const Run& run, int64_t images) {
   });
 }
 
-ek_status run_step(const Run& run, int64_t i, int64_t images) {
+// With the sum that is part of it, if one is.
+ek_status run_convolution(const Run& run, int64_t i, int64_t images) {
   const Program& program = run.program;
   const ek_conv2d_step& step = program.steps[i];
-  const Image &from = program.images[step.x], &to = program.images[i + 1];
-  if (step.kind == EK_ADD) {
-    const char *a = run.at(step.x), *b = run.at(step.other);
-    char* y = run.at(i + 1);
-    in_pieces(run.parallel, images * to.elements(), 1,
-              [&](int64_t begin, int64_t end) { add(to.shape.dtype, step.activation, a, b, y, begin, end); });
-    return EK_OK;
-  }
-  if (step.kind == EK_MAX_POOL) {
-    const Pooling pool{window_of(step, from.shape, step.kernel_h, step.kernel_w), step.kernel_h, step.kernel_w, from.shape,
-                       to.shape};
-    const char* x = run.at(step.x);
-    char* y = run.at(i + 1);
-    in_pieces(run.parallel, images * to.shape.height, to.shape.width * to.shape.channels * step.kernel_h * step.kernel_w,
-              [&](int64_t begin, int64_t end) { pool_type(pool, x, y, begin, end); });
-    return EK_OK;
-  }
   Convolution conv = convolution_of(program, i);
   conv.x.data = run.at(step.x);
-  conv.y.data = run.at(i + 1);
+  if (conv.adds) {
+    const int64_t at = program.images[i + 1].sum;
+    const ek_conv2d_step& sum = program.steps[at];
+    conv.sum.other.data = run.at(sum.other == i + 1 ? sum.x : sum.other);
+    conv.sum.y.data = run.at(at + 1);
+  } else {
+    conv.y.data = run.at(i + 1);
+  }
   return run_conv2d(conv.given(run.isa, step, images, run.parallel), run.scratch, static_cast<size_t>(program.scratch_bytes));
+}
+
+ek_status run_sum(const Run& run, int64_t i, int64_t images) {
+  const Program& program = run.program;
+  const ek_conv2d_step& step = program.steps[i];
+  const ek_dtype x_dtype = program.images[step.x].shape.dtype;
+  const ek_dtype floats = floats_of(step, x_dtype, program.images[step.other].shape.dtype);
+  const ek_images x{run.at(step.x), x_dtype, EK_NHWC, step.x_range};
+  Sum sum = sum_of(program, i, false);
+  sum.other.data = run.at(step.other);
+  sum.y.data = run.at(i + 1);
+  in_pieces(run.parallel, images * program.images[i + 1].elements(), 1, [&](int64_t begin, int64_t end) {
+    program.kernels->int8_images.add(sum_args(addend_of(x, begin, 0), floats, sum, begin, 0), 1, end - begin);
+  });
+  return EK_OK;
+}
+
+ek_status run_pooling(const Run& run, int64_t i, int64_t images) {
+  const ek_conv2d_step& step = run.program.steps[i];
+  const ek_image_shape &from = run.program.images[step.x].shape, &to = run.program.images[i + 1].shape;
+  const ek_window window = window_of(step, from, step.kernel_h, step.kernel_w);
+  const char* x = run.at(step.x);
+  char* y = run.at(i + 1);
+  const Pooling floats{window, step.kernel_h, step.kernel_w, from, to};
+  const PoolArgs bytes{.x = reinterpret_cast<const uint8_t*>(x),
+                       .y = reinterpret_cast<uint8_t*>(y),
+                       .channels = from.channels,
+                       .height = from.height,
+                       .width = from.width,
+                       .out_height = to.height,
+                       .out_width = to.width,
+                       .kernel_h = step.kernel_h,
+                       .kernel_w = step.kernel_w,
+                       .window = window};
+  in_pieces(run.parallel, images * to.height, to.width * to.channels * step.kernel_h * step.kernel_w * bytes_of(from.dtype) / 4,
+            [&](int64_t begin, int64_t end) {
+              if (from.dtype == EK_U8) return run.program.kernels->int8_images.max_pool(bytes, begin, end);
+              pool_type(floats, x, y, begin, end);
+            });
+  return EK_OK;
+}
+
+ek_status run_step(const Run& run, int64_t i, int64_t images) {
+  const Program& program = run.program;
+  const Image& to = program.images[i + 1];
+  switch (program.steps[i].kind) {
+    case EK_ADD:
+      return to.conv == kNone ? run_sum(run, i, images) : run_convolution(run, to.conv, images);
+    case EK_MAX_POOL:
+      return run_pooling(run, i, images);
+    default:
+      return to.sum == kNone ? run_convolution(run, i, images) : EK_OK;
+  }
 }
 
 ek_status run_slab(const Run& run, int64_t images) {

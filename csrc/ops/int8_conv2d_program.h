@@ -13,12 +13,18 @@
 
 namespace edgekern::int8::program {
 
-inline constexpr int64_t kOutside = -1;
+inline constexpr int64_t kOutside = -1, kNone = -1;
 
 struct Image {
   ek_image_shape shape;
-  int64_t last_reader;  // a step; the one that makes it where nobody reads it
-  int64_t offset;       // bytes into the workspace, for one image of a slab; kOutside: x and y, which the caller has
+  ek_int8_range range;  // by which the step that makes it rounds it, to u8
+  int64_t readers;
+  const ek_int8_range* one_range;  // by which all readers round it, being convolutions; nullptr where there is none
+  int64_t last_reader;             // a step; the one that makes it where nobody reads it
+  int64_t offset;                  // bytes into the workspace, for one image of a slab; kOutside: elsewhere than there
+  // A convolution whose result a sum alone reads makes the sum too, when that is due, and what it sums is in no memory.
+  int64_t sum;   // of a convolution's image, that sum; kNone
+  int64_t conv;  // of a sum's image, that convolution; kNone
 
   int64_t pixels() const { return shape.height * shape.width; }
   int64_t elements() const { return pixels() * shape.channels; }
@@ -68,12 +74,19 @@ struct Convolution {
   ek_window window;
   int64_t height, width;
   ek_images x, y;
+  Sum sum;  // what is done with y before it is stored, if anything is
+  bool adds;
 
   Given given(const ek_isa* isa, const ek_conv2d_step& step, int64_t images, const ek_parallel* parallel) const {
     return {isa, step.packed, step.packed_size, Weights::kEither, &window, images, height, width,
-            &x,  &y,          step.activation,  parallel};
+            &x,  &y,          step.activation,  parallel,         adds ? &sum : nullptr};
   }
 };
 Convolution convolution_of(const Program& program, int64_t step);
+
+// A sum, but for addresses: what is added to x, or to `other` of the step, and what comes of it.
+Sum sum_of(const Program& program, int64_t step, bool to_other);
+// What it is rounded to before its activation.
+ek_dtype floats_of(const ek_conv2d_step& step, ek_dtype x, ek_dtype other);
 
 }  // namespace edgekern::int8::program

@@ -21,10 +21,28 @@ void store_planes(const Call& call, const Slot& slot, int64_t b, int64_t p0, int
                                         call.y.dtype, call.y.data, b * call.y_elements() + c0 * plane + p0, plane);
 }
 
+// The same to y of the sum, with what is added to them.
+void store_sums(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t rows, int64_t tile_column, int64_t c0,
+                int64_t columns) {
+  const int64_t channels = call.plan.geometry.shape.out_channels;
+  // Whole pixels follow each other on all sides.
+  const bool whole = columns == channels && call.plan.tile_stride == channels;
+  const Addend made{slot.tile + tile_column * call.plan.value_bytes, call.plan.tile_stride, call.y.dtype, 0.0f, 0};
+  const SumArgs args = sum_args(made, call.y.dtype, call.sum, b * call.y_elements() + p0 * channels + c0, channels);
+  call.kernels.int8_images.add(args, whole ? 1 : rows, whole ? rows * columns : columns);
+}
+
+// The results of such a block, from the tile to wherever they go; those of a tile go nowhere else.
+void store_tile(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t rows, int64_t tile_column, int64_t c0,
+                int64_t columns) {
+  if (call.plan.planes) store_planes(call, slot, b, p0, rows, tile_column, c0, columns);
+  if (call.plan.adds) store_sums(call, slot, b, p0, rows, tile_column, c0, columns);
+}
+
 // Where results of pixel p0 and channel c0 of image b go: to y, or to the tile.
 Output output_at(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t c0) {
   const int64_t channels = call.plan.geometry.shape.out_channels;
-  if (call.plan.planes) return {slot.tile, call.plan.tile_stride, call.y.dtype, call.activation, false};
+  if (call.plan.through_tile()) return {slot.tile, call.plan.tile_stride, call.y.dtype, call.activation, false};
   char* y = static_cast<char*>(call.y.data) + (b * call.y_elements() + p0 * channels + c0) * call.plan.value_bytes;
   Output output{y, channels, call.y.dtype, call.activation, false};
   if (call.y.dtype != EK_U8) return output;
@@ -107,8 +125,8 @@ void multiply(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t
       multiply_nibbles(call, slot, from, rows, packed, output, n0, n1);
     else
       multiply_bytes(call, slot, from, rows, scale.scale, packed, output, n0, n1);
-    if (call.plan.planes)
-      store_planes(call, slot, b, p0, rows, first, c0 + first, min_of(group_out, n1 * kPanelColumns) - first);
+    if (call.plan.through_tile())
+      store_tile(call, slot, b, p0, rows, first, c0 + first, min_of(group_out, n1 * kPanelColumns) - first);
   }
 }
 
@@ -155,8 +173,8 @@ void multiply_blocks(const Call& call, const Slot& slot, int64_t b, int64_t p0, 
     const int64_t n1 = blocks::run_start(work, kept.panels(), pieces, piece + 1), first = n0 * kPanelColumns;
     if (n0 == n1) continue;
     blocks::for_each_tile(lhs.tiles, [&](blocks::RowTile tile) { spmm(args, tile.start, tile.width, n0, n1); });
-    if (call.plan.planes)
-      store_planes(call, slot, b, p0, p1 - p0, first, c0 + first, min_of(layout.n, n1 * kPanelColumns) - first);
+    if (call.plan.through_tile())
+      store_tile(call, slot, b, p0, p1 - p0, first, c0 + first, min_of(layout.n, n1 * kPanelColumns) - first);
   }
 }
 
@@ -205,9 +223,9 @@ void multiply_lanes(const Call& call, const Slot& slot, int64_t b, int64_t y0, i
         const int64_t p0 = oy * g.out_width + ox, pixels = min_of(plan.block_rows, g.out_width - ox);
         // The kernel counts channels of y from 0: the tile holds 64 from c0 on.
         args.output = output_at(call, slot, b, p0, 0);
-        if (plan.planes) args.output.y = slot.tile - c0 * plan.value_bytes;
+        if (plan.through_tile()) args.output.y = slot.tile - c0 * plan.value_bytes;
         call.kernels.int8_images.depthwise(args, oy, ox, pixels, c0);
-        if (plan.planes) store_planes(call, slot, b, p0, pixels, 0, c0, min_of(kTileChannels, c1 - c0));
+        if (plan.through_tile()) store_tile(call, slot, b, p0, pixels, 0, c0, min_of(kTileChannels, c1 - c0));
       }
     }
   }
