@@ -56,11 +56,11 @@ void plan_blocks(const BlockKernels& kernels, int64_t group_rows, int64_t k, Pla
 }  // namespace
 
 Plan plan_of(const edgekern::Kernels& kernels, const OpenConv2d& layer, const Geometry& geometry, int64_t images,
-             const ek_images& x, const ek_images& y, ek_activation activation, const Sum* sum, const ek_parallel* parallel) {
+             const ek_images& x, const ek_images& y, ek_activation activation, bool adds, const ek_parallel* parallel) {
   Plan plan{};
   plan.geometry = geometry;
   plan.planes = x.order == EK_NCHW;
-  plan.adds = sum != nullptr;
+  plan.adds = adds;
   plan.folds = y.dtype == EK_U8 && is_limits(activation) && !layer.nibbles();
   plan.value_bytes = bytes_of(y.dtype);
   plan.slab_images = min_of(images, max_of(1, kSlabBytes / geometry.image_bytes()));

@@ -5,7 +5,6 @@
 #include "formats/int8/conv2d_layout.h"
 #include "isa/kernels.h"
 #include "ops/int8_conv2d_program.h"
-#include "ops/tickets.h"
 
 namespace edgekern::int8::program {
 namespace {
@@ -134,8 +133,8 @@ void place_images(Program* program, Image** alive) {
   for (int64_t i = 0; i <= program->count; ++i) {
     Image& image = images[i];
     const int64_t made_by = i - 1;
-    const bool outside = (i == 0 && program->entry == Entry::kAsItIs) || (i == program->count && !program->to_planes) ||
-                         image.sum != kNone;
+    const bool outside =
+        (i == 0 && program->entry == Entry::kAsItIs) || (i == program->count && !program->to_planes) || image.sum != kNone;
     living = std::remove_if(alive, alive + living, [&](Image* other) { return other->last_reader < made_by; }) - alive;
     image.offset = kOutside;
     if (outside) continue;
@@ -150,27 +149,18 @@ void place_images(Program* program, Image** alive) {
   }
 }
 
-// That each convolution can run: a call for no image looks at all that there is.
-ek_status check_convolutions(const Program& program, const ek_isa* isa) {
-  for (int64_t i = 0; i < program.count; ++i) {
-    const ek_conv2d_step& step = program.steps[i];
+// Every convolution's call, once; the bytes of the largest u8 image that one makes of its x.
+ek_status open_calls(Program* program, const ek_isa* isa, const ek_parallel* parallel, int64_t* most_bytes) {
+  for (int64_t i = 0; i < program->count; ++i) {
+    const ek_conv2d_step& step = program->steps[i];
     if (step.kind != EK_CONV2D) continue;
-    const Convolution conv = convolution_of(program, i);
-    ek_status status = run_conv2d(conv.given(isa, step, 0, nullptr), nullptr, 0);
+    const Convolution conv = convolution_of(*program, i);
+    Call* call = &program->calls[i];
+    const ek_status status = open_call(conv.given(isa, step, 1, parallel), call);
     if (status != EK_OK) return status;
+    *most_bytes = max_of(*most_bytes, call->plan.geometry.image_bytes());
   }
   return EK_OK;
-}
-
-int64_t scratch_for(const Program& program, const ek_isa* isa, int64_t images, const ek_parallel* parallel) {
-  size_t most = 0;
-  for (int64_t i = 0; i < program.count; ++i) {
-    const ek_conv2d_step& step = program.steps[i];
-    if (step.kind != EK_CONV2D) continue;
-    const Convolution conv = convolution_of(program, i);
-    most = std::max(most, conv2d_workspace_size(conv.given(isa, step, images, parallel)));
-  }
-  return static_cast<int64_t>(most);
 }
 
 }  // namespace
@@ -239,7 +229,10 @@ ek_status open_program(const ek_isa* isa, const ek_conv2d_step* steps, int64_t c
   if (status != EK_OK) return status;
   program->images.reset(new (std::nothrow) Image[static_cast<size_t>(count) + 1]);
   const std::unique_ptr<Image*[]> alive(new (std::nothrow) Image*[static_cast<size_t>(count) + 1]);
-  if (program->images == nullptr || alive == nullptr) return EK_ERROR_OUT_OF_MEMORY;
+  program->calls.reset(new (std::nothrow) Call[static_cast<size_t>(count)]{});
+  program->phases.reset(new (std::nothrow) Phase[static_cast<size_t>(most_phases(count))]);
+  if (program->images == nullptr || alive == nullptr || program->calls == nullptr || program->phases == nullptr)
+    return EK_ERROR_OUT_OF_MEMORY;
   program->steps = steps;
   program->count = count;
   program->x_dtype = x.dtype;
@@ -255,14 +248,26 @@ ek_status open_program(const ek_isa* isa, const ek_conv2d_step* steps, int64_t c
   program->entry = entry_of(*program);
   if (program->entry == Entry::kToU8) program->images[0].shape.dtype = EK_U8;
   plan_sums(program);
-  status = check_convolutions(*program, isa);
-  if (status != EK_OK) return status;
   place_images(program, alive.get());
-  program->slab_images = max_of(1, min_of(images, kSlabBytes / max_of(1, program->room)));
-  program->scratch_bytes = scratch_for(*program, isa, program->slab_images, parallel);
-  if (const int64_t rest = images % program->slab_images; rest != 0)
-    program->scratch_bytes = max_of(program->scratch_bytes, scratch_for(*program, isa, rest, parallel));
+  int64_t most_bytes = 1;
+  status = open_calls(program, isa, parallel, &most_bytes);
+  if (status != EK_OK) return status;
+  // No more than what a single call takes at once, either.
+  program->slab_images = max_of(1, min_of(images, kSlabBytes / max_of(most_bytes, program->room)));
+  const int64_t rest = images % program->slab_images;
+  if (rest != 0) program->scratch_bytes = plan_calls(program, rest);
+  program->scratch_bytes = max_of(program->scratch_bytes, plan_calls(program, program->slab_images));
   return EK_OK;
+}
+
+int64_t plan_calls(Program* program, int64_t images) {
+  int64_t most = 0;
+  for (int64_t i = 0; i < program->count; ++i) {
+    if (program->steps[i].kind != EK_CONV2D) continue;
+    plan_call(&program->calls[i], images);
+    most = max_of(most, program->calls[i].plan.bytes());
+  }
+  return most;
 }
 
 }  // namespace edgekern::int8::program

@@ -127,7 +127,8 @@ void store(std::vector<char>& to, ek_dtype dtype, int64_t i, float v) {
 }
 
 // As floats, or first as these and then as u8 of a range, if that is what the image holds.
-void store(std::vector<char>& to, ek_dtype floats, const ek_image_shape& image, int64_t i, float v, const ek_int8_range& range) {
+void store(std::vector<char>& to, ek_dtype floats, const ek_image_shape& image, int64_t i, float v,
+           const ek_int8_range& range) {
   if (image.dtype != EK_U8) return store(to, image.dtype, i, v);
   if (floats != EK_F32) {
     const uint16_t half = half_of(v, floats);

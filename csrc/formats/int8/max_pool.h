@@ -33,8 +33,7 @@ EK_INLINE void pool_pixel(const PoolArgs& a, const uint8_t* image, const Met& do
     typename Isa::Bytes most = Isa::load_bytes(none);
     const uint8_t* row = from + c;
     for (int64_t r = down.first; r < down.end; ++r, row += next_row)
-      for (int64_t s = across.first; s < across.end; ++s)
-        most = Isa::max_bytes(Isa::load_bytes(row + s * next_column), most);
+      for (int64_t s = across.first; s < across.end; ++s) most = Isa::max_bytes(Isa::load_bytes(row + s * next_column), most);
     Isa::store_bytes(y + c, most);
   }
   if (c == a.channels) return;
