@@ -229,7 +229,7 @@ ek_status open_program(const ek_isa* isa, const ek_conv2d_step* steps, int64_t c
   if (status != EK_OK) return status;
   program->images.reset(new (std::nothrow) Image[static_cast<size_t>(count) + 1]);
   const std::unique_ptr<Image*[]> alive(new (std::nothrow) Image*[static_cast<size_t>(count) + 1]);
-  program->calls.reset(new (std::nothrow) Call[static_cast<size_t>(count)]{});
+  program->calls.reset(new (std::nothrow) Call[static_cast<size_t>(count)]);
   program->phases.reset(new (std::nothrow) Phase[static_cast<size_t>(most_phases(count))]);
   if (program->images == nullptr || alive == nullptr || program->calls == nullptr || program->phases == nullptr)
     return EK_ERROR_OUT_OF_MEMORY;
