@@ -16,11 +16,11 @@ constexpr Packing kProgram{"int8 program", "int8_conv2d_program", "int8_conv2d_p
 // A row of the tensor `program`, one a step: numbers of int64, scales as the bits of float32.
 struct Row {
   int64_t kind, x, other, packed, activation;
-  int64_t x_scale, x_zero_point, y_scale, y_zero_point, dtype;
+  int64_t x_scale, x_zero_point, other_scale, other_zero_point, y_scale, y_zero_point, dtype;
   int64_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, top, bottom, left, right, same_padding;
 };
 constexpr int64_t kColumns = sizeof(Row) / sizeof(int64_t);
-static_assert(kColumns == 21);
+static_assert(kColumns == 23);
 
 // Owns one list.
 class ListHandle {
@@ -69,6 +69,7 @@ std::vector<ek_conv2d_step> read_steps(const TensorHandle& program, const std::v
             .packed = nullptr,
             .packed_size = 0,
             .x_range = range_of(row.x_scale, row.x_zero_point),
+            .other_range = range_of(row.other_scale, row.other_zero_point),
             .range = range_of(row.y_scale, row.y_zero_point),
             .dtype = static_cast<ek_dtype>(row.dtype),
             .kernel_h = row.kernel_h,
@@ -110,9 +111,9 @@ ek_image_order order_of_y(const std::vector<ek_conv2d_step>& steps, const std::v
     const size_t from = static_cast<size_t>(steps[i].x);
     const ek_image_shape &x = shapes[from], &y = shapes[i + 1];
     orders[i + 1] = orders[from];
-    if (steps[i].kind != EK_CONV2D) continue;
     const bool by_pixels = x.dtype == EK_U8 || y.dtype == EK_U8;
     if (by_pixels) orders[i + 1] = EK_NHWC;
+    if (steps[i].kind != EK_CONV2D) continue;
     if (!by_pixels && (x.channels <= 1 || x.height * x.width <= 1)) orders[i + 1] = EK_NCHW;
   }
   return orders.back();

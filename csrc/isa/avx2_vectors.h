@@ -81,6 +81,9 @@ struct Avx2Vectors {
   static EK_INLINE I32 load_s8(const int8_t* p) {
     return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
   }
+  static EK_INLINE I32 load_u8(const uint8_t* p) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  }
   static EK_INLINE I32 add_i32(I32 a, I32 b) { return _mm256_add_epi32(a, b); }
   static EK_INLINE I32 sub_i32(I32 a, I32 b) { return _mm256_sub_epi32(a, b); }
   static EK_INLINE I32 mul_i32(I32 a, I32 b) { return _mm256_mullo_epi32(a, b); }
@@ -189,6 +192,7 @@ struct Avx2Vectors {
 
   static EK_INLINE Bytes load_bytes(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static EK_INLINE void store_bytes(uint8_t* p, Bytes v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  static EK_INLINE Bytes max_bytes(Bytes a, Bytes b) { return _mm256_max_epu8(a, b); }
   static EK_INLINE Bytes to_bytes(const F32 (&x)[kParts], F32 inverse, I32 zero_point) {
     auto rounded = [&](int i) EK_LAMBDA_INLINE {
       return _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_mul_ps(x[i], inverse)), zero_point);

@@ -62,6 +62,9 @@ struct Avx512Vectors {
   static EK_INLINE I32 load_s8(const int8_t* p) {
     return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
+  static EK_INLINE I32 load_u8(const uint8_t* p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
   static EK_INLINE I32 add_i32(I32 a, I32 b) { return _mm512_add_epi32(a, b); }
   static EK_INLINE I32 sub_i32(I32 a, I32 b) { return _mm512_sub_epi32(a, b); }
   static EK_INLINE I32 mul_i32(I32 a, I32 b) { return _mm512_mullo_epi32(a, b); }
@@ -175,6 +178,11 @@ struct Avx512Vectors {
   }
   static EK_INLINE void store_bytes(uint8_t* p, const Bytes& v) {
     unroll<kParts>([&](auto i) EK_LAMBDA_INLINE { _mm_storeu_si128(reinterpret_cast<__m128i*>(p) + i, v.part[i]); });
+  }
+  static EK_INLINE Bytes max_bytes(const Bytes& a, const Bytes& b) {
+    Bytes v;
+    unroll<kParts>([&](auto i) EK_LAMBDA_INLINE { v.part[i] = _mm_max_epu8(a.part[i], b.part[i]); });
+    return v;
   }
   static EK_INLINE Bytes to_bytes(const F32 (&x)[kParts], F32 inverse, I32 zero_point) {
     Bytes v;

@@ -175,6 +175,37 @@ struct DepthwiseArgs {
   Output output;       // y at the run's first pixel and channel 0
 };
 
+// One side of a sum of images: rows of floats, or of u8.
+struct Addend {
+  const void* data;
+  int64_t stride;  // elements from a row to the next
+  ek_dtype dtype;
+  float scale;  // of u8, as is the next
+  int32_t zero_point;
+};
+
+// act(a + b), rounded to `floats` before the activation, as floats or by `range` to u8; formats/int8/sum.h.
+struct SumArgs {
+  Addend a, b;
+  void* y;
+  int64_t ld_y;
+  ek_dtype floats;  // of a and b where they are not u8
+  ek_dtype dtype;   // of y: that of floats, or u8
+  ek_int8_range range;
+  ek_activation activation;  // none, relu or relu6
+};
+
+// The largest of each window of u8 images, pixel by pixel; formats/int8/max_pool.h.
+struct PoolArgs {
+  const uint8_t* x;
+  uint8_t* y;
+  int64_t channels;
+  int64_t height, width;  // of x
+  int64_t out_height, out_width;
+  int64_t kernel_h, kernel_w;
+  ek_window window;
+};
+
 // What convolutions need beside a gemm.
 struct ImageKernels {
   const char* depthwise_name;
@@ -190,6 +221,9 @@ struct ImageKernels {
                        int64_t plane);
   // Pixels [ox, ox + pixels) of row oy of y, in up to 64 channels from c0 on.
   void (*depthwise)(const DepthwiseArgs& args, int64_t oy, int64_t ox, int64_t pixels, int64_t c0);
+  void (*add)(const SumArgs& args, int64_t rows, int64_t columns);
+  // Rows [begin, end) of y, counted through all images.
+  void (*max_pool)(const PoolArgs& args, int64_t begin, int64_t end);
 };
 
 }  // namespace int8

@@ -11,9 +11,11 @@
 #include "formats/int8/expand.h"
 #include "formats/int8/gemm.h"
 #include "formats/int8/image.h"
+#include "formats/int8/max_pool.h"
 #include "formats/int8/quantize.h"
 #include "formats/int8/row.h"
 #include "formats/int8/spmm.h"
+#include "formats/int8/sum.h"
 #include "formats/mixed/gemm.h"
 #include "formats/rows/rows.h"
 #include "isa/kernels.h"
@@ -54,7 +56,9 @@ constexpr Kernels kernels_of() {
                       .range = int8::image_range<Isa>,
                       .quantize = int8::quantize_pixels<Isa>,
                       .store_planes = int8::store_planes<Isa>,
-                      .depthwise = int8::depthwise<Isa>},
+                      .depthwise = int8::depthwise<Isa>,
+                      .add = int8::add_images<Isa>,
+                      .max_pool = int8::max_pool<Isa>},
       .int8_blocks = {.name = Isa::kInt8SpmmName,
                       .order = Isa::kBlockOrder,
                       .narrowest = Isa::kLanes,

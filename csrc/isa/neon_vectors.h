@@ -70,6 +70,11 @@ struct NeonVectors {
     memcpy(&four, p, 4);
     return vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)))));
   }
+  static EK_INLINE I32 load_u8(const uint8_t* p) {
+    uint32_t four;
+    memcpy(&four, p, 4);
+    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four))))));
+  }
   static EK_INLINE I32 add_i32(I32 a, I32 b) { return vaddq_s32(a, b); }
   static EK_INLINE I32 sub_i32(I32 a, I32 b) { return vsubq_s32(a, b); }
   static EK_INLINE I32 mul_i32(I32 a, I32 b) { return vmulq_s32(a, b); }
@@ -186,6 +191,7 @@ struct NeonVectors {
 
   static EK_INLINE Bytes load_bytes(const uint8_t* p) { return vld1q_u8(p); }
   static EK_INLINE void store_bytes(uint8_t* p, Bytes v) { vst1q_u8(p, v); }
+  static EK_INLINE Bytes max_bytes(Bytes a, Bytes b) { return vmaxq_u8(a, b); }
   static EK_INLINE Bytes to_bytes(const F32 (&x)[kParts], F32 inverse, I32 zero_point) {
     auto rounded = [&](int i) EK_LAMBDA_INLINE { return vaddq_s32(vcvtnq_s32_f32(vmulq_f32(x[i], inverse)), zero_point); };
     // Both narrowings saturate, which is the clamp to 0..255.

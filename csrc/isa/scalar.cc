@@ -123,6 +123,9 @@ struct ScalarVectors {
   static EK_INLINE I32 load_s8(const int8_t* p) {
     return map<int32_t>([&](int i) { return int32_t{p[i]}; });
   }
+  static EK_INLINE I32 load_u8(const uint8_t* p) {
+    return map<int32_t>([&](int i) { return int32_t{p[i]}; });
+  }
   // Through unsigned: sums of peak and stream measurements may wrap.
   static EK_INLINE I32 add_i32(I32 a, I32 b) {
     return map<int32_t>(
@@ -208,6 +211,11 @@ struct ScalarVectors {
     return v;
   }
   static EK_INLINE void store_bytes(uint8_t* p, const Bytes& v) { memcpy(p, v.byte, sizeof(v.byte)); }
+  static EK_INLINE Bytes max_bytes(const Bytes& a, const Bytes& b) {
+    Bytes v;
+    for (int i = 0; i < kParts * kLanes; ++i) v.byte[i] = a.byte[i] > b.byte[i] ? a.byte[i] : b.byte[i];
+    return v;
+  }
   static EK_INLINE Bytes to_bytes(const F32 (&x)[kParts], F32 inverse, I32 zero_point) {
     Bytes v;
     for (int i = 0; i < kParts * kLanes; ++i) {

@@ -7,7 +7,7 @@
 //   load, load_as<D>    F32 from memory as floats, or as dtype D        store_as<D>(p, i, v), store_as<D>(p, i, v, count)
 //   set, add, sub, mul, div, fma, min, max, round, pow2, select_negative, reduce_*   arithmetic on F32
 //   load_i32, store_i32, set_i32, add_i32, mul_i32, to_f32, reduce                    on I32
-//   load_s8(p)          kLanes bytes as I32
+//   load_s8(p), load_u8(p)    kLanes bytes as I32
 //   as_i32, as_f32      the same bits; transpose(v) turns kLanes I32 vectors as a square of 32-bit lanes
 //
 //   and for int8 (formats/int8), where a step is kStepDepth values of k:
@@ -38,6 +38,7 @@
 //   store_rounded(p, x, low, high, count)   `count` numbers, all or fewer of kParts vectors, rounded and held between low and
 //                       high, as u8; NaN is low
 //   Bytes, kParts, to_bytes, store_lhs, load_bytes, store_bytes     kParts F32 vectors quantised to kParts * kLanes u8
+//   max_bytes(a, b)     the larger ones, as u8
 //   Range<D>            set, load_as, add, min, max, fma, reduce_* of the vectors that find the range of a row of D
 //   kRows, panels_at, phases_at, kHoldLhs     tile shape, see formats/int8/gemm.h
 //   kStreamRows, kPrefetchBytes    up to how many rows a tile is bound by memory, and how far ahead it then prefetches

@@ -6,7 +6,6 @@
 //     multiply    blocks of pixels of y x panels: the rows of activations that these pixels need are gathered into L1 or L2
 //                 and multiplied as a linear layer's, dense or by kept blocks; or rows of y of a depthwise one
 #include <stdint.h>
-#include <string.h>
 
 #include <initializer_list>
 
@@ -14,6 +13,7 @@
 #include "base/dtype.h"
 #include "ops/int8_conv2d_call.h"
 #include "ops/int8_forms.h"
+#include "ops/tickets.h"
 
 namespace edgekern::int8 {
 namespace {
@@ -84,60 +84,64 @@ ek_status open_layer(const edgekern::Kernels& kernels, const Given& given, OpenC
 
 }  // namespace
 
-size_t conv2d_workspace_size(const Given& given) {
-  const edgekern::Kernels* kernels = nullptr;
-  OpenConv2d layer{};
+ek_status open_call(const Given& given, Call* call) {
+  if (given.x == nullptr || given.y == nullptr) return EK_ERROR_NULL_POINTER;
+  if (!valid_activation(given.activation)) return EK_ERROR_ACTIVATION;
   Geometry geometry{};
-  const ek_images *x = given.x, *y = given.y;
-  if (x == nullptr || y == nullptr || check_images(*x, *y) != EK_OK || resolve_isa(given.isa, &kernels) != EK_OK ||
-      open_layer(*kernels, given, &layer) != EK_OK ||
-      geometry_of(layer.packed.layout.shape, given.window, given.images, given.height, given.width, &geometry) != EK_OK)
-    return 0;
-  return static_cast<size_t>(
-      plan_of(*kernels, layer, geometry, given.images, *x, *y, given.activation, given.parallel).bytes());
+  ek_status status = check_images(*given.x, *given.y);
+  if (status == EK_OK) status = resolve_isa(given.isa, &call->kernels);
+  if (status == EK_OK) status = open_layer(*call->kernels, given, &call->layer);
+  if (status == EK_OK)
+    status = geometry_of(call->layer.packed.layout.shape, given.window, given.images, given.height, given.width, &geometry);
+  if (status != EK_OK) return status;
+  call->x = *given.x;
+  call->y = *given.y;
+  call->activation = given.activation;
+  call->parallel = given.parallel;
+  call->plan.geometry = geometry;
+  call->plan.adds = given.sum != nullptr;
+  if (call->plan.adds) call->sum = *given.sum;
+  plan_call(call, given.images);
+  return EK_OK;
+}
+
+void plan_call(Call* call, int64_t images) {
+  call->plan = plan_of(*call->kernels, call->layer, call->plan.geometry, images, call->x, call->y, call->activation,
+                       call->plan.adds, call->parallel);
+}
+
+void place_call(Call* call, void* workspace) {
+  const Plan& plan = call->plan;
+  char* start = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(workspace) + 63) & ~uintptr_t{63});
+  call->images = plan.in_place ? static_cast<uint8_t*>(call->x.data) : reinterpret_cast<uint8_t*>(start);
+  call->zeros = reinterpret_cast<uint8_t*>(start + plan.images_bytes());
+  call->ranges = reinterpret_cast<RowRange*>(call->zeros + plan.zeros_bytes);
+  call->slots = reinterpret_cast<char*>(call->ranges) + plan.ranges_bytes();
+}
+
+size_t conv2d_workspace_size(const Given& given) {
+  Call call{};
+  return open_call(given, &call) == EK_OK ? static_cast<size_t>(call.plan.bytes()) : 0;
 }
 
 ek_status run_conv2d(const Given& given, void* workspace, size_t workspace_size) {
-  if (given.x == nullptr || given.y == nullptr) return EK_ERROR_NULL_POINTER;
-  if (!valid_activation(given.activation)) return EK_ERROR_ACTIVATION;
-  const ek_images &x = *given.x, &y = *given.y;
-  const int64_t images = given.images;
-  const edgekern::Kernels* kernels = nullptr;
-  OpenConv2d layer{};
-  Geometry geometry{};
-  ek_status status = check_images(x, y);
-  if (status == EK_OK) status = resolve_isa(given.isa, &kernels);
-  if (status == EK_OK) status = open_layer(*kernels, given, &layer);
-  if (status == EK_OK)
-    status = geometry_of(layer.packed.layout.shape, given.window, images, given.height, given.width, &geometry);
-  if (status != EK_OK || images == 0) return status;
-  const Plan plan = plan_of(*kernels, layer, geometry, images, x, y, given.activation, given.parallel);
+  Call call{};
+  const ek_status status = open_call(given, &call);
+  if (status != EK_OK || given.images == 0) return status;
   const bool empty = given.height == 0 || given.width == 0;  // all that windows meet are zeros
-  if ((x.data == nullptr && !empty) || y.data == nullptr || workspace == nullptr) return EK_ERROR_NULL_POINTER;
-  if (static_cast<int64_t>(workspace_size) < plan.bytes()) return EK_ERROR_WORKSPACE;
-
-  char* start = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(workspace) + 63) & ~uintptr_t{63});
-  char* zeros = start + plan.images_bytes();
-  char* ranges = zeros + plan.zeros_bytes;
-  Call call{*kernels,
-            layer,
-            plan,
-            x,
-            y,
-            given.activation,
-            given.parallel,
-            reinterpret_cast<uint8_t*>(start),
-            reinterpret_cast<uint8_t*>(zeros),
-            reinterpret_cast<RowRange*>(ranges),
-            ranges + plan.ranges_bytes()};
-  if (plan.in_place) call.images = static_cast<uint8_t*>(x.data);
-  if (plan.zeros_bytes > 0) memset(zeros, x.range.zero_point, static_cast<size_t>(plan.zeros_bytes));
-  for (int64_t b = 0; b < images; b += plan.slab_images) {
-    run_slab(call, min_of(plan.slab_images, images - b));
-    const int64_t read = plan.slab_images * call.x_elements() * bytes_of(x.dtype);
+  if ((call.x.data == nullptr && !empty) || call.y.data == nullptr || workspace == nullptr) return EK_ERROR_NULL_POINTER;
+  if (static_cast<int64_t>(workspace_size) < call.plan.bytes()) return EK_ERROR_WORKSPACE;
+  place_call(&call, workspace);
+  for (int64_t b = 0; b < given.images; b += call.plan.slab_images) {
+    const int64_t images = min_of(call.plan.slab_images, given.images - b);
+    int64_t counts[kCallPhases];
+    for (int64_t phase = 0; phase < kCallPhases; ++phase) counts[phase] = ticket_count(call, phase, images);
+    run_phases(call.macs(images) < kSerialMacs ? nullptr : call.parallel, counts,
+               [&](int64_t phase, int64_t ticket, int64_t thread) { run_ticket(call, phase, images, ticket, thread); });
+    const int64_t read = images * call.x_elements() * bytes_of(call.x.dtype);
     call.x.data = static_cast<char*>(call.x.data) + read;
-    call.y.data = static_cast<char*>(call.y.data) + plan.slab_images * call.y_elements() * plan.value_bytes;
-    if (plan.in_place) call.images += read;
+    call.y.data = static_cast<char*>(call.y.data) + images * call.y_elements() * call.plan.value_bytes;
+    if (call.plan.in_place) call.images += read;
   }
   return EK_OK;
 }

@@ -8,6 +8,7 @@
 #include "formats/int8/conv2d_layout.h"
 #include "isa/kernels.h"
 #include "ops/conv2d.h"
+#include "ops/int8_sum.h"
 
 namespace edgekern::int8 {
 
@@ -33,6 +34,7 @@ struct OpenConv2d {
 struct Plan {
   Geometry geometry;
   bool planes;          // x and y are channel by channel
+  bool adds;            // something is added to y
   bool reads_image;     // rows of activations need not be gathered: they are the pixels of a u8 image
   bool in_place;        // x is u8 already, and read where it lies; zeros around it are not
   bool folds;           // y is u8, and its range and activation go into the layer's scale and bias
@@ -47,7 +49,7 @@ struct Plan {
   blocks::Tiles tiles;       // of kept blocks, for block_rows of them
   // Depthwise: columns of the image that a run of pixels meets, and a row of zeros where the image has none around it.
   int64_t span, column_bytes, zeros_bytes;
-  int64_t tile_stride;      // elements, of results that are on their way to planes
+  int64_t tile_stride;      // elements, of results that are on their way to planes or to a sum
   int64_t folded_channels;  // of which scales and biases are folded at a time: a group's, or 64 of a depthwise layer
 
   // From one u8 image, and row of it, to the next.
@@ -56,7 +58,8 @@ struct Plan {
 
   int64_t images_bytes() const { return in_place ? 0 : aligned(slab_images * geometry.image_bytes() + kSlack); }
   int64_t ranges_bytes() const { return aligned(slab_images * range_pieces * static_cast<int64_t>(sizeof(RowRange))); }
-  int64_t tile_bytes() const { return planes ? aligned(round_up(block_rows, 16) * tile_stride * value_bytes) : 0; }
+  bool through_tile() const { return planes || adds; }
+  int64_t tile_bytes() const { return through_tile() ? aligned(round_up(block_rows, 16) * tile_stride * value_bytes) : 0; }
   int64_t gathered_bytes() const { return aligned(gather_rows * gather_stride + kSlack); }
   int64_t rows_bytes() const { return gathered_bytes() + aligned(lhs_bytes); }
   int64_t numbers_bytes() const { return aligned(4 * block_rows * (3 + sums)); }
@@ -66,7 +69,7 @@ struct Plan {
 };
 
 Plan plan_of(const edgekern::Kernels& kernels, const OpenConv2d& layer, const Geometry& geometry, int64_t images,
-             const ek_images& x, const ek_images& y, ek_activation activation, const ek_parallel* parallel);
+             const ek_images& x, const ek_images& y, ek_activation activation, bool adds, const ek_parallel* parallel);
 
 // What one thread works in.
 struct Slot {
@@ -83,11 +86,12 @@ Slot slot_at(const Plan& plan, char* start);
 
 // One call, with all that its tickets share.
 struct Call {
-  const edgekern::Kernels& kernels;
-  const OpenConv2d& layer;
+  const edgekern::Kernels* kernels;
+  OpenConv2d layer;
   Plan plan;
   ek_images x, y;  // from the slab's first image on
   ek_activation activation;
+  Sum sum;  // where plan.adds
   const ek_parallel* parallel;
   uint8_t* images;
   uint8_t* zeros;
@@ -96,6 +100,9 @@ struct Call {
 
   int64_t x_elements() const { return plan.geometry.shape.in_channels * plan.geometry.height * plan.geometry.width; }
   int64_t y_elements() const { return plan.geometry.shape.out_channels * plan.geometry.out_pixels(); }
+  int64_t macs(int64_t count) const {
+    return count * plan.geometry.out_pixels() * plan.geometry.k() * plan.geometry.shape.out_channels;
+  }
   uint8_t* image(int64_t b) const { return images + b * plan.image_bytes(); }
 
   RowScale scale(int64_t b) const {
@@ -119,8 +126,11 @@ void find_range(const Call& call, int64_t ticket);
 // them, as many as are asked for at once. Returns how many it was.
 int64_t quantize_rows(const Call& call, int64_t b, int64_t row, int64_t end, const RowScale& scale);
 
-// The first `images` of the call, in one parallel region.
-void run_slab(const Call& call, int64_t images);
+// The work of a call's first `images`, cut into tickets: in so many phases, none of which can start before the one before it is
+// done. `thread` says whose slot a ticket works in.
+enum : int64_t { kRanges = 0, kRows = 1, kMultiply = 2, kCallPhases = 3 };
+int64_t ticket_count(const Call& call, int64_t phase, int64_t images);
+void run_ticket(const Call& call, int64_t phase, int64_t images, int64_t ticket, int64_t thread);
 
 // What a caller gives, with weights of one format or of either.
 enum class Weights { kInt8, kInt4, kEither };
@@ -134,7 +144,15 @@ struct Given {
   const ek_images *x, *y;
   ek_activation activation;
   const ek_parallel* parallel;
+  const Sum* sum = nullptr;  // y is then what is added to, and has no memory
 };
+
+// A call, looked at and planned; what it works on may have no memory yet.
+ek_status open_call(const Given& given, Call* call);
+// Another plan, for so many images.
+void plan_call(Call* call, int64_t images);
+// Gives it plan.bytes() of workspace.
+void place_call(Call* call, void* workspace);
 
 // As ek_int8_conv2d_workspace_size and ek_int8_conv2d.
 size_t conv2d_workspace_size(const Given& given);

@@ -8,7 +8,7 @@ namespace edgekern::int8 {
 void find_range(const Call& call, int64_t ticket) {
   int64_t b = ticket / call.plan.range_pieces, start = ticket % call.plan.range_pieces * kRangeElements;
   int64_t count = min_of(kRangeElements, call.x_elements() - start);
-  call.ranges[ticket] = call.kernels.int8_images.range(call.x.data, call.x.dtype, b * call.x_elements() + start, count);
+  call.ranges[ticket] = call.kernels->int8_images.range(call.x.data, call.x.dtype, b * call.x_elements() + start, count);
 }
 
 int64_t quantize_rows(const Call& call, int64_t b, int64_t row, int64_t end, const RowScale& scale) {
@@ -24,8 +24,8 @@ int64_t quantize_rows(const Call& call, int64_t b, int64_t row, int64_t end, con
     if (call.x.dtype == EK_U8)
       memcpy(out + left * channels, static_cast<const uint8_t*>(call.x.data) + start, static_cast<size_t>(pixels * channels));
     else
-      call.kernels.int8_images.quantize(call.x.data, call.x.dtype, start, plane, pixels, channels, scale,
-                                        out + left * channels);
+      call.kernels->int8_images.quantize(call.x.data, call.x.dtype, start, plane, pixels, channels, scale,
+                                         out + left * channels);
   }
   if (left + used < met)
     memset(out + (left + used) * channels, scale.zero_point, static_cast<size_t>((met - left - used) * channels));

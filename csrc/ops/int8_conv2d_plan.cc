@@ -56,10 +56,11 @@ void plan_blocks(const BlockKernels& kernels, int64_t group_rows, int64_t k, Pla
 }  // namespace
 
 Plan plan_of(const edgekern::Kernels& kernels, const OpenConv2d& layer, const Geometry& geometry, int64_t images,
-             const ek_images& x, const ek_images& y, ek_activation activation, const ek_parallel* parallel) {
+             const ek_images& x, const ek_images& y, ek_activation activation, bool adds, const ek_parallel* parallel) {
   Plan plan{};
   plan.geometry = geometry;
   plan.planes = x.order == EK_NCHW;
+  plan.adds = adds;
   plan.folds = y.dtype == EK_U8 && is_limits(activation) && !layer.nibbles();
   plan.value_bytes = bytes_of(y.dtype);
   plan.slab_images = min_of(images, max_of(1, kSlabBytes / geometry.image_bytes()));
@@ -76,7 +77,9 @@ Plan plan_of(const edgekern::Kernels& kernels, const OpenConv2d& layer, const Ge
   }
   const int64_t k = layout.k();
   plan.gather_stride = round_up(k, 64) + 64;  // rows do not all start in the same cache set
-  plan.tile_stride = plan.folded_channels = round_up(layout.group_out(), kPanelColumns);
+  plan.folded_channels = round_up(layout.group_out(), kPanelColumns);
+  // Pixels to be added to are as in y, so that one follows the other without a gap.
+  plan.tile_stride = plan.adds ? layout.shape.out_channels : plan.folded_channels;
   if (layer.nibbles()) {
     plan.zero_byte = 128;  // int4 takes s8, in which that is 0: sums over a group are then 0, and y is the bias, exactly
     plan_panels(kernels.int4.lhs, k, layer.int4_matrix.groups(), &plan);

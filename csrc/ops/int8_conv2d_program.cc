@@ -1,221 +1,93 @@
-// Programs of convolutions, run: for each slab of images whose buffers stay in cache, one step after the other.
+// Programs of convolutions, run: for each slab of images whose buffers stay in cache, one parallel region, in which a step after
+// the other is cut into tickets, and none begins before the one before it is done.
 #include "ops/int8_conv2d_program.h"
 
-#include <math.h>
+#include <new>
 
 #include "base/parallel.h"
-#include "formats/int8/row_scale.h"
 #include "isa/kernels.h"
-#include "ops/tickets.h"
 
 namespace edgekern::int8::program {
 namespace {
 
-constexpr int64_t kTicketElements = 32 * 1024;
+enum class Part { kEntry, kConvolution, kPieces, kExit };
 
-// body(begin, end) over pieces of [0, count), each element of which is so much work.
-template <class Body>
-void in_pieces(const ek_parallel* parallel, int64_t count, int64_t elements_each, const Body& body) {
-  const int64_t piece = max_of(1, kTicketElements / max_of(1, elements_each));
-  parallel_for(parallel, ceil_div(count, piece),
-               [&](int64_t begin, int64_t end) { body(begin * piece, min_of(count, end * piece)); });
-}
-
-// How values of a dtype are stored, and what they are.
-struct F32 {
-  using Bits = float;
-  static float value(float bits) { return bits; }
-  static float bits(float value) { return value; }
-};
-struct F16 {
-  using Bits = uint16_t;
-  static float value(uint16_t bits) { return f16_to_f32(bits); }
-  static uint16_t bits(float value) { return f32_to_f16(value); }
-};
-struct BF16 {
-  using Bits = uint16_t;
-  static float value(uint16_t bits) { return bf16_to_f32(bits); }
-  static uint16_t bits(float value) { return f32_to_bf16(value); }
+// What a phase of the region is about.
+struct Task {
+  Part part;
+  int64_t step;   // of a convolution and of pieces
+  int64_t phase;  // of a convolution
+  Pieces pieces;  // of all but convolutions
 };
 
-// NaN stays NaN, as in torch.
-struct Same {
-  static float of(float v) { return v; }
-};
-struct Relu {
-  static float of(float v) { return v < 0.0f ? 0.0f : v; }
-};
-struct Relu6 {
-  static float of(float v) { return v < 0.0f ? 0.0f : v > 6.0f ? 6.0f : v; }
-};
+// The phases of a slab, of as many images as the calls are planned for.
+struct Tasks {
+  Task* tasks;
+  Phase* phases;
+  int64_t count = 0;
 
-// The sum is rounded before the activation, which then rounds nothing: its limits are of every dtype.
-template <class Type, class Activation>
-void add_values(const void* a, const void* b, void* y, int64_t begin, int64_t end) {
-  using Bits = typename Type::Bits;
-  const Bits *first = static_cast<const Bits*>(a), *second = static_cast<const Bits*>(b);
-  Bits* sum = static_cast<Bits*>(y);
-  for (int64_t i = begin; i < end; ++i) sum[i] = Type::bits(Activation::of(Type::value(first[i]) + Type::value(second[i])));
-}
-
-template <class Type>
-void add_type(ek_activation activation, const void* a, const void* b, void* y, int64_t begin, int64_t end) {
-  if (activation == EK_RELU) return add_values<Type, Relu>(a, b, y, begin, end);
-  if (activation == EK_RELU6) return add_values<Type, Relu6>(a, b, y, begin, end);
-  add_values<Type, Same>(a, b, y, begin, end);
-}
-
-void add(ek_dtype dtype, ek_activation activation, const void* a, const void* b, void* y, int64_t begin, int64_t end) {
-  if (dtype == EK_F32) return add_type<F32>(activation, a, b, y, begin, end);
-  if (dtype == EK_F16) return add_type<F16>(activation, a, b, y, begin, end);
-  add_type<BF16>(activation, a, b, y, begin, end);
-}
-
-struct Pooling {
-  ek_window window;
-  int64_t kernel_h, kernel_w;
-  ek_image_shape x, y;
-};
-
-// Rows [begin, end) of y, counted through all images. Of equal numbers the first one stays, as in torch.
-template <class Type>
-void pool_rows(const Pooling& pool, const void* x, void* y, int64_t begin, int64_t end) {
-  using Bits = typename Type::Bits;
-  const ek_window& w = pool.window;
-  const int64_t channels = pool.x.channels, width = pool.x.width, height = pool.x.height;
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t b = row / pool.y.height, oy = row % pool.y.height;
-    const Bits* image = static_cast<const Bits*>(x) + b * height * width * channels;
-    Bits* out = static_cast<Bits*>(y) + row * pool.y.width * channels;
-    for (int64_t ox = 0; ox < pool.y.width; ++ox, out += channels) {
-      for (int64_t c = 0; c < channels; ++c) out[c] = Type::bits(-INFINITY);
-      for (int64_t r = 0; r < pool.kernel_h; ++r) {
-        const int64_t iy = oy * w.stride_h + r * w.dilation_h - w.top;
-        if (iy < 0 || iy >= height) continue;
-        for (int64_t s = 0; s < pool.kernel_w; ++s) {
-          const int64_t ix = ox * w.stride_w + s * w.dilation_w - w.left;
-          if (ix < 0 || ix >= width) continue;
-          const Bits* from = image + (iy * width + ix) * channels;
-          for (int64_t c = 0; c < channels; ++c) {
-            const float value = Type::value(from[c]);
-            out[c] = !(value <= Type::value(out[c])) ? from[c] : out[c];
-          }
-        }
-      }
-    }
+  void add(const Task& task, int64_t tickets) {
+    if (tickets == 0) return;
+    tasks[count] = task;
+    phases[count].count = tickets;
+    phases[count].next.store(0, std::memory_order_relaxed);
+    phases[count].done.store(0, std::memory_order_relaxed);
+    ++count;
   }
-}
-
-void pool_type(const Pooling& pool, const void* x, void* y, int64_t begin, int64_t end) {
-  if (pool.x.dtype == EK_F32) return pool_rows<F32>(pool, x, y, begin, end);
-  if (pool.x.dtype == EK_F16) return pool_rows<F16>(pool, x, y, begin, end);
-  pool_rows<BF16>(pool, x, y, begin, end);
-}
-
-// Steps from one value to the next, in elements.
-struct Steps {
-  int64_t pixel, channel;
+  void add(Part part, int64_t step, const Pieces& pieces) { add({part, step, 0, pieces}, pieces.tickets()); }
 };
 
-// Pixels [begin, end) of one image, from one order to the other: a few at a time, so that both sides stay in L1.
-template <class Bits>
-void reorder(const void* from, Steps f, void* to, Steps t, int64_t channels, int64_t begin, int64_t end) {
-  constexpr int64_t kPixels = 16;
-  for (int64_t p0 = begin; p0 < end; p0 += kPixels)
-    for (int64_t c = 0; c < channels; ++c)
-      for (int64_t p = p0; p < min_of(end, p0 + kPixels); ++p)
-        static_cast<Bits*>(to)[p * t.pixel + c * t.channel] = static_cast<const Bits*>(from)[p * f.pixel + c * f.channel];
-}
-
-// One call, from a slab's first image on.
-struct Run {
-  const Program& program;
-  const ek_isa* isa;
-  const ek_parallel* parallel;
-  const char* x;
-  char* y;
-  char *buffers, *scratch;
-
-  // Where an image of the program is, in its slab.
-  char* at(int64_t i) const {
-    const Image& image = program.images[i];
-    if (image.offset != kOutside) return buffers + image.offset * program.slab_images;
-    return i == 0 ? const_cast<char*>(x) : y;  // x is only read
-  }
-  int64_t x_bytes() const { return program.images[0].elements() * bytes_of(program.x_dtype); }
-};
-
-void reorder_all(const Run& run, const char* from, Steps f, char* to, Steps t, const Image& image, int64_t images) {
-  const int64_t bytes = image.bytes(), channels = image.shape.channels;
-  in_pieces(run.parallel, images * image.pixels(), channels, [&](int64_t begin, int64_t end) {
-    while (begin < end) {
-      const int64_t b = begin / image.pixels(), p0 = begin % image.pixels(), p1 = min_of(image.pixels(), p0 + end - begin);
-      (image.shape.dtype == EK_F32 ? reorder<uint32_t> : reorder<uint16_t>)(from + b * bytes, f, to + b * bytes, t, channels,
-                                                                            p0, p1);
-      begin += p1 - p0;
-    }
-  });
-}
-
-void round_all(const Run& run, int64_t images) {
+// The call of a convolution gets its addresses.
+void place_convolution(const Run& run, int64_t i) {
   const Program& program = run.program;
-  const Image& image = program.images[0];
-  const ek_conv2d_step* reader = program.steps;
-  while (reader->x != 0) ++reader;  // all readers have one range
-  const RowScale scale = scale_of(reader->x_range);
-  const int64_t channels = image.shape.channels, pixels = image.pixels();
-  const bool planes = program.x_order == EK_NCHW;
-  uint8_t* q = reinterpret_cast<uint8_t*>(run.at(0));
-  in_pieces(run.parallel, images * pixels, channels, [&](int64_t begin, int64_t end) {
-    while (begin < end) {
-      const int64_t b = begin / pixels, p0 = begin % pixels, p1 = min_of(pixels, p0 + end - begin);
-      const int64_t start = b * image.elements() + p0 * (planes ? 1 : channels);
-      program.kernels->int8_images.quantize(run.x, program.x_dtype, start, planes ? pixels : 0, p1 - p0, channels, scale,
-                                            q + b * image.elements() + p0 * channels);
-      begin += p1 - p0;
-    }
-  });
+  const int64_t sum = program.images[i + 1].sum;
+  Call& call = program.calls[i];
+  call.x.data = run.at(program.steps[i].x);
+  if (sum == kNone) {
+    call.y.data = run.at(i + 1);
+  } else {
+    const ek_conv2d_step& step = program.steps[sum];
+    call.sum.other.data = run.at(step.other == i + 1 ? step.x : step.other);
+    call.sum.y.data = run.at(sum + 1);
+  }
+  place_call(&call, run.scratch);
 }
 
-ek_status run_step(const Run& run, int64_t i, int64_t images) {
+// All tasks of a slab; how many multiply-adds they have.
+int64_t list_tasks(const Run& run, int64_t images, Tasks* tasks) {
   const Program& program = run.program;
-  const ek_conv2d_step& step = program.steps[i];
-  const Image &from = program.images[step.x], &to = program.images[i + 1];
-  if (step.kind == EK_ADD) {
-    const char *a = run.at(step.x), *b = run.at(step.other);
-    char* y = run.at(i + 1);
-    in_pieces(run.parallel, images * to.elements(), 1,
-              [&](int64_t begin, int64_t end) { add(to.shape.dtype, step.activation, a, b, y, begin, end); });
-    return EK_OK;
-  }
-  if (step.kind == EK_MAX_POOL) {
-    const Pooling pool{window_of(step, from.shape, step.kernel_h, step.kernel_w), step.kernel_h, step.kernel_w, from.shape,
-                       to.shape};
-    const char* x = run.at(step.x);
-    char* y = run.at(i + 1);
-    in_pieces(run.parallel, images * to.shape.height, to.shape.width * to.shape.channels * step.kernel_h * step.kernel_w,
-              [&](int64_t begin, int64_t end) { pool_type(pool, x, y, begin, end); });
-    return EK_OK;
-  }
-  Convolution conv = convolution_of(program, i);
-  conv.x.data = run.at(step.x);
-  conv.y.data = run.at(i + 1);
-  return run_conv2d(conv.given(run.isa, step, images, run.parallel), run.scratch, static_cast<size_t>(program.scratch_bytes));
-}
-
-ek_status run_slab(const Run& run, int64_t images) {
-  const Program& program = run.program;
-  const Image &first = program.images[0], &last = program.images[program.count];
-  if (program.entry == Entry::kToU8) round_all(run, images);
-  if (program.entry == Entry::kToPixels)
-    reorder_all(run, run.x, {1, first.pixels()}, run.at(0), {first.shape.channels, 1}, first, images);
+  int64_t macs = 0;
+  tasks->add(Part::kEntry, 0, pieces_of_entry(program, images));
   for (int64_t i = 0; i < program.count; ++i) {
-    ek_status status = run_step(run, i, images);
-    if (status != EK_OK) return status;
+    const Image& y = program.images[i + 1];
+    if (y.sum != kNone) continue;  // its sum's turn is its own
+    const int64_t conv = program.steps[i].kind == EK_CONV2D ? i : y.conv;
+    if (conv == kNone) {
+      tasks->add(Part::kPieces, i, pieces_of_step(program, i, images));
+      continue;
+    }
+    place_convolution(run, conv);
+    const Call& call = program.calls[conv];
+    macs += call.macs(images);
+    for (int64_t phase = 0; phase < kCallPhases; ++phase)
+      tasks->add({Part::kConvolution, conv, phase, {}}, ticket_count(call, phase, images));
   }
-  if (program.to_planes)
-    reorder_all(run, run.at(program.count), {last.shape.channels, 1}, run.y, {1, last.pixels()}, last, images);
-  return EK_OK;
+  tasks->add(Part::kExit, 0, pieces_of_exit(program, images));
+  return macs;
+}
+
+void run_slab(const Run& run, int64_t images, Task* memory) {
+  Tasks tasks{memory, run.program.phases.get()};
+  const int64_t macs = list_tasks(run, images, &tasks);
+  run_phases(macs < kSerialMacs ? nullptr : run.parallel, tasks.phases, tasks.count,
+             [&](int64_t phase, int64_t ticket, int64_t thread) {
+               const Task& task = tasks.tasks[phase];
+               const auto [begin, end] = task.pieces.piece(ticket);
+               if (task.part == Part::kConvolution)
+                 return run_ticket(run.program.calls[task.step], task.phase, images, ticket, thread);
+               if (task.part == Part::kPieces) return run_step(run, task.step, begin, end);
+               task.part == Part::kEntry ? run_entry(run, begin, end) : run_exit(run, begin, end);
+             });
 }
 
 }  // namespace
@@ -236,11 +108,15 @@ extern "C" ek_status ek_int8_conv2d_program(const ek_isa* isa, const ek_conv2d_s
   if ((x == nullptr && !empty) || y == nullptr || workspace == nullptr) return EK_ERROR_NULL_POINTER;
   if (static_cast<int64_t>(workspace_size) < program.bytes()) return EK_ERROR_WORKSPACE;
   char* start = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(workspace) + 63) & ~uintptr_t{63});
-  Run run{program, isa, parallel, static_cast<const char*>(x), static_cast<char*>(y), start, start + program.buffer_bytes()};
-  for (int64_t b = 0; b < images && status == EK_OK; b += program.slab_images) {
-    status = run_slab(run, min_of(program.slab_images, images - b));
-    run.x += program.slab_images * run.x_bytes();
-    run.y += program.slab_images * program.images[count].bytes();
+  const std::unique_ptr<Task[]> tasks(new (std::nothrow) Task[static_cast<size_t>(most_phases(count))]);
+  if (tasks == nullptr) return EK_ERROR_OUT_OF_MEMORY;
+  Run run{program, parallel, static_cast<const char*>(x), static_cast<char*>(y), start, start + program.buffer_bytes()};
+  for (int64_t b = 0; b < images; b += program.slab_images) {
+    const int64_t some = min_of(program.slab_images, images - b);
+    if (some < program.slab_images) plan_calls(&program, some);
+    run_slab(run, some, tasks.get());
+    run.x += some * run.x_bytes();
+    run.y += some * program.images[count].bytes();
   }
-  return status;
+  return EK_OK;
 }

@@ -5,7 +5,6 @@
 #include "formats/int8/conv2d_layout.h"
 #include "isa/kernels.h"
 #include "ops/int8_conv2d_program.h"
-#include "ops/tickets.h"
 
 namespace edgekern::int8::program {
 namespace {
@@ -36,7 +35,6 @@ ek_status after_convolution(const ek_conv2d_step& step, const ek_image_shape& x,
 }
 
 ek_status after_pooling(const ek_conv2d_step& step, const ek_image_shape& x, ek_image_shape* y) {
-  if (!is_floats(x.dtype)) return EK_ERROR_STEP;
   const ek_conv2d_shape shape{x.channels, x.channels, x.channels, step.kernel_h, step.kernel_w};
   const ek_window window = window_of(step, x, step.kernel_h, step.kernel_w);
   *y = x;
@@ -45,9 +43,16 @@ ek_status after_pooling(const ek_conv2d_step& step, const ek_image_shape& x, ek_
 
 ek_status after_sum(const ek_conv2d_step& step, const ek_image_shape& x, const ek_image_shape& other, ek_image_shape* y) {
   if (step.activation != EK_NONE && step.activation != EK_RELU && step.activation != EK_RELU6) return EK_ERROR_ACTIVATION;
+  const ek_dtype floats = floats_of(step, x.dtype, other.dtype);
+  if (!is_floats(floats)) return EK_ERROR_DTYPE;
+  if ((x.dtype == EK_U8 && !valid_range(step.x_range)) || (other.dtype == EK_U8 && !valid_range(step.other_range)) ||
+      (step.range.scale != 0 && !valid_range(step.range)))
+    return EK_ERROR_IMAGES;
   const bool alike = x.channels == other.channels && x.height == other.height && x.width == other.width;
   *y = x;
-  return alike && x.dtype == other.dtype && is_floats(x.dtype) ? EK_OK : EK_ERROR_STEP;
+  y->dtype = step.range.scale != 0 ? EK_U8 : floats;
+  const bool one_dtype = x.dtype == other.dtype || x.dtype == EK_U8 || other.dtype == EK_U8;
+  return alike && one_dtype ? EK_OK : EK_ERROR_STEP;
 }
 
 ek_status after(const ek_conv2d_step& step, int64_t index, Image* images) {
@@ -60,36 +65,63 @@ ek_status after(const ek_conv2d_step& step, int64_t index, Image* images) {
   return adds ? after_sum(step, x, images[step.other].shape, y) : EK_ERROR_STEP;
 }
 
-Entry entry_of(const Program& program) {
-  const Image& x = program.images[0];
-  if (x.shape.dtype == EK_U8) return Entry::kAsItIs;
-  const ek_int8_range* range = nullptr;
-  int64_t readers = 0;
-  bool one_range = true;
-  for (int64_t i = 0; i < program.count; ++i) {
-    const ek_conv2d_step& step = program.steps[i];
-    if (step.x != 0 && !(step.kind == EK_ADD && step.other == 0)) continue;
-    ++readers;
-    one_range &= step.kind == EK_CONV2D;
-    if (!one_range) break;
-    if (range == nullptr) range = &step.x_range;
-    one_range = range->scale == step.x_range.scale && range->zero_point == step.x_range.zero_point;
-  }
-  const bool planes = program.x_order == EK_NCHW && !x.one_order();
-  if (readers > 0 && one_range && (planes || readers > 1)) return Entry::kToU8;
-  return planes ? Entry::kToPixels : Entry::kAsItIs;
-}
+bool same_range(const ek_int8_range& a, const ek_int8_range& b) { return a.scale == b.scale && a.zero_point == b.zero_point; }
 
 void find_readers(Program* program) {
   Image* images = program->images.get();
-  images[0].last_reader = 0;
+  for (int64_t i = 0; i <= program->count; ++i) {
+    Image& image = images[i];
+    image.readers = 0;
+    image.one_range = nullptr;
+    image.last_reader = max_of(0, i - 1);
+    image.sum = image.conv = kNone;
+    if (i > 0) image.range = program->steps[i - 1].range;
+  }
+  auto read = [images](int64_t number, const ek_conv2d_step& step, int64_t i) {
+    Image& image = images[number];
+    image.last_reader = i;
+    const bool first = image.readers++ == 0, rounds = step.kind == EK_CONV2D;
+    if (first && rounds) image.one_range = &step.x_range;
+    if (!rounds || (image.one_range != nullptr && !same_range(*image.one_range, step.x_range))) image.one_range = nullptr;
+  };
   for (int64_t i = 0; i < program->count; ++i) {
     const ek_conv2d_step& step = program->steps[i];
-    images[i + 1].last_reader = i;
-    images[step.x].last_reader = i;
-    if (step.kind == EK_ADD) images[step.other].last_reader = i;
+    read(step.x, step, i);
+    if (step.kind == EK_ADD) read(step.other, step, i);
   }
   images[program->count].last_reader = program->count;  // whoever called
+}
+
+Entry entry_of(const Program& program) {
+  const Image& x = program.images[0];
+  if (x.shape.dtype == EK_U8) return Entry::kAsItIs;
+  const bool planes = program.x_order == EK_NCHW && !x.one_order();
+  if (x.one_range != nullptr && (planes || x.readers > 1)) return Entry::kToU8;
+  return planes ? Entry::kToPixels : Entry::kAsItIs;
+}
+
+// Sums become part of the later one of the convolutions whose result they alone read: what else they add is there by then. And
+// what only convolutions with one range read of sums is rounded once, when it is made.
+void plan_sums(Program* program) {
+  Image* images = program->images.get();
+  for (int64_t i = 0; i < program->count; ++i) {
+    const ek_conv2d_step& step = program->steps[i];
+    if (step.kind != EK_ADD) continue;
+    Image& y = images[i + 1];
+    if (i + 1 < program->count && is_floats(y.shape.dtype) && y.one_range != nullptr) {
+      y.shape.dtype = EK_U8;
+      y.range = *y.one_range;
+    }
+    for (int64_t from : {min_of(step.x, step.other), max_of(step.x, step.other)}) {
+      const Image& image = images[from];
+      if (from > 0 && program->steps[from - 1].kind == EK_CONV2D && image.readers == 1 && is_floats(image.shape.dtype))
+        y.conv = from - 1;
+    }
+    if (y.conv == kNone) continue;
+    images[y.conv + 1].sum = i;
+    Image& x = images[program->steps[y.conv].x];
+    x.last_reader = max_of(x.last_reader, i);
+  }
 }
 
 // First fit, in the order of the steps: an image takes the lowest room that none of those takes which are still to be read.
@@ -101,7 +133,8 @@ void place_images(Program* program, Image** alive) {
   for (int64_t i = 0; i <= program->count; ++i) {
     Image& image = images[i];
     const int64_t made_by = i - 1;
-    const bool outside = (i == 0 && program->entry == Entry::kAsItIs) || (i == program->count && !program->to_planes);
+    const bool outside =
+        (i == 0 && program->entry == Entry::kAsItIs) || (i == program->count && !program->to_planes) || image.sum != kNone;
     living = std::remove_if(alive, alive + living, [&](Image* other) { return other->last_reader < made_by; }) - alive;
     image.offset = kOutside;
     if (outside) continue;
@@ -116,27 +149,18 @@ void place_images(Program* program, Image** alive) {
   }
 }
 
-// That each convolution can run: a call for no image looks at all that there is.
-ek_status check_convolutions(const Program& program, const ek_isa* isa) {
-  for (int64_t i = 0; i < program.count; ++i) {
-    const ek_conv2d_step& step = program.steps[i];
+// Every convolution's call, once; the bytes of the largest u8 image that one makes of its x.
+ek_status open_calls(Program* program, const ek_isa* isa, const ek_parallel* parallel, int64_t* most_bytes) {
+  for (int64_t i = 0; i < program->count; ++i) {
+    const ek_conv2d_step& step = program->steps[i];
     if (step.kind != EK_CONV2D) continue;
-    const Convolution conv = convolution_of(program, i);
-    ek_status status = run_conv2d(conv.given(isa, step, 0, nullptr), nullptr, 0);
+    const Convolution conv = convolution_of(*program, i);
+    Call* call = &program->calls[i];
+    const ek_status status = open_call(conv.given(isa, step, 1, parallel), call);
     if (status != EK_OK) return status;
+    *most_bytes = max_of(*most_bytes, call->plan.geometry.image_bytes());
   }
   return EK_OK;
-}
-
-int64_t scratch_for(const Program& program, const ek_isa* isa, int64_t images, const ek_parallel* parallel) {
-  size_t most = 0;
-  for (int64_t i = 0; i < program.count; ++i) {
-    const ek_conv2d_step& step = program.steps[i];
-    if (step.kind != EK_CONV2D) continue;
-    const Convolution conv = convolution_of(program, i);
-    most = std::max(most, conv2d_workspace_size(conv.given(isa, step, images, parallel)));
-  }
-  return static_cast<int64_t>(most);
 }
 
 }  // namespace
@@ -155,11 +179,27 @@ Convolution convolution_of(const Program& program, int64_t i) {
   const Image &x = program.images[step.x], &y = program.images[i + 1];
   Conv2dPacked layer{};
   open_conv2d(step.packed, step.packed_size, &layer);
-  return {window_of(step, x.shape, layer.layout.shape.kernel_h, layer.layout.shape.kernel_w),
-          x.shape.height,
-          x.shape.width,
-          {nullptr, x.shape.dtype, EK_NHWC, step.x_range},
-          {nullptr, y.shape.dtype, EK_NHWC, step.range}};
+  Convolution conv{window_of(step, x.shape, layer.layout.shape.kernel_h, layer.layout.shape.kernel_w),
+                   x.shape.height,
+                   x.shape.width,
+                   {nullptr, x.shape.dtype, EK_NHWC, step.x_range},
+                   {nullptr, y.shape.dtype, EK_NHWC, step.range},
+                   {},
+                   y.sum != kNone};
+  if (conv.adds) conv.sum = sum_of(program, y.sum, program.steps[y.sum].other == i + 1);
+  return conv;
+}
+
+Sum sum_of(const Program& program, int64_t i, bool to_other) {
+  const ek_conv2d_step& step = program.steps[i];
+  const Image &other = program.images[to_other ? step.x : step.other], &y = program.images[i + 1];
+  return {{nullptr, other.shape.dtype, EK_NHWC, to_other ? step.x_range : step.other_range},
+          {nullptr, y.shape.dtype, EK_NHWC, y.range},
+          step.activation};
+}
+
+ek_dtype floats_of(const ek_conv2d_step& step, ek_dtype x, ek_dtype other) {
+  return x != EK_U8 ? x : other != EK_U8 ? other : step.dtype;
 }
 
 ek_status find_shapes(const ek_conv2d_step* steps, int64_t count, Image* images) {
@@ -189,7 +229,10 @@ ek_status open_program(const ek_isa* isa, const ek_conv2d_step* steps, int64_t c
   if (status != EK_OK) return status;
   program->images.reset(new (std::nothrow) Image[static_cast<size_t>(count) + 1]);
   const std::unique_ptr<Image*[]> alive(new (std::nothrow) Image*[static_cast<size_t>(count) + 1]);
-  if (program->images == nullptr || alive == nullptr) return EK_ERROR_OUT_OF_MEMORY;
+  program->calls.reset(new (std::nothrow) Call[static_cast<size_t>(count)]);
+  program->phases.reset(new (std::nothrow) Phase[static_cast<size_t>(most_phases(count))]);
+  if (program->images == nullptr || alive == nullptr || program->calls == nullptr || program->phases == nullptr)
+    return EK_ERROR_OUT_OF_MEMORY;
   program->steps = steps;
   program->count = count;
   program->x_dtype = x.dtype;
@@ -201,17 +244,30 @@ ek_status open_program(const ek_isa* isa, const ek_conv2d_step* steps, int64_t c
   const Image& y = program->images[count];
   if ((x.dtype == EK_U8 && x_order != EK_NHWC) || (y.shape.dtype == EK_U8 && y_order != EK_NHWC)) return EK_ERROR_IMAGES;
   program->to_planes = y_order == EK_NCHW && !y.one_order();
+  find_readers(program);
   program->entry = entry_of(*program);
   if (program->entry == Entry::kToU8) program->images[0].shape.dtype = EK_U8;
-  status = check_convolutions(*program, isa);
-  if (status != EK_OK) return status;
-  find_readers(program);
+  plan_sums(program);
   place_images(program, alive.get());
-  program->slab_images = max_of(1, min_of(images, kSlabBytes / max_of(1, program->room)));
-  program->scratch_bytes = scratch_for(*program, isa, program->slab_images, parallel);
-  if (const int64_t rest = images % program->slab_images; rest != 0)
-    program->scratch_bytes = max_of(program->scratch_bytes, scratch_for(*program, isa, rest, parallel));
+  int64_t most_bytes = 1;
+  status = open_calls(program, isa, parallel, &most_bytes);
+  if (status != EK_OK) return status;
+  // No more than what a single call takes at once, either.
+  program->slab_images = max_of(1, min_of(images, kSlabBytes / max_of(most_bytes, program->room)));
+  const int64_t rest = images % program->slab_images;
+  if (rest != 0) program->scratch_bytes = plan_calls(program, rest);
+  program->scratch_bytes = max_of(program->scratch_bytes, plan_calls(program, program->slab_images));
   return EK_OK;
+}
+
+int64_t plan_calls(Program* program, int64_t images) {
+  int64_t most = 0;
+  for (int64_t i = 0; i < program->count; ++i) {
+    if (program->steps[i].kind != EK_CONV2D) continue;
+    plan_call(&program->calls[i], images);
+    most = max_of(most, program->calls[i].plan.bytes());
+  }
+  return most;
 }
 
 }  // namespace edgekern::int8::program

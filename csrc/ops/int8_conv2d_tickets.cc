@@ -17,14 +17,32 @@ namespace {
 void store_planes(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t rows, int64_t tile_column, int64_t c0,
                   int64_t columns) {
   const int64_t plane = call.plan.geometry.out_pixels();
-  call.kernels.int8_images.store_planes(slot.tile + tile_column * call.plan.value_bytes, call.plan.tile_stride, rows, columns,
-                                        call.y.dtype, call.y.data, b * call.y_elements() + c0 * plane + p0, plane);
+  call.kernels->int8_images.store_planes(slot.tile + tile_column * call.plan.value_bytes, call.plan.tile_stride, rows, columns,
+                                         call.y.dtype, call.y.data, b * call.y_elements() + c0 * plane + p0, plane);
+}
+
+// The same to y of the sum, with what is added to them.
+void store_sums(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t rows, int64_t tile_column, int64_t c0,
+                int64_t columns) {
+  const int64_t channels = call.plan.geometry.shape.out_channels;
+  // Whole pixels follow each other on all sides.
+  const bool whole = columns == channels && call.plan.tile_stride == channels;
+  const Addend made{slot.tile + tile_column * call.plan.value_bytes, call.plan.tile_stride, call.y.dtype, 0.0f, 0};
+  const SumArgs args = sum_args(made, call.y.dtype, call.sum, b * call.y_elements() + p0 * channels + c0, channels);
+  call.kernels->int8_images.add(args, whole ? 1 : rows, whole ? rows * columns : columns);
+}
+
+// The results of such a block, from the tile to wherever they go; those of a tile go nowhere else.
+void store_tile(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t rows, int64_t tile_column, int64_t c0,
+                int64_t columns) {
+  if (call.plan.planes) store_planes(call, slot, b, p0, rows, tile_column, c0, columns);
+  if (call.plan.adds) store_sums(call, slot, b, p0, rows, tile_column, c0, columns);
 }
 
 // Where results of pixel p0 and channel c0 of image b go: to y, or to the tile.
 Output output_at(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t c0) {
   const int64_t channels = call.plan.geometry.shape.out_channels;
-  if (call.plan.planes) return {slot.tile, call.plan.tile_stride, call.y.dtype, call.activation, false};
+  if (call.plan.through_tile()) return {slot.tile, call.plan.tile_stride, call.y.dtype, call.activation, false};
   char* y = static_cast<char*>(call.y.data) + (b * call.y_elements() + p0 * channels + c0) * call.plan.value_bytes;
   Output output{y, channels, call.y.dtype, call.activation, false};
   if (call.y.dtype != EK_U8) return output;
@@ -62,7 +80,7 @@ U8Rows rows_of(const Call& call, const Slot& slot, int64_t b, int64_t group, int
 // These rows by panels [n0, n1) of an int8 matrix, all of one scale.
 void multiply_bytes(const Call& call, const Slot& slot, const U8Rows& from, int64_t rows, float x_scale, const void* packed,
                     const Output& output, int64_t n0, int64_t n1) {
-  const DenseKernels& kernels = call.kernels.int8;
+  const DenseKernels& kernels = call.kernels->int8;
   LhsRows lhs = slot.lhs;
   if (kernels.lhs.plain) {
     lhs.data = from.data;
@@ -70,7 +88,7 @@ void multiply_bytes(const Call& call, const Slot& slot, const U8Rows& from, int6
   } else {
     kernels.load_u8(from.data, from.stride, slot.zero_point, call.plan.geometry.k(), 0, rows, lhs);
   }
-  PanelGemm matrix = panel_gemm(call.kernels, packed, call.layer.matrix);
+  PanelGemm matrix = panel_gemm(*call.kernels, packed, call.layer.matrix);
   if (call.plan.folds) {
     fold(call, slot, x_scale, matrix.rhs.scale, matrix.rhs.bias, call.plan.folded_channels);
     matrix.rhs.scale = slot.scale;
@@ -82,7 +100,7 @@ void multiply_bytes(const Call& call, const Slot& slot, const U8Rows& from, int6
 // The same of an int4 matrix. The scale of a group of k stands at no single sum, so that nothing is folded.
 void multiply_nibbles(const Call& call, const Slot& slot, const U8Rows& from, int64_t rows, const void* packed,
                       const Output& output, int64_t n0, int64_t n1) {
-  const int4::Kernels& kernels = call.kernels.int4;
+  const int4::Kernels& kernels = call.kernels->int4;
   const int4::Layout& layout = call.layer.int4_matrix;
   kernels.load_u8(from.data, from.stride, slot.zero_point, layout.k, layout.group_size, 0, rows, slot.lhs);
   int4::gemm_of(kernels, layout.form)({slot.lhs, int4::panels_of(packed, layout), output}, 0, rows, n0, n1);
@@ -107,15 +125,15 @@ void multiply(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t
       multiply_nibbles(call, slot, from, rows, packed, output, n0, n1);
     else
       multiply_bytes(call, slot, from, rows, scale.scale, packed, output, n0, n1);
-    if (call.plan.planes)
-      store_planes(call, slot, b, p0, rows, first, c0 + first, min_of(group_out, n1 * kPanelColumns) - first);
+    if (call.plan.through_tile())
+      store_tile(call, slot, b, p0, rows, first, c0 + first, min_of(group_out, n1 * kPanelColumns) - first);
   }
 }
 
 // Rows of activations of `group`, from pixel p0 of image b on, to the tiles that kept blocks multiply.
 void fill_tiles(const Call& call, const Slot& slot, const LhsTiles& lhs, int64_t b, int64_t group, int64_t p0) {
   const Geometry& g = call.plan.geometry;
-  const BlockKernels& kernels = block_kernels(call.kernels, call.layer.matrix.form);
+  const BlockKernels& kernels = block_kernels(*call.kernels, call.layer.matrix.form);
   const int64_t rows = lhs.tiles.rows, stride = call.plan.gather_stride, channels = g.shape.in_channels;
   if (call.plan.reads_image)
     return kernels.load_u8(call.image(b) + p0 * channels, channels, slot.zero_point, g.k(), 0, rows, lhs);
@@ -130,7 +148,7 @@ void fill_tiles(const Call& call, const Slot& slot, const LhsTiles& lhs, int64_t
 void multiply_blocks(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t p1, int64_t piece, int64_t pieces) {
   const Layout& layout = call.layer.matrix;
   const blocks::Layout kept = kept_blocks(layout);
-  const auto spmm = block_kernels(call.kernels, layout.form).spmm[blocks::log2_of_group_rows(kept.group_rows)];
+  const auto spmm = block_kernels(*call.kernels, layout.form).spmm[blocks::log2_of_group_rows(kept.group_rows)];
   const RowScale scale = call.scale(b);
   LhsTiles lhs = slot.tiles;
   lhs.tiles.rows = p1 - p0;
@@ -155,8 +173,8 @@ void multiply_blocks(const Call& call, const Slot& slot, int64_t b, int64_t p0, 
     const int64_t n1 = blocks::run_start(work, kept.panels(), pieces, piece + 1), first = n0 * kPanelColumns;
     if (n0 == n1) continue;
     blocks::for_each_tile(lhs.tiles, [&](blocks::RowTile tile) { spmm(args, tile.start, tile.width, n0, n1); });
-    if (call.plan.planes)
-      store_planes(call, slot, b, p0, p1 - p0, first, c0 + first, min_of(layout.n, n1 * kPanelColumns) - first);
+    if (call.plan.through_tile())
+      store_tile(call, slot, b, p0, p1 - p0, first, c0 + first, min_of(layout.n, n1 * kPanelColumns) - first);
   }
 }
 
@@ -205,9 +223,9 @@ void multiply_lanes(const Call& call, const Slot& slot, int64_t b, int64_t y0, i
         const int64_t p0 = oy * g.out_width + ox, pixels = min_of(plan.block_rows, g.out_width - ox);
         // The kernel counts channels of y from 0: the tile holds 64 from c0 on.
         args.output = output_at(call, slot, b, p0, 0);
-        if (plan.planes) args.output.y = slot.tile - c0 * plan.value_bytes;
-        call.kernels.int8_images.depthwise(args, oy, ox, pixels, c0);
-        if (plan.planes) store_planes(call, slot, b, p0, pixels, 0, c0, min_of(kTileChannels, c1 - c0));
+        if (plan.through_tile()) args.output.y = slot.tile - c0 * plan.value_bytes;
+        call.kernels->int8_images.depthwise(args, oy, ox, pixels, c0);
+        if (plan.through_tile()) store_tile(call, slot, b, p0, pixels, 0, c0, min_of(kTileChannels, c1 - c0));
       }
     }
   }
@@ -255,27 +273,38 @@ struct Tickets {
   }
 };
 
+// Rows of the u8 image that a ticket makes, and how many tickets an image has. Where x is read in place one ticket makes the row of
+// zeros that it is surrounded by, if it needs one.
+struct RowTickets {
+  int64_t rows, count;
+
+  explicit RowTickets(const Call& call)
+      : rows(max_of(1, kQuantizeTicketElements / call.plan.geometry.row_bytes())),
+        count(call.plan.in_place ? 0 : ceil_div(call.plan.geometry.met_height(), rows)) {}
+
+  int64_t of(const Call& call, int64_t images) const {
+    return call.plan.in_place ? (call.plan.zeros_bytes > 0 ? 1 : 0) : images * count;
+  }
+  void run(const Call& call, int64_t ticket) const {
+    if (call.plan.in_place)
+      return void(memset(call.zeros, call.x.range.zero_point, static_cast<size_t>(call.plan.zeros_bytes)));
+    const int64_t b = ticket / count, row = ticket % count * rows, end = min_of(call.plan.geometry.met_height(), row + rows);
+    const RowScale scale = call.scale(b);
+    for (int64_t r = row; r < end;) r += quantize_rows(call, b, r, end, scale);
+  }
+};
+
 }  // namespace
 
-void run_slab(const Call& call, int64_t images) {
-  const Geometry& g = call.plan.geometry;
-  const int64_t macs = images * g.out_pixels() * g.k() * g.shape.out_channels;
-  const int64_t rows_at_once = max_of(1, kQuantizeTicketElements / g.row_bytes());
-  const int64_t row_tickets = call.plan.in_place ? 0 : ceil_div(g.met_height(), rows_at_once);
-  const Tickets tickets(call, images);
-  run_phases<3>(macs < kSerialMacs ? nullptr : call.parallel,
-                {images * call.plan.range_pieces, images * row_tickets, tickets.count},
-                [&](int phase, int64_t ticket, int64_t thread) {
-                  if (phase == 0) return find_range(call, ticket);
-                  if (phase == 1) {
-                    const int64_t b = ticket / row_tickets, row = ticket % row_tickets * rows_at_once;
-                    const int64_t end = min_of(g.met_height(), row + rows_at_once);
-                    const RowScale scale = call.scale(b);
-                    for (int64_t r = row; r < end;) r += quantize_rows(call, b, r, end, scale);
-                    return;
-                  }
-                  tickets.run(call, slot_at(call.plan, call.slots + thread * call.plan.slot_bytes()), ticket);
-                });
+int64_t ticket_count(const Call& call, int64_t phase, int64_t images) {
+  if (phase == kRanges) return images * call.plan.range_pieces;
+  return phase == kRows ? RowTickets(call).of(call, images) : Tickets(call, images).count;
+}
+
+void run_ticket(const Call& call, int64_t phase, int64_t images, int64_t ticket, int64_t thread) {
+  if (phase == kRanges) return find_range(call, ticket);
+  if (phase == kRows) return RowTickets(call).run(call, ticket);
+  Tickets(call, images).run(call, slot_at(call.plan, call.slots + thread * call.plan.slot_bytes()), ticket);
 }
 
 }  // namespace edgekern::int8

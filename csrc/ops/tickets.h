@@ -33,17 +33,20 @@ void wait_until(const Ready& ready) {
   for (int spins = 0; !ready(); ++spins) spins < kSpins ? pause() : std::this_thread::yield();
 }
 
-// One parallel region: work(0, 0 .. counts[0], thread), then, when all of that is done, work(1, 0 .. counts[1], thread), and so
-// on. `thread` is below the number of threads, and no two that run at once have the same.
-template <int kPhases, class Work>
-void run_phases(const ek_parallel* parallel, const int64_t (&counts)[kPhases], const Work& work) {
-  struct Phase {
-    std::atomic<int64_t> next{0}, done{0};
-  } phases[kPhases];
+// Work of which no ticket waits for another.
+struct Phase {
+  int64_t count = 0;  // tickets
+  std::atomic<int64_t> next{0}, done{0};
+};
+
+// One parallel region: work(0, 0 .. phases[0].count, thread), then, when all of that is done, work(1, ..), and so on. `thread` is
+// below the number of threads, and no two that run at once have the same.
+template <class Work>
+void run_phases(const ek_parallel* parallel, Phase* phases, int64_t count, const Work& work) {
   parallel_for(parallel, thread_count(parallel), [&](int64_t thread, int64_t) {
-    for (int p = 0; p < kPhases; ++p) {
-      if (p > 0) wait_until([&] { return phases[p - 1].done.load(std::memory_order_acquire) >= counts[p - 1]; });
-      for (int64_t t; (t = phases[p].next.fetch_add(1, std::memory_order_relaxed)) < counts[p];) {
+    for (int64_t p = 0; p < count; ++p) {
+      if (p > 0) wait_until([&] { return phases[p - 1].done.load(std::memory_order_acquire) >= phases[p - 1].count; });
+      for (int64_t t; (t = phases[p].next.fetch_add(1, std::memory_order_relaxed)) < phases[p].count;) {
         work(p, t, thread);
         phases[p].done.fetch_add(1, std::memory_order_release);
       }
@@ -51,11 +54,19 @@ void run_phases(const ek_parallel* parallel, const int64_t (&counts)[kPhases], c
   });
 }
 
+template <int kPhases, class Work>
+void run_phases(const ek_parallel* parallel, const int64_t (&counts)[kPhases], const Work& work) {
+  Phase phases[kPhases];
+  for (int p = 0; p < kPhases; ++p) phases[p].count = counts[p];
+  run_phases(parallel, phases, kPhases, work);
+}
+
 // The same of two: prepare(0 .. preparations), then multiply(0 .. tiles).
 template <class Prepare, class Multiply>
 void run_tickets(const ek_parallel* parallel, int64_t preparations, int64_t tiles, const Prepare& prepare,
                  const Multiply& multiply) {
-  run_phases<2>(parallel, {preparations, tiles}, [&](int phase, int64_t t, int64_t) { phase == 0 ? prepare(t) : multiply(t); });
+  run_phases<2>(parallel, {preparations, tiles},
+                [&](int64_t phase, int64_t t, int64_t) { phase == 0 ? prepare(t) : multiply(t); });
 }
 
 // Below this many multiply-adds a second thread costs more than it brings (fork and join: about 3 us under torch).

@@ -62,7 +62,7 @@ its programs:
 channels_last) -> Tensor``
 
 - ``x``: as above, uint8 too
-- ``program``: int64 [steps, 21], rows of :data:`PROGRAM_COLUMNS`; images are numbered from x, 0, and scales stand as
+- ``program``: int64 [steps, 23], rows of :data:`PROGRAM_COLUMNS`; images are numbered from x, 0, and scales stand as
   the bits of float32
 - ``windows``: eleven numbers, from kernel_h on, of each step between x and the result that changes the size of images
 - ``dtype``: that of the result, a code of :data:`FLOATS`, 3 for uint8, -1 for x's
@@ -251,6 +251,8 @@ PROGRAM_COLUMNS = (
     "activation",
     "x_scale",
     "x_zero_point",
+    "other_scale",
+    "other_zero_point",
     "y_scale",
     "y_zero_point",
     "dtype",

@@ -14,15 +14,15 @@ using namespace edgekern::test;
 
 namespace {
 
-constexpr ek_int8_range kRange{0.05f, 100};
+constexpr ek_int8_range kRange{0.05f, 100}, kSumRange{0.07f, 90};
 
 // A packed layer that lives as long as a test.
 struct Layer {
   std::vector<char> storage;
   char* data;
   size_t size;
-  Layer(const ek_isa* isa, const ek_conv2d_shape& shape, uint32_t seed, bool nibbles) {
-    nibbles ? pack_int4(isa, shape, seed) : pack_int8(isa, shape, seed);
+  Layer(const ek_isa* isa, const ek_conv2d_shape& shape, uint32_t seed, bool nibbles, ek_int8_form form) {
+    nibbles ? pack_int4(isa, shape, seed) : pack_int8(isa, shape, seed, form);
   }
 
  private:
@@ -31,13 +31,15 @@ struct Layer {
     storage.resize(size + 64);
     data = storage.data() + (64 - reinterpret_cast<uintptr_t>(storage.data()) % 64) % 64;
   }
-  void pack_int8(const ek_isa* isa, const ek_conv2d_shape& shape, uint32_t seed) {
+  void pack_int8(const ek_isa* isa, const ek_conv2d_shape& shape, uint32_t seed, ek_int8_form form) {
     Random random(seed);
     const int64_t weights = shape.out_channels * shape.in_channels / shape.groups * shape.kernel_h * shape.kernel_w;
     std::vector<int8_t> w = random.integers<int8_t>(weights, -128, 127);
+    if (form != EK_INT8_DENSE)
+      for (int64_t i = 0; i < weights; ++i) w[i] = i / 8 % 3 == 0 ? w[i] : 0;
     std::vector<float> scale(static_cast<size_t>(shape.out_channels), 0.002f), bias = random.normals(shape.out_channels);
-    reserve(ek_int8_conv2d_packed_size(isa, EK_INT8_DENSE, &shape, nullptr, nullptr));
-    REQUIRE(ek_int8_conv2d_pack(isa, EK_INT8_DENSE, &shape, w.data(), scale.data(), bias.data(), data, size, nullptr) == EK_OK);
+    reserve(ek_int8_conv2d_packed_size(isa, form, &shape, w.data(), nullptr));
+    REQUIRE(ek_int8_conv2d_pack(isa, form, &shape, w.data(), scale.data(), bias.data(), data, size, nullptr) == EK_OK);
   }
   void pack_int4(const ek_isa* isa, const ek_conv2d_shape& shape, uint32_t seed) {
     const int64_t k = shape.in_channels / shape.groups * shape.kernel_h * shape.kernel_w;
@@ -54,12 +56,14 @@ struct Made {
   const ek_isa* isa;
   ek_dtype dtype;        // of the layers
   bool nibbles = false;  // of those that are not depthwise
+  ek_int8_form form = EK_INT8_DENSE;
 
   explicit Made(const ek_isa* isa_, ek_dtype dtype_ = EK_F32) : isa(isa_), dtype(dtype_) {}
   int64_t conv(int64_t x, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t groups, bool u8,
                ek_activation activation = EK_NONE, bool same = false) {
     const ek_conv2d_shape shape{out, in, groups, kernel, kernel};
-    layers.push_back(std::make_unique<Layer>(isa, shape, static_cast<uint32_t>(steps.size()), nibbles && groups == 1));
+    layers.push_back(std::make_unique<Layer>(isa, shape, static_cast<uint32_t>(steps.size()), nibbles && groups == 1,
+                                             groups == in && groups == out ? EK_INT8_DENSE : form));
     ek_conv2d_step step{};
     step.kind = EK_CONV2D;
     step.x = x;
@@ -75,11 +79,18 @@ struct Made {
     steps.push_back(step);
     return static_cast<int64_t>(steps.size());
   }
-  int64_t add(int64_t x, int64_t other, ek_activation activation = EK_NONE) {
+  int64_t add(int64_t x, int64_t other, ek_activation activation = EK_NONE, bool u8 = false) {
     ek_conv2d_step step{};
     step.kind = EK_ADD;
     step.x = x;
     step.other = other;
+    step.x_range = step.other_range = kRange;
+    for (ek_int8_range* range : {&step.x_range, &step.other_range}) {
+      const int64_t image = range == &step.x_range ? x : other;
+      if (image > 0 && steps[image - 1].kind == EK_ADD) *range = kSumRange;
+    }
+    if (u8) step.range = kSumRange;
+    step.dtype = dtype;
     step.activation = activation;
     steps.push_back(step);
     return static_cast<int64_t>(steps.size());
@@ -103,11 +114,28 @@ float limited(float v, ek_activation activation) {
   return activation == EK_RELU6 && v > 6 ? 6 : v;
 }
 
+float value_at(const std::vector<char>& from, ek_dtype dtype, const ek_int8_range& range, int64_t i) {
+  if (dtype != EK_U8) return float_at(from.data(), dtype, i);
+  return static_cast<float>(static_cast<uint8_t>(from[i]) - range.zero_point) * range.scale;
+}
+
 uint16_t half_of(float v, ek_dtype dtype) { return dtype == EK_F16 ? f32_to_f16(v) : f32_to_bf16(v); }
 
 void store(std::vector<char>& to, ek_dtype dtype, int64_t i, float v) {
   const uint16_t half = half_of(v, dtype);
   dtype == EK_F32 ? memcpy(to.data() + 4 * i, &v, 4) : memcpy(to.data() + 2 * i, &half, 2);
+}
+
+// As floats, or first as these and then as u8 of a range, if that is what the image holds.
+void store(std::vector<char>& to, ek_dtype floats, const ek_image_shape& image, int64_t i, float v,
+           const ek_int8_range& range) {
+  if (image.dtype != EK_U8) return store(to, image.dtype, i, v);
+  if (floats != EK_F32) {
+    const uint16_t half = half_of(v, floats);
+    v = floats == EK_F16 ? f16_to_f32(half) : bf16_to_f32(half);
+  }
+  const float q = nearbyintf(v * (1.0f / range.scale)) + static_cast<float>(range.zero_point);
+  to[i] = static_cast<char>(static_cast<uint8_t>(std::clamp(q, 0.0f, 255.0f)));
 }
 
 // Every step by itself, each result in memory of its own, x pixel by pixel.
@@ -145,24 +173,27 @@ std::vector<std::vector<char>> one_by_one(const Made& made, int64_t images, cons
                                                           nullptr) == EK_OK);
     } else if (step.kind == EK_ADD) {
       for (int64_t k = 0; k < images * elements(to); ++k) {
-        float sum = float_at(in.data(), to.dtype, k) + float_at(all[step.other].data(), to.dtype, k);
-        store(y, to.dtype, k, limited(sum, step.activation));
+        const ek_dtype other = shapes[step.other].dtype;
+        const ek_dtype floats = from.dtype != EK_U8 ? from.dtype : other != EK_U8 ? other : step.dtype;
+        const float sum = value_at(in, from.dtype, step.x_range, k) + value_at(all[step.other], other, step.other_range, k);
+        store(y, floats, to, k, limited(sum, step.activation), step.range);
       }
     } else {
       for (int64_t b = 0; b < images; ++b)
         for (int64_t i = 0; i < to.height; ++i)
           for (int64_t j = 0; j < to.width; ++j)
             for (int64_t c = 0; c < to.channels; ++c) {
-              float most = -INFINITY;
+              float most = from.dtype == EK_U8 ? 0 : -INFINITY;
               for (int64_t r = 0; r < step.kernel_h; ++r)
                 for (int64_t s = 0; s < step.kernel_w; ++s) {
                   int64_t p = i * step.window.stride_h + r - step.window.top,
                           q = j * step.window.stride_w + s - step.window.left;
                   if (p < 0 || q < 0 || p >= from.height || q >= from.width) continue;
-                  float v = float_at(in.data(), to.dtype, ((b * from.height + p) * from.width + q) * from.channels + c);
+                  const int64_t at = ((b * from.height + p) * from.width + q) * from.channels + c;
+                  const float v = value_at(in, from.dtype, {1.0f, 0}, at);
                   if (v > most || isnan(v)) most = v;
                 }
-              store(y, to.dtype, ((b * to.height + i) * to.width + j) * to.channels + c, most);
+              store(y, to.dtype, to, ((b * to.height + i) * to.width + j) * to.channels + c, most, {1.0f, 0});
             }
     }
     all.push_back(std::move(y));
@@ -266,11 +297,76 @@ TEST_CASE("programs take uint8 and give it, and round what several convolutions 
   }
 }
 
+// Images stay u8 from the first layer to the last but one: through poolings and sums, of which all but the first and the last
+// follow a convolution, the second one a depthwise one.
+Made residual_network(const ek_isa* isa, int64_t channels, ek_dtype dtype = EK_F32) {
+  Made made(isa, dtype);
+  int64_t pooled = made.pool(made.conv(0, 3, channels, 3, 2, 1, true, EK_RELU), 3, 2);
+  int64_t sum = made.add(pooled, pooled, EK_NONE, true);
+  for (int64_t groups : {int64_t{1}, channels, int64_t{4}}) {
+    int64_t first = made.conv(sum, channels, channels, 3, 1, 1, true, EK_RELU);
+    int64_t second = made.conv(first, channels, channels, 3, 1, groups, false, groups == 4 ? EK_GELU : EK_NONE);
+    sum = groups == 4 ? made.add(sum, second, EK_RELU6, true) : made.add(second, sum, EK_RELU, true);
+  }
+  int64_t wide = made.conv(sum, channels, 2 * channels, 1, 2, 1, false);
+  made.add(wide, made.conv(sum, channels, 2 * channels, 3, 2, 1, false), EK_RELU);
+  return made;
+}
+
+TEST_CASE("sums and poolings of uint8, by themselves and as part of the convolution before them") {
+  for (const ek_isa* isa : tested_isas()) {
+    check(residual_network(isa, 24), 2, {3, 21, 18, EK_F32});
+    check(residual_network(isa, 72), 1, {3, 13, 16, EK_F32});
+    check(residual_network(isa, 128), 1, {3, 9, 9, EK_F32});
+    check(residual_network(isa, 8, EK_F16), 1, {3, 10, 9, EK_F16});
+    check(residual_network(isa, 20, EK_BF16), 1, {3, 10, 9, EK_BF16});
+  }
+}
+
+TEST_CASE("sums as part of convolutions of every form, on several threads") {
+  Pool pool(3);
+  const ek_parallel parallel = pool.parallel();
+  for (const ek_isa* isa : tested_isas())
+    for (ek_int8_form form : {EK_INT8_DENSE, EK_INT8_BITMAP, EK_INT8_BITMAP_4, EK_INT8_BLOCKS_2, EK_INT8_BLOCKS_8, EK_INT8_CSR})
+      for (bool nibbles : {false, true}) {
+        if (nibbles && form != EK_INT8_DENSE) continue;
+        Made made(isa);
+        made.form = form;
+        made.nibbles = nibbles;
+        int64_t first = made.conv(0, 16, 152, 3, 1, 1, true, EK_RELU);
+        int64_t past = made.conv(0, 16, 152, 1, 1, 1, true);
+        made.add(made.conv(first, 152, 152, 1, 1, 1, false), past, EK_RELU);
+        check(made, 1, {16, 15, 13, EK_F32}, &parallel);
+      }
+}
+
+TEST_CASE("what a convolution gives to a sum alone has no memory, and what convolutions read of sums is rounded once") {
+  const ek_isa* isa = tested_isas().front();
+  Made made(isa);
+  int64_t a = made.conv(0, 8, 8, 1, 1, 1, false), b = made.conv(a, 8, 8, 3, 1, 1, false);
+  int64_t c = made.conv(made.add(a, b, EK_RELU), 8, 8, 1, 1, 1, false);
+  made.add(c, c);  // reads it twice
+  int8::program::Program program{};
+  REQUIRE(int8::program::open_program(isa, made.steps.data(), made.count(), 1, {8, 6, 5, EK_F32}, EK_NHWC, EK_NHWC, nullptr,
+                                      &program) == EK_OK);
+  const int8::program::Image* images = program.images.get();
+  CHECK(images[a].sum == int8::program::kNone);
+  CHECK(images[b].sum == 2);
+  CHECK(images[b].offset == int8::program::kOutside);
+  CHECK(images[3].conv == 1);
+  CHECK(images[3].shape.dtype == EK_U8);
+  CHECK(images[3].range.scale == kRange.scale);
+  CHECK(images[c].sum == int8::program::kNone);
+  CHECK(program.room == images[a].room() + images[3].room());
+  check(made, 2, {8, 6, 5, EK_F32});
+}
+
 TEST_CASE("programs run on several threads, in slabs of images") {
   Pool pool(3);
   const ek_parallel parallel = pool.parallel();
   Made made = network(tested_isas().front());
   check(made, 9, {3, 160, 180, EK_F32}, &parallel);
+  check(residual_network(tested_isas().front(), 24), 9, {3, 130, 150, EK_F32}, &parallel);
 }
 
 TEST_CASE("programs of random steps: what is still to be read is never written over") {
@@ -279,20 +375,15 @@ TEST_CASE("programs of random steps: what is still to be read is never written o
     Random random(seed);
     const std::vector<uint8_t> draws = random.integers<uint8_t>(64, 0, 255);
     Made made(isa);
-    std::vector<bool> floats{true};  // images of 8 channels, all of one size
     for (int64_t i = 0; i < 3 + draws[0] % 14; ++i) {
-      const int64_t n = static_cast<int64_t>(floats.size()), x = draws[3 * i + 1] % n, other = draws[3 * i + 2] % n;
+      const int64_t n = i + 1, x = draws[3 * i + 1] % n, other = draws[3 * i + 2] % n;
       const bool u8 = draws[3 * i + 3] % 3 == 0;
-      if (draws[3 * i + 3] % 2 == 0 && floats[x] && floats[other]) {
-        made.add(x, other, u8 ? EK_RELU : EK_NONE);
-        floats.push_back(true);
-      } else if (draws[3 * i + 3] % 5 == 0 && floats[x]) {
+      if (draws[3 * i + 3] % 2 == 0)
+        made.add(x, other, u8 ? EK_RELU : EK_NONE, draws[3 * i + 2] % 4 == 0);
+      else if (draws[3 * i + 3] % 5 == 0)
         made.pool(x, 3, 1);
-        floats.push_back(true);
-      } else {
+      else
         made.conv(x, 8, 8, u8 ? 3 : 1, 1, 1, u8);
-        floats.push_back(!u8);
-      }
     }
     check(made, 1 + seed % 2, {8, 6, 5, EK_F32});
 
@@ -352,7 +443,10 @@ TEST_CASE("programs that cannot be are refused before anything runs") {
   CHECK(refused([](Made& m) { m.steps[0].kind = static_cast<ek_step_kind>(7); }) == EK_ERROR_STEP);
   CHECK(refused([](Made& m) { m.steps[2].activation = EK_GELU; }) == EK_ERROR_ACTIVATION);
   CHECK(refused([](Made& m) { m.steps[1].activation = static_cast<ek_activation>(99); }) == EK_ERROR_ACTIVATION);
-  CHECK(refused([](Made& m) { m.steps[1].range = kRange; }) == EK_ERROR_STEP);  // a sum of uint8
+  CHECK(refused([](Made& m) { m.steps[2].x_range = m.steps[2].other_range = {}, m.steps[1].range = kRange; }) ==
+        EK_ERROR_IMAGES);  // a sum of uint8 of no range
+  CHECK(refused([](Made& m) { m.steps[2].range = {0.1f, 300}; }) == EK_ERROR_IMAGES);
+  CHECK(refused([](Made& m) { m.steps[0].range = m.steps[1].range = kRange, m.steps[2].dtype = EK_U8; }) == EK_ERROR_DTYPE);
   CHECK(refused([](Made& m) { m.steps[1].range = {-1, 0}; }) == EK_ERROR_IMAGES);
   CHECK(refused([](Made& m) { m.steps[1].x_range = {}; }) == EK_ERROR_IMAGES);
   CHECK(refused([](Made& m) { m.steps[1].dtype = EK_U8; }) == EK_ERROR_DTYPE);

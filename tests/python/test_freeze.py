@@ -293,7 +293,7 @@ def test_the_op_refuses_programs_that_cannot_be() -> None:
         return program._op(x, packed, rows, channels, *program._known[1:])
 
     with torch.inference_mode():
-        with pytest.raises(ValueError, match=r"program must be contiguous int64 \[steps, 21\]"):
+        with pytest.raises(ValueError, match=r"program must be contiguous int64 \[steps, 23\]"):
             call(program.program.int())
         with pytest.raises(ValueError, match="names packed layer 1 of 1"):
             call(program.program, program.packed[:1])

@@ -302,21 +302,26 @@ EK_API ek_status ek_int8_conv2d(const ek_isa* isa, const void* packed, size_t pa
 // A program: convolutions, sums and poolings, one after the other. Images are numbered: 0 is x, and step i makes number i + 1,
 // the last one y. Each result is that of ek_int8_conv2d or ek_int4_conv2d for the same layer, bit for bit, and of the same float
 // operations one by one. All that lies between x and y stands in the workspace, in EK_NHWC; what nobody reads any more makes room.
+//
+// Images that EK_ADD reads are floats of one dtype, or u8 that stands for (q - zero_point) * scale, rounded once. Its result may be
+// u8 by `range`: as floats that a convolution reads are rounded, so that floats read by that range would have become the same.
+// Without being told to, a program does so where it changes nothing, and adds what a convolution gives before it is stored.
 
 typedef enum ek_step_kind EK_ENUM_TYPE {
   EK_CONV2D = 0,
-  EK_ADD = 1,      // act(x + other), rounded to their dtype; floats of the same sizes
-  EK_MAX_POOL = 2  // of floats; what lies outside the image counts as minus infinity, and NaN as the largest
+  EK_ADD = 1,      // act(x + other), of the same sizes, the sum rounded to their float dtype; see below
+  EK_MAX_POOL = 2  // what lies outside the image counts as the lowest there is, and NaN as the largest; u8 stays u8
 } ek_step_kind;
 
 typedef struct ek_conv2d_step {
   ek_step_kind kind;
   int64_t x, other;    // numbers of the images that it reads; other of EK_ADD alone
-  const void* packed;  // of EK_CONV2D, as are the ranges; by ek_int8_conv2d_pack or ek_int4_conv2d_pack
+  const void* packed;  // of EK_CONV2D, by ek_int8_conv2d_pack or ek_int4_conv2d_pack
   size_t packed_size;
-  ek_int8_range x_range;       // what x is rounded by, or has been
+  ek_int8_range x_range;       // what x is rounded by, or has been; of EK_ADD where x is u8
+  ek_int8_range other_range;   // of EK_ADD where other is u8: what it has been rounded by
   ek_int8_range range;         // y is u8 by this; zeros: floats, of x's dtype
-  ek_dtype dtype;              // of y where x is u8 and y is not
+  ek_dtype dtype;              // of y where x, and other of EK_ADD, are u8 and y is not
   int64_t kernel_h, kernel_w;  // of EK_MAX_POOL
   ek_window window;            // of EK_CONV2D and EK_MAX_POOL
   int same_padding;            // 1: not by the window's zeros, but as TensorFlow's "SAME", by the size of x

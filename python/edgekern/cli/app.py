@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from . import language_models
-from .options import Dtype, Format, Output, Threads, check_packages, use_threads
+from .options import Demo, Dtype, Format, Output, Threads, check_packages, use_threads
 
 app = typer.Typer(
     name="edgekern",
@@ -51,17 +52,24 @@ def info(
 
 @app.command()
 def demo(
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer timing rounds and no SimLex-999: for CI.")] = False,
-    output: Annotated[Path, typer.Option(help="Folder for demo.json, demo.png and explain.txt.")] = Path("demo-output"),
+    model: Annotated[Demo, typer.Option(help="minilm reads texts, efficientnet sees photographs.")] = Demo.minilm,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer timing rounds, no SimLex-999: for CI.")] = False,
+    output: Annotated[Path, typer.Option(help="Folder for demo.json, explain.txt and a chart.")] = Path("demo-output"),
     threads: Threads = None,
 ) -> None:
-    """Score and time a real text encoder in float32 and int8."""
+    """Score and time a real text encoder or image classifier in float32 and int8."""
     output.mkdir(parents=True, exist_ok=True)  # before anything that takes long
-    from . import demo as command
-
     use_threads(threads)
-    result = command.run(quick=quick, output=output)
-    if result["failures"]:
+    failures: Sequence[str]
+    if model is Demo.efficientnet:
+        from . import demo_images
+
+        failures = demo_images.run(quick=quick, output=output)["failures"]
+    else:
+        from . import demo as demo_texts
+
+        failures = demo_texts.run(quick=quick, output=output)["failures"]
+    if failures:
         raise typer.Exit(1)
 
 

@@ -6,14 +6,11 @@ import copy
 import json
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from torch import nn
 
 import edgekern as ek
@@ -26,6 +23,7 @@ from ..report.chart import draw_demo
 from ..report.demo import BatchTiming, DemoResult, Pair, demo_table
 from ..report.energy import energy_note
 from ..summary import Report
+from .demo_progress import Step, progress
 
 BATCHES, SEQUENCE = (1, 32), 128
 MAX_QUALITY_LOSS = 0.01  # in correlation; rounding to int8 moves it by a tenth of that
@@ -41,7 +39,7 @@ def run(quick: bool, output: Path) -> DemoResult:
         OSError: `output` cannot be written.
     """
     console = Console()
-    with _progress(console) as step:
+    with progress(console, total=5 + len(BATCHES)) as step:
         result, report = _measure(quick, step)
     output.joinpath("demo.json").write_text(json.dumps(result, indent=2) + "\n")
     output.joinpath("explain.txt").write_text(f"{report}\n")
@@ -54,27 +52,7 @@ def run(quick: bool, output: Path) -> DemoResult:
     return result
 
 
-class _Step:
-    """Moves the progress bar: called with the text of the step that begins."""
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress = progress
-        self._task = progress.add_task("Starting", total=total)
-        self._started = False
-
-    def __call__(self, text: str) -> None:
-        self._progress.update(self._task, description=text, advance=1 if self._started else 0)
-        self._started = True
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[_Step]:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield _Step(progress, total=5 + len(BATCHES))
-
-
-def _measure(quick: bool, step: _Step) -> tuple[DemoResult, Report]:
+def _measure(quick: bool, step: Step) -> tuple[DemoResult, Report]:
     machine = describe_machine()  # before the demo adds to the machine's load itself
     step("Loading MiniLM and the labelled texts")
     encoder = load_minilm()

@@ -22,6 +22,13 @@ class Dtype(str, Enum):
     float16 = "float16"
 
 
+class Demo(str, Enum):
+    """What is demonstrated."""
+
+    minilm = "minilm"
+    efficientnet = "efficientnet"
+
+
 class Format(str, Enum):
     """How results are printed."""
 

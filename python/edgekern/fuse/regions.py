@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from edgekern.fuse.obstacles import hands_on, has_hooks
 from edgekern.fuse.parts import Parts
 from edgekern.nn import NATIVE_CONVS, NativeConv2d
-from edgekern.nn.int8_program import ADD, MAX_POOL, Step
+from edgekern.nn.int8_steps import ADD, MAX_POOL, Step
 
 CONV, SUM, POOL, ACTIVATION, IDENTITY = "convolution", "sum", "pooling", "activation", "identity"
 

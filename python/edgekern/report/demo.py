@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from rich.table import Table
@@ -79,8 +80,8 @@ def _energy_row(timing: BatchTiming) -> tuple[str, str, str, str]:
     return label, joules_text(before), joules_text(after), change
 
 
-def measured_on(result: DemoResult) -> str:
-    """One line that says what the numbers were measured on."""
+def measured_on(result: Mapping[str, Any]) -> str:
+    """One line that says what the numbers of a demo's result were measured on."""
     machine = result["machine"]
     versions = machine["versions"]
     threads = f"{machine['threads']} thread" + ("s" if machine["threads"] != 1 else "")
