@@ -37,7 +37,7 @@ from rivals.lm_task import FOLDER_VARIABLE
 
 NETWORKS = ("efficientnet-lite0", "resnet18", "mobilenetv2")
 BATCHES = (1, 8)
-OURS = (*(f"cnn-edgekern-{kind}" for kind in CONV_KINDS), "cnn-edgekern-frozen")
+OURS = (*(f"cnn-edgekern-{kind}" for kind in CONV_KINDS), "cnn-edgekern-frozen", "cnn-edgekern-frozen-uint8")
 PROFILED = ("cnn-edgekern-nhwc", "cnn-edgekern-static-nhwc")
 ONNX = ("onnxruntime-fp32", "onnxruntime-int8-static", "openvino-fp32", "openvino-int8-static")
 RIVALS = ("torch-fp32", "torch-compile", *ONNX)

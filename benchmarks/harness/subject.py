@@ -64,6 +64,7 @@ SUBJECTS: dict[str, str] = {
     "conv-openvino-int8-static": "rivals.conv_onnx:OpenVinoConv",
     **{f"cnn-edgekern-{kind}": f"rivals.cnn_torch:EdgekernCnn:{kind}" for kind in CONV_KINDS},
     "cnn-edgekern-frozen": "rivals.cnn_torch:EdgekernFrozenCnn:static-nhwc",
+    "cnn-edgekern-frozen-uint8": "rivals.cnn_torch:EdgekernFrozenUint8Cnn:static-nhwc",
     "cnn-torch-fp32": "rivals.cnn_torch:TorchCnn",
     "cnn-torch-compile": "rivals.cnn_torch:TorchCompiledCnn",
     **{f"cnn-onnxruntime-{kind}": f"rivals.cnn_onnx:OnnxRuntimeCnn:{kind}" for kind in GRAPH_KINDS},

@@ -54,6 +54,7 @@ LABELS = {
     "edgekern-nchw": "edgekern, NCHW",
     "edgekern-static-nhwc": "edgekern static, channels_last",
     "edgekern-frozen": "edgekern static, frozen, channels_last",
+    "edgekern-frozen-uint8": "edgekern static, frozen, uint8 sums",
     "edgekern-static-nchw": "edgekern static, NCHW",
     "edgekern-dense": "edgekern dense",
     "edgekern-int4-dense": "edgekern int4 dense",

@@ -17,6 +17,7 @@ COMPARED = (
     "edgekern-nhwc",
     "edgekern-static-nhwc",
     "edgekern-frozen",
+    "edgekern-frozen-uint8",
 )  # of edgekern's: with the rivals, and layer by layer
 
 EXPLANATION = (

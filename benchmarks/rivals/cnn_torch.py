@@ -129,10 +129,12 @@ class EdgekernCnn(TorchCnn):
 class EdgekernFrozenCnn(EdgekernCnn):
     """The same with static ranges, frozen: its convolutions run in regions, so there is no time of each layer."""
 
+    uint8_sums = False
+
     def convert(self, model: nn.Module, images: torch.Tensor) -> nn.Module:
         import edgekern as ek
 
-        return ek.freeze(super().convert(model, images), images[:1])
+        return ek.freeze(super().convert(model, images), images[:1], uint8_sums=self.uint8_sums)
 
     def prepare(self, **task: Any) -> dict[str, Any]:
         """Also says which kernels run, how many layers are int8, and in how many regions convolutions run."""
@@ -144,3 +146,9 @@ class EdgekernFrozenCnn(EdgekernCnn):
         frozen = [row.region for row in rows if row.region]
         layers = {"int8_layers": native + len(frozen), "regions": len(set(frozen))}
         return {**facts, "isa": ek.kernels.default_isa(), **layers}
+
+
+class EdgekernFrozenUint8Cnn(EdgekernFrozenCnn):
+    """And its sums add uint8, as the rivals' do."""
+
+    uint8_sums = True

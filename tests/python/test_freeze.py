@@ -19,6 +19,7 @@ from edgekern.evaluate import images as classifiers
 from edgekern.evaluate.packages import MissingDataError
 from edgekern.nn import Int8Conv2d
 from edgekern.nn.int8_program import Int8Program
+from edgekern.nn.int8_steps import ADD
 
 STATIC = ek.Int8(activations="static")
 FORMATS = (torch.contiguous_format, torch.channels_last)
@@ -114,6 +115,51 @@ def test_a_network_is_one_region_and_gives_the_same_bits(memory_format: torch.me
     for shape in ((1, 3, 40, 36), (3, 3, 40, 36), (2, 3, 61, 23), (1, 3, 8, 8), (0, 3, 40, 36)):
         assert_same(frozen, model, images(*shape).to(memory_format=memory_format))
     assert_same(frozen, model, images(2, 40, 36, 6).permute(0, 3, 1, 2)[:, ::2])  # strides of neither
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).norm() / a.double().norm())
+
+
+def test_sums_of_uint8_are_a_rounding_from_the_model() -> None:
+    model, x = classifier(), images(2, 3, 40, 36)
+    frozen = ek.freeze(model, x, uint8_sums=True)
+    with torch.inference_mode():
+        wanted, got = model(x), frozen(x)
+    assert 0 < distance(wanted, got) < 0.1
+    assert frozen.report.difference == pytest.approx(distance(wanted, got))
+    assert f"results are {frozen.report.difference:.1%} from the model's" in str(frozen.report)
+    assert ek.freeze(model, x).report.difference == 0
+
+    # The stem, whose pooling the first block adds to, and all sums. What the last one adds nothing but it reads.
+    steps = programs(frozen)[0].steps
+    sums = [step for step in steps if step.kind == ADD]
+    assert steps[0].y_range == steps[2].x_range
+    assert [step.y_range is not None for step in sums] == [True, True, True]
+    assert [step.x_range is not None or step.other_range is not None for step in sums] == [True, True, False]
+    copied = copy.deepcopy(frozen)
+    with torch.inference_mode():
+        assert torch.equal(copied(x), got)
+
+
+def test_sums_of_uint8_add_what_their_ranges_say() -> None:
+    model = converted(nn.Sequential(Block(8, 8, 1), Block(8, 8, 1), nn.Conv2d(8, 8, 1)), images(2, 8, 9, 9), link=False)
+    x = images(2, 8, 9, 9).to(memory_format=torch.channels_last)
+    first, second, last = model
+    with torch.inference_mode():
+        middle = rounded(first(x), second.conv1.input_range)  # type: ignore[operator]
+        block = second.relu(middle + second.conv2(second.relu(second.conv1(middle))))  # type: ignore[operator]
+        wanted = last(block)
+        got = ek.freeze(model, x, uint8_sums=True)(x)
+        floats = model(x)
+    # Not the very bits: what one convolution hands on to the next is rounded another way where it is close to a half.
+    assert distance(wanted, got) < distance(wanted, floats) / 4
+
+
+def rounded(x: Tensor, by: tuple[float, int]) -> Tensor:
+    """What uint8 numbers of a range stand for."""
+    scale, zero_point = torch.tensor(by[0]), by[1]
+    return (((x * (1 / scale)).round() + zero_point).clamp(0, 255) - zero_point) * scale
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -234,13 +280,14 @@ def test_export_sees_one_op() -> None:
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("uint8_sums", [True, False])
 @pytest.mark.parametrize("link", [True, False])
 def test_fake_tensors_have_the_shape_dtype_and_order_of_real_ones(
-    memory_format: torch.memory_format, link: bool
+    memory_format: torch.memory_format, link: bool, uint8_sums: bool
 ) -> None:
     model = classifier(link).get_submodule("body")
     x = images(2, 8, 11, 9).to(memory_format=memory_format)
-    program = programs(ek.freeze(model, x))[0]
+    program = programs(ek.freeze(model, x, uint8_sums=uint8_sums))[0]
     with torch.no_grad():
         real = program(x)
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -359,7 +406,12 @@ def test_graphs_of_any_shape(
         return
     if link:
         ek.link_(model)
-    assert_same(ek.freeze(model, x), model, images(*size).to(memory_format=memory_format))
+    other = images(*size).to(memory_format=memory_format)
+    assert_same(ek.freeze(model, x), model, other)
+    with torch.inference_mode():
+        wanted, got = model(other), ek.freeze(model, x, uint8_sums=True)(other)
+    assert (got.shape, got.dtype) == (wanted.shape, wanted.dtype)
+    assert (got - wanted).abs().max() <= 0.1 * wanted.abs().max() + 0.1
 
 
 def test_efficientnet() -> None:

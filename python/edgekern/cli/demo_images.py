@@ -1,4 +1,4 @@
-"""`edgekern demo --model efficientnet`: a real image classifier from its ImageNet weights to one native call, step by step."""
+"""`edgekern demo --model efficientnet`: a real image classifier from ImageNet weights to one native call."""
 
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ def _measure(quick: bool, step: Step) -> tuple[ImageDemoResult, str]:
     linked = ek.link_(int8.model)
     step("Freezing its convolutions into one call")
     frozen = ek.freeze(int8.model, images[:1], uint8_sums=True)
+    regions = vars(frozen)["report"]
     seconds = time.perf_counter() - start
 
     step("Recognising photographs")
@@ -89,7 +90,7 @@ def _measure(quick: bool, step: Step) -> tuple[ImageDemoResult, str]:
         "layers": len(report),
         "converted": len(report.converted),
         "linked": len(linked.linked),
-        "frozen": len(frozen.report.frozen),
+        "frozen": len(regions.frozen),
         "size": {"fp32": report.bytes_before, "int8": report.bytes_after},
         "photographs": len(photographs),
         "right": right,
@@ -102,7 +103,7 @@ def _measure(quick: bool, step: Step) -> tuple[ImageDemoResult, str]:
         "reload_identical": identical,
         "failures": _failures(right, identical),
     }
-    explained = "\n\n".join(str(each) for each in (fused, linked, frozen.report, ek.explain(int8.model)))
+    explained = "\n\n".join(str(each) for each in (fused, linked, regions, ek.explain(int8.model)))
     return result, explained
 
 

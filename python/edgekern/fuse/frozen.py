@@ -38,8 +38,8 @@ class FreezeReport(Table[FreezeRow]):
     """One row for each converted convolution. Prints as a table, with rich too."""
 
     difference: float = 0.0
-    """How far the results for ``example_inputs`` are from the model's: the distance of all numbers, in proportion. Not 0
-    only with ``uint8_sums``."""
+    """How far the results for ``example_inputs`` are from the model's: the distance of all numbers, in proportion. 0
+    but with ``uint8_sums``."""
 
     _HEADER: ClassVar[tuple[str, ...]] = ("Layer", "Runs in", "Why by itself")
 
@@ -80,9 +80,10 @@ def freeze(model: nn.Module, example_inputs: Any, *, uint8_sums: bool = False) -
             linked too; in eval mode.
         example_inputs: one batch: a mapping is passed as keyword arguments, a tuple or list as positional ones,
             anything else as the only one. Both models are run on it, and their results compared.
-        uint8_sums: add what is rounded to uint8 for the convolutions that read it too, and pool it, as other runtimes
-            do: less memory is moved, and results are a rounding or two from the model's. ``report.difference`` says how
-            far. Where images are uint8 on their way, results are in channels_last.
+        uint8_sums: hand on as uint8 all that convolutions with one range read, from sums and to sums too, through max
+            pooling, and behind an activation that several layers share. That is what other runtimes do: less memory is
+            moved, and results are a few roundings from the model's. ``report.difference`` says how far. Where images
+            are uint8 on their way, results are in channels_last.
 
     Returns:
         A ``torch.fx.GraphModule``. Its ``report`` is a :class:`FreezeReport`: which layers run in which region.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edgekern.nn.int8_steps import ADD, CONV2D, MAX_POOL, Path, Step, with_uint8_sums
 
+
 class Int8Program(nn.Module):
     """Runs the steps of a program in one native call, as :func:`edgekern.freeze` puts it into a model.
 
@@ -50,7 +51,9 @@ class Int8Program(nn.Module):
         """Another one of the same layers, which nothing changes."""
         copy = type(self).__new__(type(self))
         nn.Module.__init__(copy)
-        vars(copy).update({name: getattr(self, name) for name in ("steps", "packed", "program", "_input", "_known", "_op")})
+        vars(copy).update(
+            {name: getattr(self, name) for name in ("steps", "packed", "program", "_input", "_known", "_op")}
+        )
         return copy.train(self.training)
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What an :class:`~edgekern.nn.int8_program.Int8Program` runs: convolutions, sums and poolings, and the ranges between them."""
+"""What an :class:`~edgekern.nn.int8_program.Int8Program` runs, step by step, and the ranges between steps."""
 
 from __future__ import annotations
 
@@ -114,18 +114,15 @@ def _dtype_after(step: Step, paths: Sequence[Path]) -> int:
 
 
 def with_uint8_sums(steps: Sequence[Step]) -> list[Step]:
-    """The same, but that what convolutions read by one range, and sums do too, is rounded by it: sums add uint8.
+    """The same, but that all that convolutions read by one range is rounded by it when it is made.
 
-    So are images that both read behind poolings, which take uint8 then.
+    Sums that read it too then add uint8, and poolings before such convolutions take it.
     """
     found: list[Range | None] = [None] * (len(steps) + 1)
     for number in range(1, len(steps)):
         maker = steps[number - 1]
-        if maker.kind == MAX_POOL:
-            found[number] = found[maker.x]
-        else:
-            ranges = set(_ranges_of_readers(steps, number))
-            found[number] = ranges.pop() if len(ranges) == 1 else maker.y_range
+        ranges = set(_ranges_of_readers(steps, number))
+        found[number] = found[maker.x] if maker.kind == MAX_POOL else ranges.pop() if len(ranges) == 1 else None
     found[-1] = steps[-1].y_range
     dtype = next(step.dtype for step in steps if step.layer is not None)
     rounded: list[Step] = []
@@ -133,8 +130,8 @@ def with_uint8_sums(steps: Sequence[Step]) -> list[Step]:
         if step.kind == CONV2D:
             rounded.append(replace(step, y_range=found[number]))
         elif step.kind == ADD:
-            both = {"x_range": found[step.x], "other_range": found[step.other]}
-            rounded.append(replace(step, y_range=found[number], dtype=dtype, **both))
+            x, other = found[step.x], found[step.other]
+            rounded.append(replace(step, x_range=x, other_range=other, y_range=found[number], dtype=dtype))
         else:
             rounded.append(step)
     return rounded
