@@ -39,7 +39,7 @@ from edgekern.prune import prune_
 from edgekern.qat import undo_qat_
 from edgekern.quantize import quantize_
 from edgekern.train import Callback, KeepZeros, PrepareQAT, fit
-from edgekern.train.loop import Loss
+from edgekern.train.training import Loss
 
 CONVERSION = "conversion.json"
 METRICS = "metrics.jsonl"
