@@ -15,6 +15,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -202,8 +203,8 @@ def main() -> None:
     if options.save:
         from edgekern.machine import describe_machine
 
-        record = {"kind": "distill-fashion", "machine": describe_machine(), **result}
-        options.save.write_text(json.dumps(record, indent=2) + "\n")
+        about = {"kind": "distill-fashion", "machine": describe_machine(), "date": date.today().isoformat()}
+        options.save.write_text(json.dumps({**about, **result}, indent=2) + "\n")
 
 
 def run(effort: Effort, folder: Path) -> dict:
