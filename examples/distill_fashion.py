@@ -35,7 +35,7 @@ BATCH, SPARSITY, TEMPERATURE, HARD = 128, 0.8, 4.0, 0.1
 class Effort:
     """How much is done: epochs of each training, images to learn from and to test with, students."""
 
-    teacher: int = 6
+    teacher: int = 7
     student: int = 40
     pruned: int = 40
     taught_with: int = 60_000
@@ -64,11 +64,11 @@ def network(widths: tuple[int, int, int, int], first_stride: int, seed: int) -> 
 
 
 def make_teacher() -> nn.Sequential:
-    return network((32, 64, 64, 128), 1, seed=0)
+    return network((16, 32, 48, 96), 1, seed=0)
 
 
 def make_student(seed: int) -> nn.Sequential:
-    return network((12, 24, 48, 64), 2, seed)
+    return network((12, 24, 32, 48), 2, seed)
 
 
 def multiplications(model: nn.Module) -> int:
