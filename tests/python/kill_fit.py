@@ -1,8 +1,6 @@
 """Trains in child processes that are killed at random moments, until one comes to its end; run by test_train_kill.py.
 
-    python kill_fit.py FOLDER ROUNDS SEED
-
-Children are forked: each is a process of its own, without the seconds that importing torch takes.
+python kill_fit.py FOLDER ROUNDS SEED
 """
 
 import os
@@ -13,6 +11,7 @@ import time
 from pathlib import Path
 
 import torch
+from forked import finished, start
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -62,27 +61,6 @@ def train(folder: Path) -> None:
     torch.save(model.state_dict(), folder / "weights.pt")
 
 
-def start(folder: Path) -> int:
-    """A child that trains; its number."""
-    child = os.fork()
-    if child == 0:
-        try:
-            train(folder)
-        except BaseException as error:
-            print(f"the training failed: {error!r}", file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
-    return child
-
-
-def finished(child: int) -> bool:
-    """Waits for a child; whether it came to its end. One that failed by itself ends all."""
-    status = os.waitpid(child, 0)[1]
-    if not os.WIFSIGNALED(status) and os.waitstatus_to_exitcode(status):
-        sys.exit(1)
-    return not os.WIFSIGNALED(status)
-
-
 def lines(path: Path) -> int:
     """Lines of a file; 0 when there is none yet."""
     return path.read_bytes().count(b"\n") if path.exists() else 0
@@ -104,13 +82,13 @@ def main() -> None:
     torch.set_num_threads(1)
     whole = root / "whole"
     whole.mkdir()
-    finished(start(whole))
+    finished(start(train, whole))
     for number in range(rounds):
         folder = root / f"round{number}"
         folder.mkdir()
         kills, ended = 0, False
         while not ended:
-            child = start(folder)
+            child = start(train, folder)
             if kills < 4:
                 kill_somewhere(child, folder / "log.jsonl", choose)
             ended = finished(child)

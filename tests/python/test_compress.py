@@ -61,7 +61,7 @@ def test_the_model_is_what_the_stages_make_of_it(whole):
 def test_the_folder_holds_what_the_page_says(whole):
     folder, recipe = whole.folder, everything()
     assert read_recipe(folder / "recipe.toml") == recipe
-    assert sorted(path.name for path in folder.iterdir()) == ["model", "recipe.toml", "run.json", "stages"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "model", "recipe.toml", "run.json", "stages"]
     stages = [
         "01-before",
         "02-prune",
@@ -102,6 +102,7 @@ def test_the_record_says_what_happened(whole):
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert {"loss", "soft", "hidden", "lr"} <= lines[0].keys()
     assert any("learnt from logits with weight 1 and 2 blocks inside" in note for note in distil.notes)
+    assert "4 layers pruned, 75.0% of their weights are zero" in distil.notes
     assert tune.metrics in tune.outputs
     assert prune.metrics is None
     assert any(note.startswith("6 layers: 6 converted") for note in convert.notes)

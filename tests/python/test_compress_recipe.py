@@ -27,6 +27,14 @@ pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 
 CONVERT = '[[stage]]\nkind = "convert"\nscheme = "int8"\n'
 
 
+GRADUAL = """[[stage]]
+kind = "distil"
+fit = { steps = 10 }
+prune = { format = "prune", sparsity = 0.5, method = "movement" }
+schedule = { begin = 1, end = 9 }
+"""
+
+
 def read(tmp_path, text):
     path = tmp_path / "mine.toml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -94,6 +102,7 @@ RECIPES = [
             PruneStage(scheme=ek.Prune(0.5, "4x4", "sparsegpt", joint=ek.Int4(32)), sequential=False),
             FineTuneStage(fit=FIT, qat=ek.PerLayer({"b": ek.Int8(), "a": None, "_default": ek.Int4()})),
             DistilStage(fit=ek.FitConfig(steps=3), layers=2, soft=0.5, hidden=0, hard=0.5, keep_zeros=False),
+            FineTuneStage(fit=FIT, prune=ek.Prune(0.8, "4x4", "movement"), schedule=ek.AGP(5, 50, 5, 0.5)),
             QuantizeStage(scheme=ek.AWQ(ek.GPTQ(ek.Int4(32)), steps=3)),
             ConvertStage(),
         ),
@@ -166,6 +175,20 @@ def test_no_data_do_worse_than_a_value_error(data):
         ),
         ('[[stage]]\nkind = "distil"\nfit = { steps = 1 }\nlayers = 0', "layers must be 1 or more"),
         ('[[stage]]\nkind = "distil"\nfit = { steps = 1 }\nsoft = 0\nhidden = 0', "expected one of them above"),
+        (GRADUAL.replace("schedule", "fit_schedule"), "'distil' has no option 'fit_schedule'; it has"),
+        (GRADUAL.replace("schedule = { begin = 1, end = 9 }", ""), "go together; it has no schedule, as { begin = 1"),
+        (GRADUAL.replace("prune = ", "qat = "), "Prune is for prune_, not for convert_"),
+        (GRADUAL.replace("end = 9", "stop = 9"), "schedule: there is no option 'stop'; there are begin, end, every"),
+        (GRADUAL.replace(", end = 9", ""), "schedule: it needs end"),
+        (GRADUAL.replace("{ begin = 1, end = 9 }", "9"), "schedule: expected a table"),
+        (GRADUAL.replace("end = 9", "end = 99"), "its schedule ends at step 99, its training at 10"),
+        (GRADUAL.replace("movement", "sparsegpt"), "method 'sparsegpt' cannot be gradual"),
+        (GRADUAL + 'qat = "int8"', "prune and qat do not go together"),
+        (GRADUAL + "keep_zeros = false", "keep_zeros is false, but what is pruned gradually stays zero"),
+        (
+            '[[stage]]\nkind = "prune"\nscheme = { format = "prune", sparsity = 0.5, method = "movement" }',
+            "'movement' judges weights while they train; give prune and schedule to a stage of kind 'distil'",
+        ),
         ('[[stage]]\nkind = "evaluate"\nthreads = [0]', "threads must be 1 or more"),
         ('[[stage]]\nkind = "evaluate"\nthreads = "all"', "threads must be numbers"),
         (CONVERT.replace("scheme", 'name = "a"\nscheme') * 2, "two stages are called 'a'"),

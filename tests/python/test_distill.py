@@ -1,6 +1,7 @@
 """Distillation: losses are those of the plain formulas, gradients included; models of all kinds learn from others."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -153,6 +154,15 @@ def test_parts_and_their_weights():
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
+def test_one_part_is_not_said_twice(tmp_path):
+    student = make(8)
+    distiller = Distiller(student, make(16, 1))
+    assert [*distiller(student, X)] == ["loss"]
+    fit(student, [X], distiller, FitConfig(steps=2), log=tmp_path / "log", progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [[*line] for line in lines] == [["step", "epoch", "loss", "gradient_norm", "lr"]] * 2
+
+
 def test_layers_of_other_widths_are_projected():
     student, teacher = make(8), make(16)
     hidden = Hidden({"0": "0"}, weight=2.0)
@@ -161,10 +171,10 @@ def test_layers_of_other_widths_are_projected():
     parts = distiller(student, X)
     with torch.no_grad():
         wanted, found = teacher[0](X), distiller.projections["0"](student[0](X))
-    assert parts["hidden"].item() == pytest.approx(
-        (F.mse_loss(found, wanted) / wanted.square().mean()).item(), rel=1e-3
+    assert [*parts] == ["loss"]
+    assert parts["loss"].item() == pytest.approx(
+        2 * (F.mse_loss(found, wanted) / wanted.square().mean()).item(), rel=1e-3
     )
-    assert parts["loss"].item() == pytest.approx(2 * parts["hidden"].item())
     before = distiller.projections["0"].weight.detach().clone()
     fit(student, [X], distiller, FitConfig(steps=30, optimizer={"name": "adam", "lr": 0.02}), progress=False)
     assert not torch.equal(distiller.projections["0"].weight, before)

@@ -1,6 +1,7 @@
 """The example that distils on Fashion-MNIST: its parts, on made-up images; and how its files are read."""
 
 import gzip
+import json
 import struct
 import sys
 from pathlib import Path
@@ -9,15 +10,18 @@ import pytest
 import torch
 
 pytest.importorskip("transformers")  # edgekern.evaluate imports it
-sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path += [str(ROOT / "examples"), str(ROOT / "scripts")]
 
-import distill_fashion
+import distill_fashion  # noqa: E402
+import render_distill  # noqa: E402
 
-from edgekern.evaluate import MissingDataError
-from edgekern.evaluate.fashion import FASHION_MNIST, load_fashion_mnist, read_idx
-from edgekern.nn import Int8Conv2d
+from edgekern.evaluate import MissingDataError  # noqa: E402
+from edgekern.evaluate.fashion import FASHION_MNIST, load_fashion_mnist, read_idx  # noqa: E402
+from edgekern.nn import Int8Conv2d  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+RESULTS = ROOT / "benchmarks/results/distill-fashion.json"
 
 
 def idx(sizes, code=8):
@@ -75,23 +79,89 @@ def test_the_student_is_small():
     assert counts[1] * 8 <= counts[0]
 
 
-def test_the_parts_work_together(tmp_path):
+def made_up(count=400):
+    """Noise with a bright line, at the height of its class."""
     torch.manual_seed(0)
-    classes = torch.arange(400) % 10
-    images = 0.3 * torch.randn(400, 1, 28, 28)
-    images += torch.nn.functional.one_hot(classes, 28)[:, None, :, None]  # a bright line, at the class's height
+    classes = torch.arange(count) % 10
+    images = 0.3 * torch.randn(count, 1, 28, 28)
+    return images + torch.nn.functional.one_hot(classes, 28)[:, None, :, None], classes
+
+
+def test_images_come_with_the_numbers_of_the_teachers_answers(tmp_path):
+    images, classes = made_up()
     data = distill_fashion.Images(images, classes, seed=1)
     assert [len(batch[1]) for batch in data(0)] == [128] * 3
     assert all(
-        torch.equal(a, b) for one, other in zip(data(3), data(3), strict=True) for a, b in zip(one, other, strict=True)
+        torch.equal(*pair) for one, other in zip(data(3), data(3), strict=True) for pair in zip(one, other, strict=True)
     )
     assert not torch.equal(next(data(0))[1], next(data(1))[1])
-    teacher, effort = distill_fashion.make_student(9), distill_fashion.Effort(student=15, pruned=6, seeds=1)
-    distill_fashion.train(teacher, data, 8, distill_fashion.by_labels, tmp_path)
+    teacher = distill_fashion.make_student(9).eval()
+    known = distill_fashion.answers(teacher, images, tmp_path / "answers")
+    shown, named, numbers = next(data(0))
+    assert torch.equal(named, classes[numbers % 400])
+    assert 30 < int((numbers >= 400).sum()) < 98  # about half of 128 are mirrored
+    values, indices = known.rows(numbers)
+    with torch.no_grad():
+        wanted = teacher(shown).gather(1, indices.long())
+    torch.testing.assert_close(values.float(), wanted, rtol=2e-3, atol=2e-3)
+    assert len(distill_fashion.answers(None, images, tmp_path / "answers")) == 800  # it is not asked again
+
+
+def test_the_parts_work_together(tmp_path):
+    images, classes = made_up()
+    data = distill_fashion.Images(images, classes, seed=1)
+    teacher, effort = distill_fashion.make_student(9), distill_fashion.Effort(student=12, pruned=6, seeds=1)
+    distill_fashion.train(teacher, data, 8, distill_fashion.by_labels, tmp_path / "teacher.pt")
     assert distill_fashion.accuracy(teacher, (images, classes)) > 60
-    row = distill_fashion.one_seed(teacher, data, (images, classes), effort, tmp_path)
+    known = distill_fashion.answers(teacher.eval(), images, tmp_path / "answers")
+    row, student = distill_fashion.one_seed(known, data, (images, classes), effort, tmp_path)
     assert row["zeros"] == pytest.approx(0.8, abs=0.02)
     assert min(row["distilled"], row["pruned"], row["int8"]) > 30  # 10 is chance
     assert abs(row["pruned"] - row["int8"]) < 5
-    assert sum(isinstance(module, Int8Conv2d) for module in row["model"].modules()) == 4
-    assert [*tmp_path.iterdir()] == []
+    assert sum(isinstance(module, Int8Conv2d) for module in student.modules()) == 4
+    again, _ = distill_fashion.one_seed(known, data, (images, classes), effort, tmp_path)
+    assert again == row  # from the checkpoints
+    times = distill_fashion.latencies(teacher, student, images, seconds=0.1)
+    assert [*times] == ["1 image", "64 images"]
+    assert all(min(found.values()) > 0 and len(found) == 3 for found in times.values())
+
+
+def test_what_is_said_of_the_results(tmp_path):
+    result = made_up_result()
+    text = render_distill.table(result)
+    assert "| distilled | 88.50 | 88.10 to 88.90 | +2.50 |" in text
+    assert "The one that is taught is 2.50 points above the one that is not, in the worst of 2 seeds 2.10." in text
+    assert "12.50 times" in text
+    assert "13.4 times fewer" in text
+
+
+def made_up_result():
+    machine = {"versions": {"torch": "2"}, "cpu": "a CPU", "isa": "avx2", "commit": "abc", "cores": 2, "load": 0.5}
+    rows = [
+        {"seed": 0, "alone": 86.0, "distilled": 88.1, "zeros": 0.8, "pruned": 87.8, "int8": 87.7},
+        {"seed": 1, "alone": 86.0, "distilled": 88.9, "zeros": 0.8, "pruned": 88.8, "int8": 88.7},
+    ]
+    times = {"teacher": 5.0, "teacher, norms folded": 4.0, "student, int8": 0.4}
+    return {
+        "machine": machine,
+        "date": "2026-01-01",
+        "effort": {"teacher": 6, "student": 40, "pruned": 40, "taught_with": 60000, "images": 6000, "tested": 10000},
+        "multiplications": {"teacher": 14_700_000, "student": 1_100_000},
+        "teacher": 92.0,
+        "rows": rows,
+        "threads": 1,
+        "milliseconds": {"1 image": times, "64 images": times},
+    }
+
+
+@pytest.mark.skipif(not RESULTS.exists(), reason="no results are committed")
+def test_the_committed_results_keep_what_was_asked_for():
+    result = json.loads(RESULTS.read_text())
+    assert result["teacher"] >= 91
+    assert 8 * result["multiplications"]["student"] <= result["multiplications"]["teacher"]
+    assert len(result["rows"]) == 3
+    assert all(row["zeros"] == pytest.approx(0.8, abs=1e-3) for row in result["rows"])
+    means = result["means"]
+    assert means["distilled"] - means["alone"] >= 1
+    assert means["distilled"] - means["int8"] <= 1
+    assert f"{means['int8']:.2f}" in render_distill.table(result)

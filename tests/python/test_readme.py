@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/cpp/README.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md", "examples/cpp/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 # Tests called like them test their parts.
@@ -21,7 +21,7 @@ TAKE_MINUTES = {
     "prune_minilm.py",
     "prune_smollm2.py",
     "qat_minilm.py",
-}  # tests called like them test their parts
+}
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name not in TAKE_MINUTES)
 
 
@@ -66,7 +66,9 @@ def test_examples_run(example, tmp_path):
     assert done.stdout.strip()
 
 
-@pytest.mark.parametrize("script", ["render_demo.py", "render_prune.py", "render_quantize.py", "render_bits.py"])
+@pytest.mark.parametrize(
+    "script", ["render_demo.py", "render_prune.py", "render_quantize.py", "render_bits.py", "render_distill.py"]
+)
 def test_the_numbers_are_the_committed_ones(script):
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / script, "--check"], capture_output=True, text=True, timeout=60

@@ -17,6 +17,7 @@ pytest.importorskip("jinja2")
 from edgekern.report.page.curves import read_curves
 from edgekern.report.page.facts import Point, unbeaten
 from edgekern.report.page.layers import shortened
+from edgekern.report.page.texts import model_name
 from edgekern.report.page.write import write_report
 
 HOSTILE = "<script>alert(1)</script>\"'&$x^2$\x00\ud800\n|`"
@@ -337,6 +338,37 @@ def test_several_runs_are_compared(tmp_path):
     assert {"frontier-latency.png", "one-size.png", "two-size.png"} <= {
         path.name for path in (tmp_path / "both").iterdir()
     }
+
+
+@pytest.mark.parametrize(
+    ("named", "shown"),
+    [
+        ("MiniLM", "MiniLM"),
+        ("/home/ada/models/all-MiniLM-L6-v2/", "all-MiniLM-L6-v2"),
+        (r"C:\Users\ada\MiniLM", "MiniLM"),
+        ("../llama-run/model", "llama-run"),
+        ("model", "model"),
+        ("/hub/models--sentence-transformers--all-MiniLM-L6-v2/snapshots/c9745ed1d9f2", "all-MiniLM-L6-v2"),
+        ("/", "/"),
+    ],
+)
+def test_a_model_is_called_by_the_last_part_of_its_path(named, shown):
+    assert model_name(named) == shown
+
+
+def test_a_page_holds_no_paths(tmp_path):
+    """Neither that of the model, nor those of the runs; nor do the pictures."""
+    model = str(tmp_path / "private" / "minilm")
+    one, two = (write_run(tmp_path / name / "out", run(stage("a", measured=measured()), model=model)) for name in "ab")
+    for written in (write_report([one], tmp_path / "alone"), write_report([one, two], tmp_path / "both")):
+        text = read(written).text
+        assert "minilm" in text
+        for file in written.page.parent.iterdir():
+            data = file.read_bytes()
+            assert b"private" not in data
+            assert bytes(tmp_path.parent) not in data
+    assert "a/out" in text
+    assert "b/out" in text
 
 
 def test_machines_that_differ_are_said(tmp_path):

@@ -16,7 +16,7 @@ from edgekern.compress.errors import CompressError
 from edgekern.config import FineTuneStage, Recipe, Stage
 from edgekern.config.checks import kind_of
 from edgekern.train.feed import Batches
-from edgekern.train.loop import Loss
+from edgekern.train.training import Loss
 
 CALIBRATION, TRAINING, EVALUATION = "calibration", "training", "evaluation"
 

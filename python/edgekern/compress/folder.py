@@ -30,7 +30,9 @@ class Folder:
     """
 
     def __init__(self, folder: str | os.PathLike[str], dtype: str = "auto") -> None:
-        self.name, self._folder, self._dtype = str(folder), Path(folder), dtype
+        self._folder, self._dtype = Path(folder), dtype
+        # As it was given, but for "." and "..", which name nothing.
+        self.name = str(folder) if self._folder.name not in ("", "..") else os.path.abspath(folder)
         self.kind, self.longest = kind_of_folder(folder), longest_of(folder)
         self.tokenizer: Any = load_tokenizer(folder)
         if self.tokenizer is None:

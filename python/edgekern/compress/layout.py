@@ -4,6 +4,7 @@ OUT/run.json             what has ended, written after each stage: ``record.py``
 OUT/recipe.toml          the recipe with all its defaults
 OUT/stages/01-before/    a folder for each stage: inputs.json, model.safetensors, edgekern.json, metrics.jsonl ...
 OUT/model/               the finished model
+OUT/.lock                held by the process that works in the folder: ``lock.py``
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from edgekern.checkpoint.records import MANIFEST_FILE
 from edgekern.checkpoint.write import sha256_of
 from edgekern.compress.errors import CompressError
 from edgekern.compress.inputs import WAY_OUT
+from edgekern.compress.lock import FILE as LOCK
 from edgekern.compress.record import FILE, StageRecord
 
 RECIPE, STAGES, MODEL = "recipe.toml", "stages", "model"
@@ -28,7 +30,7 @@ def stage_folder(root: Path, number: int, name: str) -> Path:
     return root / STAGES / f"{number:02}-{name}"
 
 
-def prepare(root: Path, restart: bool) -> None:
+def make_folder(root: Path) -> None:
     """Makes the folder, or sees to it that a run is in it.
 
     Raises:
@@ -38,16 +40,25 @@ def prepare(root: Path, restart: bool) -> None:
     if root.exists() and not root.is_dir():
         raise CompressError(f"OUT: {root} is a file; expected a folder, or a name for a new one")
     root.mkdir(parents=True, exist_ok=True)
-    left = [path for path in root.iterdir() if not (path.name.startswith(".") and path.name.endswith(".part"))]
+    left = [path for path in root.iterdir() if not _is_passing(path.name)]
     if left and not (root / FILE).is_file():
         raise CompressError(f"OUT: {root} holds {left[0].name}, and no {FILE} of a run; give another name")
+
+
+def _is_passing(name: str) -> bool:
+    """Whether a file says nothing of what a folder holds: the lock, or what a killed process has half written."""
+    return name == LOCK or (name.startswith(".") and name.endswith(".part"))
+
+
+def clear(root: Path, restart: bool) -> None:
+    """Removes what killed processes have left in the folder, and with ``restart`` all that a run has written."""
     if restart:
         for name in (STAGES, MODEL):
             shutil.rmtree(root / name, ignore_errors=True)
         for name in (RECIPE, FILE):  # the record last: it says that all of this is a run's
             (root / name).unlink(missing_ok=True)
     for path in root.glob(f".{MODEL}.*"):
-        shutil.rmtree(path, ignore_errors=True)  # of a process that was killed
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def tidy(folder: Path) -> None:

@@ -22,11 +22,13 @@ from edgekern.compress.layout import (
     MODEL_FILES,
     RECIPE,
     check_outputs,
+    clear,
     hashes,
-    prepare,
+    make_folder,
     stage_folder,
     tidy,
 )
+from edgekern.compress.lock import locked
 from edgekern.compress.recipes import recipe_of
 from edgekern.compress.record import FILE, RunRecord, StageRecord
 from edgekern.compress.record_file import read_record, write_record
@@ -105,7 +107,7 @@ def compress(
     Raises:
         TypeError: an argument of another type.
         CompressError: data that a stage needs are missing; ``output`` holds something else, or a run with another
-            model, recipe or data, or files that have changed since.
+            model, recipe or data, or files that have changed since; another process compresses into it.
         ValueError: no such recipe; and what the functions behind the stages raise. The stages that ended stay, and the
             same call goes on after them.
         OSError: a file cannot be written.
@@ -130,9 +132,11 @@ def compress_subject(
         raise TypeError(f"data: expected CompressData(...), got {kind_of(data)}")
     given.check(settled)
     root = Path(output)
-    prepare(root, restart)
-    run = _Run(subject, settled, root, given, progress, say or (_to_stderr if progress else _to_nobody))
-    return run.go()
+    make_folder(root)
+    with locked(root):
+        clear(root, restart)
+        run = _Run(subject, settled, root, given, progress, say or (_to_stderr if progress else _to_nobody))
+        return run.go()
 
 
 class _Run:

@@ -35,11 +35,11 @@ from edgekern.convert import convert_
 from edgekern.distill import Distiller, DistillError, Hidden, block_stacks, map_layers, student_from
 from edgekern.distill.outputs import logits_of
 from edgekern.match import DEFAULT
-from edgekern.prune import prune_
+from edgekern.prune import PruneReport, prune_
 from edgekern.qat import undo_qat_
 from edgekern.quantize import quantize_
-from edgekern.train import Callback, KeepZeros, PrepareQAT, fit
-from edgekern.train.loop import Loss
+from edgekern.train import Callback, KeepZeros, PrepareQAT, PruneGradually, fit
+from edgekern.train.training import Loss
 
 CONVERSION = "conversion.json"
 METRICS = "metrics.jsonl"
@@ -109,8 +109,12 @@ def _prune(task: Task) -> Outcome:
     report = prune_(
         task.model, stage.scheme, task.data.calibration, sequential=stage.sequential, progress=task.progress
     )
+    return Outcome(_pruned(report))
+
+
+def _pruned(report: PruneReport) -> tuple[str, ...]:
     zeros = f"{len(report.pruned)} layers pruned, {report.sparsity:.1%} of all weights looked at are zero"
-    return Outcome((zeros, *_left_alone(report.skipped)))
+    return (zeros, *_left_alone(report.skipped))
 
 
 def _quantize(task: Task) -> Outcome:
@@ -169,7 +173,11 @@ def _distil(task: Task) -> Outcome:
 
 
 def _train(task: Task, stage: FineTuneStage | DistilStage, loss: Loss, notes: tuple[str, ...]) -> Outcome:
-    callbacks: list[Callback] = [KeepZeros()] if stage.keep_zeros else []
+    callbacks: list[Callback] = [KeepZeros()] if stage.keep_zeros and stage.prune is None else []
+    gradual = None
+    if stage.prune is not None and stage.schedule is not None:  # it keeps the zeros that are there, too
+        gradual = PruneGradually(stage.prune, stage.schedule, task.data.calibration)
+        callbacks.append(gradual)
     prepare = PrepareQAT(stage.qat) if stage.qat is not None else None
     if prepare is not None:
         callbacks.append(prepare)
@@ -186,10 +194,21 @@ def _train(task: Task, stage: FineTuneStage | DistilStage, loss: Loss, notes: tu
     )
     early = ", stopped early" if result.stopped_early else ""
     said = f"{result.steps} steps{early}, the last with a loss of {result.loss:.4g}"
+    if gradual is not None:
+        notes = (*notes, *_pruned_gradually(gradual))
     if prepare is None or prepare.report is None:
         return Outcome((said, *notes))
     undo_qat_(task.model)  # what is stored are floats either way, and so a run that goes on has the same model
     return Outcome((said, *notes, *_left_alone(prepare.report.skipped)), conversion=prepare.report.config)
+
+
+def _pruned_gradually(gradual: PruneGradually) -> tuple[str, ...]:
+    """What a report would say; of a training that goes on after its last pruning there is none."""
+    assert gradual.pruner is not None
+    masks = [mask for mask in gradual.pruner.lock.masks.values() if not mask.all()]
+    zeros, total = sum(int((~mask).sum()) for mask in masks), sum(mask.numel() for mask in masks)
+    said = f"{len(masks)} layers pruned, {zeros / max(1, total):.1%} of their weights are zero"
+    return (said, *(_left_alone(gradual.report.skipped) if gradual.report else ()))
 
 
 def _has_logits(model: nn.Module, batch: Any, labels: bool) -> bool:

@@ -65,8 +65,13 @@ def check_config(config: object, taker: str = "convert_") -> Config:
 
 def needing_data(config: Config) -> Scheme | None:
     """A scheme of ``config`` that takes calibration data to carry out; None when there is none."""
-    schemes = config.rules.values() if isinstance(config, PerLayer) else (config,)
-    return next((scheme for scheme in schemes if scheme is not None and scheme.needs_data), None)
+    return next((scheme for scheme in schemes_in(config) if scheme.needs_data), None)
+
+
+def schemes_in(config: Config) -> tuple[Scheme, ...]:
+    """Every scheme of ``config``."""
+    rules = config.rules.values() if isinstance(config, PerLayer) else (config,)
+    return tuple(scheme for scheme in rules if scheme is not None)
 
 
 def _check_rule(name: object, scheme: object) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekern.config.checks import check_count, kind_of
-from edgekern.config.stages import ConvertStage, EvaluateStage, Stage, stage_from_dict
+from edgekern.config.stage import Stage
+from edgekern.config.stages import ConvertStage, EvaluateStage, stage_from_dict
 from edgekern.config.toml_file import read_toml
 
 

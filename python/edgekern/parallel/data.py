@@ -21,7 +21,7 @@ from edgekern.parallel.reduce import sum_over
 from edgekern.prune import MaskLock
 from edgekern.train import Callback, FitResult, KeepZeros, PruneGradually, Run
 from edgekern.train.feed import Batches
-from edgekern.train.loop import Evaluate, Loss
+from edgekern.train.training import Evaluate, Loss
 
 
 def fit(

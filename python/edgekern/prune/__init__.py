@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from edgekern.config import AGP
 from edgekern.prune.apply import prune_
 from edgekern.prune.lock import MaskLock
 from edgekern.prune.report import PruneReport, PruneRow
-from edgekern.prune.schedule import AGP, GradualPruner, prune_iteratively_
+from edgekern.prune.schedule import GradualPruner, prune_iteratively_
 from edgekern.prune.task import PruneError
 
 __all__ = [

@@ -104,6 +104,21 @@ def elided(name: str, most: int) -> str:
     return f"{name[:head]}{ELLIPSIS}{name[len(name) - (most - 1 - head) :]}"
 
 
+def model_name(named: str) -> str:
+    """What a model is called: of a path the last part, since the others say more of a machine than of a model.
+
+    A last part ``model``, as compress writes and packages have, goes to the folder around it; in the cache of a hub,
+    whose last part is a commit's hash, it is what the hub calls the model.
+    """
+    parts = [part for part in re.split(r"[/\\]", named) if part]
+    for part in parts:
+        if part.startswith("models--"):
+            return part.rpartition("--")[2] or part
+    if len(parts) > 1 and parts[-1] == "model":
+        parts.pop()
+    return parts[-1] if parts else named
+
+
 def slug(name: str) -> str:
     """A name as part of a file's, on any system."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "unnamed"

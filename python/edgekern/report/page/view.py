@@ -71,6 +71,8 @@ class RunView:
     """Everything that is shown of one run."""
 
     name: str
+    model: str
+    """What it is called, without the path that it was given by."""
     record: RunRecord
     measured_on: str
     headlines: tuple[Headline, ...]
@@ -106,6 +108,7 @@ def view_run(run: Run, gallery: Gallery, prefix: list[str]) -> RunView:
     columns, layers = _layers(pairs)
     return RunView(
         name=run.name,
+        model=texts.model_name(run.record.model),
         record=run.record,
         measured_on=_measured_on(run.record.machine),
         headlines=headlines(first, last) if last else (),

@@ -71,10 +71,17 @@ def _runs(folders: Sequence[Path]) -> list[Run]:
     known = [folder.resolve() for folder in folders]
     if len(set(known)) < len(known):
         raise ValueError(f"folders: expected each once, got {', '.join(map(str, folders))}")
-    names = [folder.name for folder in known]
-    if len(set(names)) < len(names):  # folders of one name, elsewhere
-        names = [str(folder) for folder in folders]
+    names = _told_apart(known)
     return [Run(name, folder, read_record(folder)) for name, folder in zip(names, folders, strict=True)]
+
+
+def _told_apart(folders: Sequence[Path]) -> list[str]:
+    """As many of each path's last parts as it takes for no two to be the same."""
+    for count in range(1, max(len(folder.parts) for folder in folders) + 1):
+        names = [Path(*folder.parts[-count:]).as_posix() for folder in folders]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 def _compared(runs: Sequence[Run], gallery: Gallery) -> tuple[FrontierView, ...]:
@@ -84,7 +91,7 @@ def _compared(runs: Sequence[Run], gallery: Gallery) -> tuple[FrontierView, ...]
 
 def _title(runs: Sequence[Run]) -> str:
     if len(runs) == 1:
-        return f"{runs[0].record.model}, {runs[0].record.recipe}"
+        return f"{texts.model_name(runs[0].record.model)}, {runs[0].record.recipe}"
     return f"{len(runs)} runs compared"
 
 
