@@ -58,6 +58,7 @@ def test_nothing_of_a_run_is_kept(path):
 def test_it_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEKERN_SHORT", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two threads wait for each other where others use the cores too
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = nbformat.read(path, as_version=4)
     folder = tmp_path / "somewhere"  # not in examples/: nothing beside a notebook is needed

@@ -82,7 +82,8 @@ def test_the_first_screen_has_the_figures(full):
     ):
         assert said in text
     assert "6.25 ms a call on 2 threads, was 25.0 ms" in text
-    assert NO_SENSOR in text
+    assert f"N{NO_SENSOR[1:]}." in text
+    assert "why not is said below" in text
 
 
 def test_everything_else_is_there_too(full):
@@ -216,12 +217,20 @@ def test_names_are_shown_as_they_are_and_do_nothing(tmp_path):
                 "1.00 J a call on 2 threads, was 3.00 J",
                 "Energy a call, 2 threads",
             ],
-            ["not measured", NO_SENSOR],
+            ["not measured", NO_SENSOR[1:]],
         ),
         (
             run(stage("a", measured=with_energy(measured(), t2=3.0)), stage("b", measured=measured())),
-            ["not measured", NO_SENSOR],
+            ["not measured", f"N{NO_SENSOR[1:]}."],
             ["less energy"],
+        ),
+        (
+            run(
+                stage("a", measured=with_energy(measured(), t1=3.0)),
+                stage("b", measured=with_energy(measured(), t2=1.0)),
+            ),
+            ["the two were not measured at the same number of threads", "Energy a call, 2 threads"],
+            ["below", "less energy"],
         ),
     ],
     ids=[
@@ -236,6 +245,7 @@ def test_names_are_shown_as_they_are_and_do_nothing(tmp_path):
         "negative",
         "joules",
         "lost sensor",
+        "joules at other threads",
     ],
 )
 def test_what_is_not_there_is_not_shown(record, said, missing, tmp_path):

@@ -12,6 +12,7 @@ from . import texts
 from .texts import BAD, GOOD, MINUS, PLAIN, TIMES, Change
 
 NOT_MEASURED = "not measured"
+_WHY_BELOW = "why not is said below"  # it may be long: one clause for each place that was looked at
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def same_metric(points: Sequence[Point]) -> bool:
 
 def why_no_joules(measured: Measured) -> str:
     """The sentence that stands where joules would."""
-    return measured.joules_reason or f"energy was {NOT_MEASURED}"
+    said = measured.joules_reason or f"energy was {NOT_MEASURED}"
+    return f"{said[:1].upper()}{said[1:].rstrip('.')}."
 
 
 # ---------------------------------------------------------------------------------------------- before and after
@@ -108,7 +110,7 @@ def _alone(measured: Measured) -> tuple[Headline, ...]:
         found.append(Headline(value, "latency", f"of a call on {texts.threads(count)}", PLAIN))
     found.append(Headline(texts.quality(measured.quality), measured.metric, better, PLAIN))
     if (count := _most([measured.joules or {}])) is None or measured.joules is None:
-        found.append(Headline(NOT_MEASURED, "energy", why_no_joules(measured), PLAIN))
+        found.append(Headline(NOT_MEASURED, "energy", _WHY_BELOW, PLAIN))
     else:
         value = texts.joules(measured.joules[count])
         found.append(Headline(value, "energy", f"of a call on {texts.threads(count)}", PLAIN))
@@ -132,8 +134,10 @@ def _latency(before: Measured, after: Measured) -> Headline:
 
 def _energy(before: Measured, after: Measured) -> Headline:
     count = _most((before.joules or {}, after.joules or {}))
-    if count is None or before.joules is None or after.joules is None:
-        return Headline(NOT_MEASURED, "energy", why_no_joules(after if after.joules is None else before), PLAIN)
+    if before.joules is None or after.joules is None:
+        return Headline(NOT_MEASURED, "energy", _WHY_BELOW, PLAIN)
+    if count is None:
+        return Headline(NOT_MEASURED, "energy", "the two were not measured at the same number of threads", PLAIN)
     old, new = before.joules[count], after.joules[count]
     detail = f"{texts.joules(new)} a call on {texts.threads(count)}, was {texts.joules(old)}"
     return _factor(texts.fewer(old, new, "less energy", "more energy"), texts.joules(new), "energy", detail)

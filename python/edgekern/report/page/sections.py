@@ -220,13 +220,15 @@ def _training(gallery: Gallery, prefix: list[str], run: Run, stage: StageRecord)
     except FileNotFoundError:
         return Training(stage.name, (), f"Its log, {stage.metrics}, is not there any more.")
     names = [*prefix, "training", stage.name]
+    # One number without a name is the quality that evaluate stages measure.
+    metric = next((point.measured.metric for point in run.points), "Evaluation")
     found = []
     if curves.losses:
         steps = max(curve.steps[-1] for curve in curves.losses.values())
         note = f"{stage.name}, {steps:,.0f} steps"
         found.append((["loss"], "Loss", note, curves.losses, False))
     for name, curve in curves.evaluations.items():
-        heading = "Evaluation" if name == "value" else f"{name[:1].upper()}{name[1:]}"
+        heading = metric if name == "value" else f"{name[:1].upper()}{name[1:]}"
         found.append((["evaluation", name], heading, f"{stage.name}, while it trained", {name: curve}, True))
     if len(set(curves.rate.values)) > 1:
         found.append((["rate"], "Learning rate", stage.name, {"rate": curves.rate}, False))

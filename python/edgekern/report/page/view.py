@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...compress.record import RunRecord
+from ...compress.record import Measured, RunRecord
 from . import texts
 from .facts import Comparison, Headline, Point, Run, comparisons, headlines, why_no_joules
 from .gallery import Chart, Gallery
@@ -82,7 +82,7 @@ class RunView:
     """Name of the stage that measured the model after; empty where none did."""
     comparisons: tuple[Comparison, ...]
     why_no_joules: str
-    """Of the last model; empty where they were measured."""
+    """Of the last model, or the first; empty where nothing is missing."""
     charts: tuple[Chart, ...]
     frontiers: tuple[FrontierView, ...]
     layer_charts: tuple[Chart, ...]
@@ -115,7 +115,7 @@ def view_run(run: Run, gallery: Gallery, prefix: list[str]) -> RunView:
         first=points[0].stage if first else "",
         last=points[-1].stage if points else "",
         comparisons=comparisons(first, last) if last else (),
-        why_no_joules=why_no_joules(last) if last and last.joules is None else "",
+        why_no_joules=_why_no_joules(first, last),
         charts=tuple(draw_models(gallery, prefix, points)) if points else (),
         frontiers=tuple(view_frontier(frontier) for frontier in draw_frontiers(gallery, prefix, points)),
         layer_charts=tuple(draw_layers(gallery, prefix, pairs)),
@@ -126,6 +126,11 @@ def view_run(run: Run, gallery: Gallery, prefix: list[str]) -> RunView:
         took=texts.duration(sum(stage.seconds for stage in run.record.stages)),
         machine=tuple(_flat(run.record.machine)),
     )
+
+
+def _why_no_joules(first: Measured | None, last: Measured | None) -> str:
+    missing = [measured for measured in (last, first) if measured is not None and measured.joules is None]
+    return why_no_joules(missing[0]) if missing else ""
 
 
 def view_frontier(frontier: Frontier) -> FrontierView:
