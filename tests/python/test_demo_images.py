@@ -73,5 +73,6 @@ def test_the_quick_demo_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     explanation = (tmp_path / "explain.txt").read_text()
     assert "49 of 49 converted convolutions run in 1 region" in explanation
     assert explanation.count("int8") >= 50
-    assert "faster" in ran.output
-    assert f"a photograph of class {result['guesses']['label']}" in ran.output
+    shown = " ".join(ran.output.split())  # tables may be wrapped
+    assert "faster" in shown
+    assert f"a photograph of class {result['guesses']['label']}" in shown

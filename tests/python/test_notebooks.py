@@ -63,7 +63,7 @@ def test_it_runs(path, tmp_path, monkeypatch):
     notebook = nbformat.read(path, as_version=4)
     folder = tmp_path / "somewhere"  # not in examples/: nothing beside a notebook is needed
     folder.mkdir()
-    client = nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}})
+    client = nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}})
     client.execute()
     texts = [output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])]
     said = "".join(texts)
