@@ -47,6 +47,7 @@ def quantized(folder, tmp_path_factory):
 def test_quantize_writes_what_from_pretrained_reads(folder, quantized):
     expected = AutoModelForCausalLM.from_pretrained(folder)
     ek.convert_(expected, ek.Int8())
+    ek.fuse_blocks_(expected)
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(quantized)), logits(expected))
     assert read_config(quantized / "edgekern.toml") == ek.Int8()
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.name for file in quantized.iterdir()}
@@ -76,6 +77,7 @@ def test_quantize_calibrates_where_the_configuration_says_so(folder, tmp_path):
     expected = AutoModelForCausalLM.from_pretrained(folder)
     ids = torch.tensor([i * i % 94 for i in range(256 * 8)])
     ek.convert_(expected, scheme, data=[{"input_ids": window[None]} for window in ids.split(256)], progress=False)
+    ek.fuse_blocks_(expected)
     loaded = AutoModelForCausalLM.from_pretrained(out)
     assert torch.equal(logits(loaded), logits(expected))
     assert loaded.model.layers[0].mlp.up_proj.input_range == expected.model.layers[0].mlp.up_proj.input_range

@@ -135,6 +135,7 @@ def test_recipes_that_come_along(llama, files, name):
     if name == "int8":
         expected = AutoModelForCausalLM.from_pretrained(llama)
         ek.convert_(expected, ek.Int8())
+        ek.fuse_blocks_(expected)
         assert torch.equal(logits(model), logits(expected))
     else:
         assert isinstance(model.model.layers[1].mlp.up_proj, ek.nn.Int4Linear)

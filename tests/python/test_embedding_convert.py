@@ -345,6 +345,7 @@ def test_from_pretrained_and_back(tmp_path, tied, scheme, rule):
     config = PerLayer({rule: scheme, "_default": Int8()})
     expected = loaded(folder)
     report = ek.convert_(expected, config)
+    ek.fuse_blocks_(expected)
     model = loaded(folder, config)
     assert torch.equal(logits(model), logits(expected))
     assert ek.explain(model) == report

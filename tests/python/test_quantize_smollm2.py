@@ -101,4 +101,5 @@ def test_what_the_documents_say_of_the_committed_results_is_so():
     assert int4
     for form in int4:
         assert dense < SCORES[form, "GPTQ"] < SCORES[form, "nearest"]
-    assert all(row.get("cpu_seconds", row["seconds"]) < 15 * 60 for row in RESULT["rows"] if "seconds" in row)
+    usual = [row for row in RESULT["rows"] if "seconds" in row and "windows" not in row["method"]]
+    assert all(row.get("cpu_seconds", row["seconds"]) < 15 * 60 for row in usual)

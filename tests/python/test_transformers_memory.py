@@ -46,6 +46,7 @@ given = {"quantization_config": EdgekernConfig(ek.Int8())} if how == "layer by l
 model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), **given)
 if how == "whole":
     ek.convert_(model, ek.Int8())
+    ek.fuse_blocks_(model)
 after = peak()
 if out:
     model.save_pretrained(out)
