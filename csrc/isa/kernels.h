@@ -58,6 +58,11 @@ struct Rhs {
 
 namespace int8 {
 
+// Values [begin, end) of k, both multiples of kDepthUnit.
+struct Span {
+  int64_t begin, end;
+};
+
 // Quantised activations in the row layout of one ISA, in the caller's workspace. Rows come in groups of the ISA's
 // kGroupRows, interleaved by kStepDepth values of k, so that one load serves all of a group:
 //   groups of 1:  r0 k0.. | r1 k0.. | ...
@@ -70,6 +75,8 @@ struct LhsRows {
   int32_t* row_sum;     // [blocks of K][rows]: what the ISA's trick owes to each sum, see its file. int4: [groups][rows], the
                         // sum of the row's activations
   int64_t rows;         // whole groups
+  // [rows], or nullptr: all that is not 0 of a row. Given only where rows are plain (RowLayout), and of a single block of K.
+  const Span* spans = nullptr;
 };
 
 // The packed matrix, as plain numbers and pointers (layout.h explains them).
@@ -154,6 +161,17 @@ struct BlockKernels {
   void (*spmm[4])(const SpmmArgs& args, int64_t m0, int64_t w, int64_t p0, int64_t p1);
 };
 
+// Windows of neighbouring pixels of y, from a u8 image with its zeros around it; formats/int8/gather.h.
+struct GatherArgs {
+  const uint8_t* image;             // at channel 0 of a group
+  int64_t next_line, next_pixel;    // bytes, from the window of a pixel of y to that of the one below and of the one beside it
+  int64_t width;                    // of y
+  int64_t lines, next_line_of_window;
+  int64_t runs, next_run, run;      // of a line of the window: bytes side by side
+  uint8_t* rows;
+  int64_t stride;
+};
+
 // A depthwise convolution of one image; formats/int8/depthwise.h has the picture.
 struct DepthwiseArgs {
   const uint8_t* image;   // u8
@@ -219,6 +237,8 @@ struct ImageKernels {
   // A tile [rows][ld_tile] of results to y, from element `start` on, channel by channel. Both are rounded up to 16 in its memory.
   void (*store_planes)(const void* tile, int64_t ld_tile, int64_t rows, int64_t columns, ek_dtype dtype, void* y, int64_t start,
                        int64_t plane);
+  // The windows of pixels [p0, p1) of y, one after the other. Up to 63 bytes more are read of each run, and written after it.
+  void (*gather)(const GatherArgs& args, int64_t p0, int64_t p1);
   // Pixels [ox, ox + pixels) of row oy of y, in up to 64 channels from c0 on.
   void (*depthwise)(const DepthwiseArgs& args, int64_t oy, int64_t ox, int64_t pixels, int64_t c0);
   void (*add)(const SumArgs& args, int64_t rows, int64_t columns);

@@ -9,7 +9,8 @@
 #include "formats/int8/csr.h"
 #include "formats/int8/depthwise.h"
 #include "formats/int8/expand.h"
-#include "formats/int8/gemm.h"
+#include "formats/int8/gather.h"
+#include "formats/int8/gemm_u8.h"
 #include "formats/int8/image.h"
 #include "formats/int8/max_pool.h"
 #include "formats/int8/quantize.h"
@@ -27,7 +28,7 @@ template <class Isa>
 constexpr int8::RowLayout kRowLayout{.rows = Isa::kRows,
                                      .group_rows = Isa::kGroupRows,
                                      .lhs_bytes = Isa::kLhsBytes,
-                                     .plain = Isa::kGroupRows == 1 && Isa::kLhsBytes == 1 && Isa::kZeroOffset == 0};
+                                     .plain = int8::kPlainRows<Isa>};
 
 template <class Tile>
 constexpr int64_t tile_rows(int channels) {
@@ -56,6 +57,7 @@ constexpr Kernels kernels_of() {
                       .range = int8::image_range<Isa>,
                       .quantize = int8::quantize_pixels<Isa>,
                       .store_planes = int8::store_planes<Isa>,
+                      .gather = int8::gather<Isa>,
                       .depthwise = int8::depthwise<Isa>,
                       .add = int8::add_images<Isa>,
                       .max_pool = int8::max_pool<Isa>},

@@ -50,6 +50,7 @@ struct Plan {
   // Depthwise: columns of the image that a run of pixels meets, and a row of zeros where the image has none around it.
   int64_t span, column_bytes, zeros_bytes;
   int64_t tile_stride;      // elements, of results that are on their way to planes or to a sum
+  bool spans;               // rows of the window outside of the image, where they are zeros, are not multiplied
   int64_t folded_channels;  // of which scales and biases are folded at a time: a group's, or 64 of a depthwise layer
 
   // From one u8 image, and row of it, to the next.
@@ -64,7 +65,10 @@ struct Plan {
   int64_t rows_bytes() const { return gathered_bytes() + aligned(lhs_bytes); }
   int64_t numbers_bytes() const { return aligned(4 * block_rows * (3 + sums)); }
   int64_t folded_bytes() const { return folds ? aligned(8 * folded_channels) : 0; }
-  int64_t slot_bytes() const { return tile_bytes() + rows_bytes() + numbers_bytes() + folded_bytes() + column_bytes; }
+  int64_t spans_bytes() const { return spans ? aligned(block_rows * static_cast<int64_t>(sizeof(Span))) : 0; }
+  int64_t slot_bytes() const {
+    return tile_bytes() + rows_bytes() + numbers_bytes() + folded_bytes() + column_bytes + spans_bytes();
+  }
   int64_t bytes() const { return kSlack + images_bytes() + zeros_bytes + ranges_bytes() + threads * slot_bytes(); }
 };
 
@@ -80,6 +84,7 @@ struct Slot {
   int32_t* zero_point;  // u8's, of every row
   uint8_t* columns;
   float *scale, *bias;  // folded
+  Span* spans;
 };
 
 Slot slot_at(const Plan& plan, char* start);

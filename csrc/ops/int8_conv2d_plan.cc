@@ -20,6 +20,12 @@ bool rows_are_pixels(const Geometry& geometry) {
   return geometry.windows_are_pixels() && w.top + w.bottom + w.left + w.right == 0;
 }
 
+// Some windows reach over the upper or lower edge, and rows of a window are whole steps of k.
+bool has_spans(const Geometry& geometry) {
+  const bool outside = geometry.window.top > 0 || geometry.met_height() > geometry.window.top + geometry.height;
+  return outside && geometry.shape.kernel_w * geometry.group_in() % kDepthUnit == 0 && blocks_of(geometry.k()) == 1;
+}
+
 // A ticket of runs of 64 channels of a depthwise layer.
 void plan_lanes(const Conv2dLayout& layout, Plan* plan) {
   const Geometry& g = plan->geometry;
@@ -85,6 +91,7 @@ Plan plan_of(const edgekern::Kernels& kernels, const OpenConv2d& layer, const Ge
     plan_panels(kernels.int4.lhs, k, layer.int4_matrix.groups(), &plan);
   } else if (in_panels(layer.matrix.form)) {
     plan_panels(kernels.int8.lhs, k, blocks_of(k), &plan);
+    plan.spans = kernels.int8.lhs.plain && layer.matrix.form == EK_INT8_DENSE && has_spans(geometry);
   } else {
     const ek_int8_form form = layer.matrix.form;
     plan_blocks(block_kernels(kernels, form), group_rows_of(form), k, &plan);
@@ -106,6 +113,7 @@ Slot slot_at(const Plan& plan, char* start) {
   slot.columns = reinterpret_cast<uint8_t*>(scale) + plan.numbers_bytes();
   slot.scale = reinterpret_cast<float*>(slot.columns + plan.column_bytes);
   slot.bias = slot.scale + plan.folded_channels;
+  slot.spans = reinterpret_cast<Span*>(reinterpret_cast<char*>(slot.scale) + plan.folded_bytes());
   return slot;
 }
 

@@ -69,11 +69,44 @@ struct U8Rows {
   int64_t stride;
 };
 
+// Rows of activations of pixels [p0, p1) of image b to slot.gathered.
+void gather(const Call& call, const Slot& slot, int64_t b, int64_t group, int64_t p0, int64_t p1) {
+  const Geometry& g = call.plan.geometry;
+  const int64_t channels = g.group_in(), pixel = g.shape.in_channels;
+  // Where a line of the window meets pixels that lie side by side, with all their channels, it is one run.
+  const bool whole = g.shape.groups == 1 && g.window.dilation_w == 1;
+  call.kernels->int8_images.gather({.image = call.image(b) + group * channels,
+                                    .next_line = g.window.stride_h * g.row_bytes(),
+                                    .next_pixel = g.window.stride_w * pixel,
+                                    .width = g.out_width,
+                                    .lines = g.shape.kernel_h,
+                                    .next_line_of_window = g.window.dilation_h * g.row_bytes(),
+                                    .runs = whole ? 1 : g.shape.kernel_w,
+                                    .next_run = g.window.dilation_w * pixel,
+                                    .run = whole ? g.shape.kernel_w * channels : channels,
+                                    .rows = slot.gathered,
+                                    .stride = call.plan.gather_stride},
+                                   p0, p1);
+}
+
+// What each of these rows has that is not 0, all zeros around the image being that.
+void find_spans(const Call& call, const Slot& slot, int64_t p0, int64_t p1) {
+  const Geometry& g = call.plan.geometry;
+  const ek_window& w = g.window;
+  const int64_t line = g.shape.kernel_w * g.group_in();
+  for (int64_t p = p0; p < p1;) {
+    const int64_t top = p / g.out_width * w.stride_h - w.top, next = min_of(p1, round_up(p + 1, g.out_width));
+    const int64_t begin = min_of(g.shape.kernel_h, ceil_div(max_of(0, -top), w.dilation_h));
+    const int64_t end = min_of(g.shape.kernel_h, ceil_div(max_of(0, g.height - top), w.dilation_h));
+    for (; p < next; ++p) slot.spans[p - p0] = {min_of(begin, end) * line, end * line};
+  }
+}
+
 // Those of pixels [p0, p1) and `group`: where they lie in the image, or gathered.
 U8Rows rows_of(const Call& call, const Slot& slot, int64_t b, int64_t group, int64_t p0, int64_t p1) {
   const Geometry& g = call.plan.geometry;
   if (call.plan.reads_image) return {call.image(b) + p0 * g.shape.in_channels, g.shape.in_channels};
-  conv2d::gather_rows(g, call.image(b), group, p0, p1, slot.gathered, call.plan.gather_stride);
+  gather(call, slot, b, group, p0, p1);
   return {slot.gathered, call.plan.gather_stride};
 }
 
@@ -85,6 +118,7 @@ void multiply_bytes(const Call& call, const Slot& slot, const U8Rows& from, int6
   if (kernels.lhs.plain) {
     lhs.data = from.data;
     lhs.stride = from.stride;
+    if (call.plan.spans && slot.zero_point[0] == 0) lhs.spans = slot.spans;
   } else {
     kernels.load_u8(from.data, from.stride, slot.zero_point, call.plan.geometry.k(), 0, rows, lhs);
   }
@@ -116,6 +150,7 @@ void multiply(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t
   }
   // What is multiplied as it lies owes nothing; elsewhere loading the rows fills this.
   memset(slot.lhs.row_sum, 0, static_cast<size_t>(4 * call.plan.sums * slot.lhs.rows));
+  if (call.plan.spans) find_spans(call, slot, p0, p1);
   for (int64_t group = 0; group < call.plan.geometry.shape.groups; ++group) {
     const U8Rows from = rows_of(call, slot, b, group, p0, p1);
     const void* packed = call.layer.packed.matrix(group);
@@ -139,7 +174,7 @@ void fill_tiles(const Call& call, const Slot& slot, const LhsTiles& lhs, int64_t
     return kernels.load_u8(call.image(b) + p0 * channels, channels, slot.zero_point, g.k(), 0, rows, lhs);
   for (int64_t m = 0; m < rows; m += call.plan.gather_rows) {
     const int64_t end = min_of(rows, m + call.plan.gather_rows);
-    conv2d::gather_rows(g, call.image(b), group, p0 + m, p0 + end, slot.gathered, stride);
+    gather(call, slot, b, group, p0 + m, p0 + end);
     kernels.load_u8(slot.gathered - m * stride, stride, slot.zero_point, g.k(), m, end, lhs);
   }
 }

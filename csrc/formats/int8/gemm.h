@@ -160,6 +160,17 @@ constexpr TileTable<Isa, Accumulate> kAccumulate([](auto rows, auto panels) -> A
   return accumulate<Isa, rows, panels>;
 });
 
+// The values of k that at least one of these rows multiplies.
+EK_INLINE Span span_of(const Span* spans, int64_t m, int64_t rows, int64_t depth) {
+  if (spans == nullptr) return {0, depth};
+  Span all = spans[m];
+  for (int64_t i = m + 1; i < m + rows; ++i) {
+    all.begin = min_of(all.begin, spans[i].begin);
+    all.end = max_of(all.end, spans[i].end);
+  }
+  return all;
+}
+
 // Rows from m and columns from n0 on, and `depth` values of k from k on, which lie in one block.
 template <class Isa>
 TileArgs tile_at(const GemmArgs& g, int64_t m, int64_t n0, int64_t k, int64_t depth, const int8_t* rhs, int64_t panel_bytes,
@@ -176,6 +187,15 @@ TileArgs tile_at(const GemmArgs& g, int64_t m, int64_t n0, int64_t k, int64_t de
           g.rhs.odd_sum + columns,
           tile,
           k % kBlockDepth != 0};
+}
+
+// Of a tile at the start of K, what its rows multiply.
+template <class Isa>
+TileArgs within(TileArgs t, const Span& span) {
+  t.lhs += span.begin * Isa::kGroupRows * Isa::kLhsBytes;
+  t.rhs += span.begin * kPanelColumns;
+  t.depth = span.end - span.begin;
+  return t;
 }
 
 // The sums over a block of K become part of a float total where there are several.
@@ -196,7 +216,7 @@ void finish_at(const GemmArgs& g, Finish finish_tile, int64_t m, int64_t rows, i
 }
 
 template <class Isa>
-void gemm(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
+void gemm_by_tiles(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
   static_assert(Isa::kRows <= kMaxRows);
   static_assert(Isa::kRows % Isa::kGroupRows == 0 && kDepthUnit % Isa::kStepDepth == 0);
   // Several tiles of rows are finished at once: what a call begins with, scales in registers among it, then counts less.
@@ -217,8 +237,9 @@ void gemm(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
         Accumulate accumulate_tile = kAccumulate<Isa>.at[rows - 1][panels / 2];  // 1, 2, 4 -> 0, 1, 2
         for (int64_t block = 0; block < g.rhs.blocks; ++block) {
           int64_t k = block * kBlockDepth;
-          accumulate_tile(tile_at<Isa>(g, at, n0, k, min_of(kBlockDepth, g.rhs.padded_k - k),
-                                       g.rhs.panels + p * panel_bytes + k * kPanelColumns, panel_bytes, tile + start));
+          const TileArgs all = tile_at<Isa>(g, at, n0, k, min_of(kBlockDepth, g.rhs.padded_k - k),
+                                            g.rhs.panels + p * panel_bytes + k * kPanelColumns, panel_bytes, tile + start);
+          accumulate_tile(g.lhs.spans == nullptr ? all : within<Isa>(all, span_of(g.lhs.spans, at, rows, all.depth)));
           add_block(g, block, rows, tile + start, total + start);
         }
       }
@@ -227,6 +248,10 @@ void gemm(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
     p += panels;
   }
 }
+
+// Rows of u8 are multiplied as they are, and nothing is owed to them.
+template <class Isa>
+constexpr bool kPlainRows = Isa::kGroupRows == 1 && Isa::kLhsBytes == 1 && Isa::kZeroOffset == 0;
 
 // The ISA's ceiling: products from registers, enough chains to hide their latency.
 template <class Isa>

@@ -1,0 +1,142 @@
+// The multiplication whose results are u8, with scales, range and activation folded into one scale and bias a column
+// (U8Output): sums go from registers straight to y. A tile in between, as in gemm.h, would cost more than the products do
+// where K is short, as it is in the 1x1 convolutions of small networks.
+#pragma once
+
+#include "formats/int8/gemm.h"
+
+namespace edgekern::int8 {
+namespace {
+
+// Rows of one zero point, as those of an image are, by up to kTileColumns columns.
+struct U8Tiles {
+  const uint8_t* lhs;
+  int64_t lhs_stride;
+  const int32_t* row_sum;
+  const Span* spans;  // of the rows, or nullptr
+  int64_t rows;
+  const int8_t* rhs;
+  int64_t panel_bytes;
+  int64_t depth;
+  const int32_t* owed;  // [kTileColumns]: to subtract from each sum
+  const float* scale;
+  const float* bias;
+  uint8_t* y;
+  int64_t ld_y;
+  int64_t columns;
+  int32_t low, high;
+};
+
+// The sums of one row to y, kParts vectors at a time. sum(n) is vector n.
+template <class Isa, int NV, class Sum>
+EK_INLINE void store_row_u8(const U8Tiles& t, uint8_t* y, Sum&& sum) {
+  constexpr int kParts = Isa::kParts;
+  unroll<(NV + kParts - 1) / kParts>([&](auto step) EK_LAMBDA_INLINE {
+    constexpr int64_t kFirst = step * kParts * Isa::kLanes, kEnd = (step + 1) * kParts * Isa::kLanes;
+    typename Isa::F32 v[kParts];
+    unroll<kParts>([&](auto part) EK_LAMBDA_INLINE {
+      constexpr int n = step * kParts + part;
+      if constexpr (n < NV)
+        v[part] = Isa::fma(Isa::to_f32(sum(Index<n>{})), Isa::load(t.scale + n * Isa::kLanes), Isa::load(t.bias + n * Isa::kLanes));
+      else
+        v[part] = Isa::set(0.0f);
+    });
+    const int64_t left = t.columns - kFirst;
+    if (left >= kEnd - kFirst)
+      Isa::store_rounded(y + kFirst, v, t.low, t.high, kEnd - kFirst);
+    else if (left > 0)
+      Isa::store_rounded(y + kFirst, v, t.low, t.high, left);
+  });
+}
+
+// All of t.rows, MR at a time; the last tile may have fewer.
+template <class Isa, int MR, int NP>
+void tiles_to_u8(const U8Tiles& tiles) {
+  constexpr int NV = NP * (kPanelColumns / Isa::kLanes), PH = Isa::phases_at(MR, NP);
+  constexpr int kGroupRows = MR < Isa::kGroupRows ? MR : Isa::kGroupRows, kGroups = MR / kGroupRows;
+  const U8Tiles t = tiles;  // by value: y may alias what is behind a reference
+  for (int64_t m = 0; m < t.rows; m += MR) {
+    const Span span = span_of(t.spans, m, min_of(MR, t.rows - m), t.depth);
+    typename Isa::template Acc<kGroupRows> acc[PH][kGroups][NV];
+    clear<Isa, kGroupRows>(acc);
+    add_products<Isa, MR, NP>(t.lhs + m * t.lhs_stride + span.begin * Isa::kGroupRows * Isa::kLhsBytes, t.lhs_stride,
+                              t.rhs + span.begin * kPanelColumns, t.panel_bytes, span.end - span.begin, acc);
+    unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
+      unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
+        unroll<PH - 1>([&](auto ph) EK_LAMBDA_INLINE { acc[0][g][n] = Isa::merge(acc[0][g][n], acc[ph + 1][g][n]); });
+      });
+      unroll<kGroupRows>([&](auto r) EK_LAMBDA_INLINE {
+        constexpr int kRow = g * kGroupRows + r;
+        if (MR > 1 && kRow >= t.rows - m) return;
+        store_row_u8<Isa, NV>(t, t.y + (m + kRow) * t.ld_y, [&](auto n) EK_LAMBDA_INLINE {
+          auto sum = Isa::sub_i32(Isa::template row<r>(acc[0][g][n]), Isa::load_i32(t.owed + n * Isa::kLanes));
+          if constexpr (!kPlainRows<Isa>) sum = Isa::add_i32(sum, Isa::set_i32(t.row_sum[m + kRow]));
+          return sum;
+        });
+      });
+    });
+  }
+}
+
+using TilesToU8 = void (*)(const U8Tiles&);
+
+template <class Isa>
+constexpr TileTable<Isa, TilesToU8> kTilesToU8([](auto rows, auto panels) -> TilesToU8 {
+  return tiles_to_u8<Isa, rows, panels>;
+});
+
+// What columns [n0, n0 + count) owe, all rows having one zero point.
+template <class Isa>
+void owed_by_columns(const RhsPanels& rhs, int32_t zero_point, int64_t n0, int64_t count, int32_t* owed) {
+  const auto zero = Isa::set_i32(zero_point);
+  for (int64_t n = 0; n < count; n += Isa::kLanes) {
+    auto each = Isa::mul_i32(zero, Isa::load_i32(rhs.column_sum + n0 + n));
+    if constexpr (Isa::kOrder.odd_sums) each = Isa::add_i32(each, Isa::load_i32(rhs.odd_sum + n0 + n));
+    Isa::store_i32(owed + n, each);
+  }
+}
+
+// As gemm_by_tiles, where output is u8 and folded, and K one block.
+template <class Isa>
+void gemm_u8(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
+  alignas(64) int32_t owed[kTileColumns];
+  const int64_t panel_bytes = g.rhs.padded_k * kPanelColumns, whole = (m1 - m0) / Isa::kRows * Isa::kRows;
+  for (int64_t p = p0, panels = 0; p < p1; p += panels) {
+    panels = Isa::panels_at(static_cast<int>(min_of(Isa::kRows, m1 - m0)));
+    while (panels > p1 - p) panels /= 2;
+    const int64_t n0 = p * kPanelColumns;
+    owed_by_columns<Isa>(g.rhs, g.lhs.zero_point[m0], n0, panels * kPanelColumns, owed);
+    auto run = [&](int64_t m, int64_t rows, int64_t tile_rows) {
+      if (rows == 0) return;
+      kTilesToU8<Isa>.at[tile_rows - 1][panels / 2](  // 1, 2, 4 -> 0, 1, 2
+          {.lhs = g.lhs.data + m * g.lhs.stride,
+           .lhs_stride = g.lhs.stride,
+           .row_sum = g.lhs.row_sum + m,
+           .spans = g.lhs.spans == nullptr ? nullptr : g.lhs.spans + m,
+           .rows = rows,
+           .rhs = g.rhs.panels + p * panel_bytes,
+           .panel_bytes = panel_bytes,
+           .depth = g.rhs.padded_k,
+           .owed = owed,
+           .scale = g.rhs.scale + n0,
+           .bias = g.rhs.bias + n0,
+           .y = static_cast<uint8_t*>(g.output.y) + m * g.output.ld_y + n0,
+           .ld_y = g.output.ld_y,
+           .columns = min_of(g.rhs.n - n0, panels * kPanelColumns),
+           .low = g.output.u8.low,
+           .high = g.output.u8.high});
+    };
+    run(m0, whole, Isa::kRows);
+    run(m0 + whole, m1 - m0 - whole, m1 - m0 - whole);
+  }
+}
+
+template <class Isa>
+void gemm(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
+  const bool folded = !g.output.integers && g.output.dtype == EK_U8 && g.output.u8.folded;
+  if (folded && g.rhs.blocks == 1) return gemm_u8<Isa>(g, m0, m1, p0, p1);
+  gemm_by_tiles<Isa>(g, m0, m1, p0, p1);
+}
+
+}  // namespace
+}  // namespace edgekern::int8
