@@ -58,9 +58,16 @@ struct Rhs {
 
 namespace int8 {
 
-// Values [begin, end) of k, both multiples of kDepthUnit.
+// Values [begin, end) of k.
 struct Span {
   int64_t begin, end;
+};
+
+// Rows of activations that are windows of a u8 image and lie in it: of each line of a window, values of k side by side.
+struct Windows {
+  const uint8_t* const* rows;  // [rows]: where the first line of each starts
+  int64_t line;                // values of k in a line, a multiple of kDepthUnit
+  int64_t next_line;           // bytes
 };
 
 // Quantised activations in the row layout of one ISA, in the caller's workspace. Rows come in groups of the ISA's
@@ -75,8 +82,9 @@ struct LhsRows {
   int32_t* row_sum;     // [blocks of K][rows]: what the ISA's trick owes to each sum, see its file. int4: [groups][rows], the
                         // sum of the row's activations
   int64_t rows;         // whole groups
-  // [rows], or nullptr: all that is not 0 of a row. Given only where rows are plain (RowLayout), and of a single block of K.
-  const Span* spans = nullptr;
+  // Given only where rows are plain (RowLayout), and of a single block of K; else nullptr.
+  const Span* spans = nullptr;       // [rows]: all that is not 0 of each, in whole lines of its window
+  const Windows* windows = nullptr;  // where the rows are, instead of `data`
 };
 
 // The packed matrix, as plain numbers and pointers (layout.h explains them).

@@ -50,7 +50,8 @@ struct Plan {
   // Depthwise: columns of the image that a run of pixels meets, and a row of zeros where the image has none around it.
   int64_t span, column_bytes, zeros_bytes;
   int64_t tile_stride;      // elements, of results that are on their way to planes or to a sum
-  bool spans;               // rows of the window outside of the image, where they are zeros, are not multiplied
+  bool spans;               // lines of windows that lie outside of the image, where they are zeros, are not multiplied
+  bool windows;             // rows of activations are multiplied where they lie in the u8 image
   int64_t folded_channels;  // of which scales and biases are folded at a time: a group's, or 64 of a depthwise layer
 
   // From one u8 image, and row of it, to the next.
@@ -66,8 +67,9 @@ struct Plan {
   int64_t numbers_bytes() const { return aligned(4 * block_rows * (3 + sums)); }
   int64_t folded_bytes() const { return folds ? aligned(8 * folded_channels) : 0; }
   int64_t spans_bytes() const { return spans ? aligned(block_rows * static_cast<int64_t>(sizeof(Span))) : 0; }
+  int64_t windows_bytes() const { return windows ? aligned(block_rows * static_cast<int64_t>(sizeof(void*))) : 0; }
   int64_t slot_bytes() const {
-    return tile_bytes() + rows_bytes() + numbers_bytes() + folded_bytes() + column_bytes + spans_bytes();
+    return tile_bytes() + rows_bytes() + numbers_bytes() + folded_bytes() + column_bytes + spans_bytes() + windows_bytes();
   }
   int64_t bytes() const { return kSlack + images_bytes() + zeros_bytes + ranges_bytes() + threads * slot_bytes(); }
 };
@@ -85,6 +87,7 @@ struct Slot {
   uint8_t* columns;
   float *scale, *bias;  // folded
   Span* spans;
+  const uint8_t** windows;
 };
 
 Slot slot_at(const Plan& plan, char* start);

@@ -20,10 +20,19 @@ bool rows_are_pixels(const Geometry& geometry) {
   return geometry.windows_are_pixels() && w.top + w.bottom + w.left + w.right == 0;
 }
 
-// Some windows reach over the upper or lower edge, and rows of a window are whole steps of k.
-bool has_spans(const Geometry& geometry) {
-  const bool outside = geometry.window.top > 0 || geometry.met_height() > geometry.window.top + geometry.height;
-  return outside && geometry.shape.kernel_w * geometry.group_in() % kDepthUnit == 0 && blocks_of(geometry.k()) == 1;
+// Lines of a window are whole steps of k, and all of k is one block.
+bool lines_are_steps(const Geometry& geometry) {
+  return geometry.shape.kernel_w * geometry.group_in() % kDepthUnit == 0 && blocks_of(geometry.k()) == 1;
+}
+
+// A line of a window is bytes side by side.
+bool lines_are_runs(const Geometry& geometry) {
+  return geometry.shape.groups == 1 && (geometry.window.dilation_w == 1 || geometry.shape.kernel_w == 1);
+}
+
+// Some windows reach over the upper or the lower edge.
+bool leaves_image(const Geometry& geometry) {
+  return geometry.window.top > 0 || geometry.met_height() > geometry.window.top + geometry.height;
 }
 
 // A ticket of runs of 64 channels of a depthwise layer.
@@ -38,13 +47,15 @@ void plan_lanes(const Conv2dLayout& layout, Plan* plan) {
 void plan_panels(const RowLayout& rows, int64_t k, int64_t sums, Plan* plan) {
   // Where rows are multiplied as they lie, none may be read beyond its end.
   plan->reads_image = rows_are_pixels(plan->geometry) && (!rows.plain || k % kDepthUnit == 0);
+  plan->windows = plan->windows && !plan->reads_image;
   plan->sums = sums;
   plan->lhs_stride = rows.plain ? 0 : round_up(k, 64) * rows.lhs_bytes + 64;
   const int64_t pixels = plan->geometry.out_pixels();
-  const int64_t fit = round_up(max_of(1, min_of(kMostRows, kGatherBytes / plan->gather_stride)), rows.rows);
+  const int64_t gathered = plan->windows ? kMostRows : max_of(1, min_of(kMostRows, kGatherBytes / plan->gather_stride));
+  const int64_t fit = round_up(gathered, rows.rows);
   // Blocks of about one size: the last of an image is then not much shorter.
   plan->block_rows = round_up(ceil_div(pixels, ceil_div(pixels, fit)), rows.rows);
-  plan->gather_rows = plan->block_rows;
+  plan->gather_rows = plan->windows ? 0 : plan->block_rows;
   plan->lhs_bytes = plan->block_rows * plan->lhs_stride;
 }
 
@@ -90,8 +101,10 @@ Plan plan_of(const edgekern::Kernels& kernels, const OpenConv2d& layer, const Ge
     plan.zero_byte = 128;  // int4 takes s8, in which that is 0: sums over a group are then 0, and y is the bias, exactly
     plan_panels(kernels.int4.lhs, k, layer.int4_matrix.groups(), &plan);
   } else if (in_panels(layer.matrix.form)) {
+    const bool lines = kernels.int8.lhs.plain && layer.matrix.form == EK_INT8_DENSE && lines_are_steps(geometry);
+    plan.spans = lines && leaves_image(geometry);
+    plan.windows = lines && lines_are_runs(geometry);
     plan_panels(kernels.int8.lhs, k, blocks_of(k), &plan);
-    plan.spans = kernels.int8.lhs.plain && layer.matrix.form == EK_INT8_DENSE && has_spans(geometry);
   } else {
     const ek_int8_form form = layer.matrix.form;
     plan_blocks(block_kernels(kernels, form), group_rows_of(form), k, &plan);
@@ -113,7 +126,9 @@ Slot slot_at(const Plan& plan, char* start) {
   slot.columns = reinterpret_cast<uint8_t*>(scale) + plan.numbers_bytes();
   slot.scale = reinterpret_cast<float*>(slot.columns + plan.column_bytes);
   slot.bias = slot.scale + plan.folded_channels;
-  slot.spans = reinterpret_cast<Span*>(reinterpret_cast<char*>(slot.scale) + plan.folded_bytes());
+  char* rest = reinterpret_cast<char*>(slot.scale) + plan.folded_bytes();
+  slot.spans = reinterpret_cast<Span*>(rest);
+  slot.windows = reinterpret_cast<const uint8_t**>(rest + plan.spans_bytes());
   return slot;
 }
 

@@ -102,10 +102,22 @@ void find_spans(const Call& call, const Slot& slot, int64_t p0, int64_t p1) {
   }
 }
 
+// Where the windows of these pixels start.
+void find_windows(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t p1) {
+  const Geometry& g = call.plan.geometry;
+  const int64_t next_line = g.window.stride_h * g.row_bytes(), next_pixel = g.window.stride_w * g.shape.in_channels;
+  int64_t y = p0 / g.out_width, x = p0 % g.out_width;
+  for (int64_t p = p0; p < p1; ++p) {
+    slot.windows[p - p0] = call.image(b) + y * next_line + x * next_pixel;
+    if (++x == g.out_width) x = 0, ++y;
+  }
+}
+
 // Those of pixels [p0, p1) and `group`: where they lie in the image, or gathered.
 U8Rows rows_of(const Call& call, const Slot& slot, int64_t b, int64_t group, int64_t p0, int64_t p1) {
   const Geometry& g = call.plan.geometry;
   if (call.plan.reads_image) return {call.image(b) + p0 * g.shape.in_channels, g.shape.in_channels};
+  if (call.plan.windows) return {nullptr, 0};
   gather(call, slot, b, group, p0, p1);
   return {slot.gathered, call.plan.gather_stride};
 }
@@ -115,9 +127,12 @@ void multiply_bytes(const Call& call, const Slot& slot, const U8Rows& from, int6
                     const Output& output, int64_t n0, int64_t n1) {
   const DenseKernels& kernels = call.kernels->int8;
   LhsRows lhs = slot.lhs;
+  const Geometry& g = call.plan.geometry;
+  const Windows windows{slot.windows, g.shape.kernel_w * g.group_in(), g.window.dilation_h * g.row_bytes()};
   if (kernels.lhs.plain) {
     lhs.data = from.data;
     lhs.stride = from.stride;
+    if (call.plan.windows) lhs.windows = &windows;
     if (call.plan.spans && slot.zero_point[0] == 0) lhs.spans = slot.spans;
   } else {
     kernels.load_u8(from.data, from.stride, slot.zero_point, call.plan.geometry.k(), 0, rows, lhs);
@@ -151,6 +166,7 @@ void multiply(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t
   // What is multiplied as it lies owes nothing; elsewhere loading the rows fills this.
   memset(slot.lhs.row_sum, 0, static_cast<size_t>(4 * call.plan.sums * slot.lhs.rows));
   if (call.plan.spans) find_spans(call, slot, p0, p1);
+  if (call.plan.windows) find_windows(call, slot, b, p0, p1);
   for (int64_t group = 0; group < call.plan.geometry.shape.groups; ++group) {
     const U8Rows from = rows_of(call, slot, b, group, p0, p1);
     const void* packed = call.layer.packed.matrix(group);

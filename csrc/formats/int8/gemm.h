@@ -26,12 +26,19 @@ constexpr int64_t kFinishTiles = 4;
 constexpr int kMaxPanels = 4;
 static_assert(kTileColumns == kMaxPanels * kPanelColumns);
 
+// The rows of a tile, one after the other, or windows of an image.
+struct TileLhs {
+  const uint8_t* data;
+  int64_t stride;
+  const uint8_t* const* windows;  // of each row the first line; nullptr
+  int64_t line, next_line;        // values of k in a line of a window; bytes
+};
+
 struct TileArgs {
-  const uint8_t* lhs;
-  int64_t lhs_stride;
+  TileLhs lhs;
   const int8_t* rhs;
   int64_t panel_bytes;
-  int64_t depth;  // values of k, a multiple of kDepthUnit
+  Span span;  // of k, multiples of kDepthUnit
   const int32_t* zero_point;
   const int32_t* row_sum;
   const int32_t* column_sum;
@@ -85,14 +92,12 @@ EK_INLINE void clear(typename Isa::template Acc<kGroupRows> (&acc)[PH][kGroups][
 
 // Adds the products of MR rows and `depth` values of k of NP dense panels to sums by phase and group of rows.
 template <class Isa, int MR, int NP, int PH, int kGroups, int NV, class Acc>
-EK_INLINE void add_products(const uint8_t* lhs_data, int64_t lhs_stride, const int8_t* panels, int64_t panel_bytes,
-                            int64_t depth, Acc (&acc)[PH][kGroups][NV]) {
+EK_INLINE void add_products(const uint8_t* const (&lhs)[kGroups], const int8_t* panels, int64_t panel_bytes, int64_t depth,
+                            Acc (&acc)[PH][kGroups][NV]) {
   constexpr int kVectors = NV / NP;
   constexpr int64_t kLhsStep = Isa::kGroupRows * Isa::kStepDepth * Isa::kLhsBytes;
   constexpr int64_t kRhsStep = kPanelColumns * Isa::kStepDepth;
 
-  const uint8_t* lhs[kGroups];
-  unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE { lhs[g] = lhs_data + g * Isa::kGroupRows * lhs_stride; });
   const int8_t* rhs[NP];
   unroll<NP>([&](auto p) EK_LAMBDA_INLINE { rhs[p] = panels + p * panel_bytes; });
 
@@ -125,13 +130,34 @@ EK_INLINE void add_products(const uint8_t* lhs_data, int64_t lhs_stride, const i
     for (; s < steps; ++s) step(s, Index<0>{});
 }
 
+// Rows of u8 are multiplied as they are, and nothing is owed to them.
+template <class Isa>
+constexpr bool kPlainRows = Isa::kGroupRows == 1 && Isa::kLhsBytes == 1 && Isa::kZeroOffset == 0;
+
+// The same, of these values of k: a line of a window after the other, or all at once.
+template <class Isa, int MR, int NP, int PH, int kGroups, int NV, class Acc>
+EK_INLINE void add_lines(const TileLhs& from, const Span& span, const int8_t* panels, int64_t panel_bytes,
+                         Acc (&acc)[PH][kGroups][NV]) {
+  const bool windows = kPlainRows<Isa> && from.windows != nullptr;
+  const int64_t line = windows ? from.line : span.end - span.begin, next_line = windows ? from.next_line : 0;
+  const uint8_t* lhs[kGroups];
+  unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
+    lhs[g] = windows ? from.windows[g] + span.begin / line * next_line
+                     : from.data + g * Isa::kGroupRows * from.stride + span.begin * Isa::kGroupRows * Isa::kLhsBytes;
+  });
+  for (int64_t k = span.begin; k < span.end; k += line) {
+    add_products<Isa, MR, NP>(lhs, panels + k * kPanelColumns, panel_bytes, line, acc);
+    unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE { lhs[g] += next_line; });
+  }
+}
+
 template <class Isa, int MR, int NP>
 void accumulate(const TileArgs& t) {
   constexpr int NV = NP * (kPanelColumns / Isa::kLanes), PH = Isa::phases_at(MR, NP);
   constexpr int kGroupRows = MR < Isa::kGroupRows ? MR : Isa::kGroupRows, kGroups = MR / kGroupRows;
   typename Isa::template Acc<kGroupRows> acc[PH][kGroups][NV];
   clear<Isa, kGroupRows>(acc);
-  add_products<Isa, MR, NP>(t.lhs, t.lhs_stride, t.rhs, t.panel_bytes, t.depth, acc);
+  add_lines<Isa, MR, NP>(t.lhs, t.span, t.rhs, t.panel_bytes, acc);
   store_tile<Isa, MR, NP>(t, acc);
 }
 
@@ -160,14 +186,20 @@ constexpr TileTable<Isa, Accumulate> kAccumulate([](auto rows, auto panels) -> A
   return accumulate<Isa, rows, panels>;
 });
 
-// The values of k that at least one of these rows multiplies.
-EK_INLINE Span span_of(const Span* spans, int64_t m, int64_t rows, int64_t depth) {
-  if (spans == nullptr) return {0, depth};
-  Span all = spans[m];
-  for (int64_t i = m + 1; i < m + rows; ++i) {
-    all.begin = min_of(all.begin, spans[i].begin);
-    all.end = max_of(all.end, spans[i].end);
-  }
+// Rows from m on, and values of k from k on.
+template <class Isa>
+TileLhs lhs_at(const LhsRows& lhs, int64_t m, int64_t k) {
+  const uint8_t* data = lhs.data + m * lhs.stride + k * Isa::kGroupRows * Isa::kLhsBytes;
+  if (lhs.windows == nullptr) return {data, lhs.stride, nullptr, 0, 0};
+  return {data, lhs.stride, lhs.windows->rows + m, lhs.windows->line, lhs.windows->next_line};
+}
+
+// The values of k that at least one of `rows` rows from m on multiplies.
+EK_INLINE Span span_of(const LhsRows& lhs, int64_t m, int64_t rows, int64_t depth) {
+  if (lhs.spans == nullptr) return {0, depth};
+  Span all = lhs.spans[m];
+  for (int64_t i = m + 1; i < m + rows; ++i)
+    all = {min_of(all.begin, lhs.spans[i].begin), max_of(all.end, lhs.spans[i].end)};
   return all;
 }
 
@@ -176,26 +208,16 @@ template <class Isa>
 TileArgs tile_at(const GemmArgs& g, int64_t m, int64_t n0, int64_t k, int64_t depth, const int8_t* rhs, int64_t panel_bytes,
                  int32_t* tile) {
   int64_t block = k / kBlockDepth, columns = block * g.rhs.padded_n + n0;
-  return {g.lhs.data + m * g.lhs.stride + k * Isa::kGroupRows * Isa::kLhsBytes,
-          g.lhs.stride,
+  return {lhs_at<Isa>(g.lhs, m, k),
           rhs,
           panel_bytes,
-          depth,
+          {0, depth},
           g.lhs.zero_point + m,
           g.lhs.row_sum + block * g.lhs.rows + m,
           g.rhs.column_sum + columns,
           g.rhs.odd_sum + columns,
           tile,
           k % kBlockDepth != 0};
-}
-
-// Of a tile at the start of K, what its rows multiply.
-template <class Isa>
-TileArgs within(TileArgs t, const Span& span) {
-  t.lhs += span.begin * Isa::kGroupRows * Isa::kLhsBytes;
-  t.rhs += span.begin * kPanelColumns;
-  t.depth = span.end - span.begin;
-  return t;
 }
 
 // The sums over a block of K become part of a float total where there are several.
@@ -237,9 +259,10 @@ void gemm_by_tiles(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_
         Accumulate accumulate_tile = kAccumulate<Isa>.at[rows - 1][panels / 2];  // 1, 2, 4 -> 0, 1, 2
         for (int64_t block = 0; block < g.rhs.blocks; ++block) {
           int64_t k = block * kBlockDepth;
-          const TileArgs all = tile_at<Isa>(g, at, n0, k, min_of(kBlockDepth, g.rhs.padded_k - k),
-                                            g.rhs.panels + p * panel_bytes + k * kPanelColumns, panel_bytes, tile + start);
-          accumulate_tile(g.lhs.spans == nullptr ? all : within<Isa>(all, span_of(g.lhs.spans, at, rows, all.depth)));
+          TileArgs args = tile_at<Isa>(g, at, n0, k, min_of(kBlockDepth, g.rhs.padded_k - k),
+                                       g.rhs.panels + p * panel_bytes + k * kPanelColumns, panel_bytes, tile + start);
+          args.span = span_of(g.lhs, at, rows, args.span.end);
+          accumulate_tile(args);
           add_block(g, block, rows, tile + start, total + start);
         }
       }
@@ -248,10 +271,6 @@ void gemm_by_tiles(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_
     p += panels;
   }
 }
-
-// Rows of u8 are multiplied as they are, and nothing is owed to them.
-template <class Isa>
-constexpr bool kPlainRows = Isa::kGroupRows == 1 && Isa::kLhsBytes == 1 && Isa::kZeroOffset == 0;
 
 // The ISA's ceiling: products from registers, enough chains to hide their latency.
 template <class Isa>

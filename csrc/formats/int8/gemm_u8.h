@@ -10,11 +10,8 @@ namespace {
 
 // Rows of one zero point, as those of an image are, by up to kTileColumns columns.
 struct U8Tiles {
-  const uint8_t* lhs;
-  int64_t lhs_stride;
-  const int32_t* row_sum;
-  const Span* spans;  // of the rows, or nullptr
-  int64_t rows;
+  LhsRows lhs;
+  int64_t m0, m1;
   const int8_t* rhs;
   int64_t panel_bytes;
   int64_t depth;
@@ -49,28 +46,26 @@ EK_INLINE void store_row_u8(const U8Tiles& t, uint8_t* y, Sum&& sum) {
   });
 }
 
-// All of t.rows, MR at a time; the last tile may have fewer.
+// All of t's rows, MR at a time; the last tile may have fewer.
 template <class Isa, int MR, int NP>
 void tiles_to_u8(const U8Tiles& tiles) {
   constexpr int NV = NP * (kPanelColumns / Isa::kLanes), PH = Isa::phases_at(MR, NP);
   constexpr int kGroupRows = MR < Isa::kGroupRows ? MR : Isa::kGroupRows, kGroups = MR / kGroupRows;
   const U8Tiles t = tiles;  // by value: y may alias what is behind a reference
-  for (int64_t m = 0; m < t.rows; m += MR) {
-    const Span span = span_of(t.spans, m, min_of(MR, t.rows - m), t.depth);
+  for (int64_t m = t.m0; m < t.m1; m += MR) {
     typename Isa::template Acc<kGroupRows> acc[PH][kGroups][NV];
     clear<Isa, kGroupRows>(acc);
-    add_products<Isa, MR, NP>(t.lhs + m * t.lhs_stride + span.begin * Isa::kGroupRows * Isa::kLhsBytes, t.lhs_stride,
-                              t.rhs + span.begin * kPanelColumns, t.panel_bytes, span.end - span.begin, acc);
+    add_lines<Isa, MR, NP>(lhs_at<Isa>(t.lhs, m, 0), span_of(t.lhs, m, min_of(MR, t.m1 - m), t.depth), t.rhs, t.panel_bytes, acc);
     unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
       unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
         unroll<PH - 1>([&](auto ph) EK_LAMBDA_INLINE { acc[0][g][n] = Isa::merge(acc[0][g][n], acc[ph + 1][g][n]); });
       });
       unroll<kGroupRows>([&](auto r) EK_LAMBDA_INLINE {
         constexpr int kRow = g * kGroupRows + r;
-        if (MR > 1 && kRow >= t.rows - m) return;
+        if (MR > 1 && kRow >= t.m1 - m) return;
         store_row_u8<Isa, NV>(t, t.y + (m + kRow) * t.ld_y, [&](auto n) EK_LAMBDA_INLINE {
           auto sum = Isa::sub_i32(Isa::template row<r>(acc[0][g][n]), Isa::load_i32(t.owed + n * Isa::kLanes));
-          if constexpr (!kPlainRows<Isa>) sum = Isa::add_i32(sum, Isa::set_i32(t.row_sum[m + kRow]));
+          if constexpr (!kPlainRows<Isa>) sum = Isa::add_i32(sum, Isa::set_i32(t.lhs.row_sum[m + kRow]));
           return sum;
         });
       });
@@ -100,34 +95,32 @@ void owed_by_columns(const RhsPanels& rhs, int32_t zero_point, int64_t n0, int64
 template <class Isa>
 void gemm_u8(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
   alignas(64) int32_t owed[kTileColumns];
-  const int64_t panel_bytes = g.rhs.padded_k * kPanelColumns, whole = (m1 - m0) / Isa::kRows * Isa::kRows;
+  const int64_t panel_bytes = g.rhs.padded_k * kPanelColumns, whole = m0 + (m1 - m0) / Isa::kRows * Isa::kRows;
   for (int64_t p = p0, panels = 0; p < p1; p += panels) {
     panels = Isa::panels_at(static_cast<int>(min_of(Isa::kRows, m1 - m0)));
     while (panels > p1 - p) panels /= 2;
     const int64_t n0 = p * kPanelColumns;
     owed_by_columns<Isa>(g.rhs, g.lhs.zero_point[m0], n0, panels * kPanelColumns, owed);
-    auto run = [&](int64_t m, int64_t rows, int64_t tile_rows) {
-      if (rows == 0) return;
+    auto run = [&](int64_t from, int64_t to, int64_t tile_rows) {
+      if (from == to) return;
       kTilesToU8<Isa>.at[tile_rows - 1][panels / 2](  // 1, 2, 4 -> 0, 1, 2
-          {.lhs = g.lhs.data + m * g.lhs.stride,
-           .lhs_stride = g.lhs.stride,
-           .row_sum = g.lhs.row_sum + m,
-           .spans = g.lhs.spans == nullptr ? nullptr : g.lhs.spans + m,
-           .rows = rows,
+          {.lhs = g.lhs,
+           .m0 = from,
+           .m1 = to,
            .rhs = g.rhs.panels + p * panel_bytes,
            .panel_bytes = panel_bytes,
            .depth = g.rhs.padded_k,
            .owed = owed,
            .scale = g.rhs.scale + n0,
            .bias = g.rhs.bias + n0,
-           .y = static_cast<uint8_t*>(g.output.y) + m * g.output.ld_y + n0,
+           .y = static_cast<uint8_t*>(g.output.y) + n0,
            .ld_y = g.output.ld_y,
            .columns = min_of(g.rhs.n - n0, panels * kPanelColumns),
            .low = g.output.u8.low,
            .high = g.output.u8.high});
     };
     run(m0, whole, Isa::kRows);
-    run(m0 + whole, m1 - m0 - whole, m1 - m0 - whole);
+    run(whole, m1, m1 - whole);
   }
 }
 
