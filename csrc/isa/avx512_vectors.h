@@ -135,6 +135,21 @@ struct Avx512Vectors {
     auto part = [&](int d) EK_LAMBDA_INLINE { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[d] + at)); };
     _mm512_storeu_si512(out, join_16(part));
   }
+  // 64 channels: lane l of vector v has those from 16 l + 4 v on, as unpacking leaves them.
+  static EK_INLINE void join_wide(const uint8_t* const (&rows)[4], int64_t at, uint8_t* out) {
+    I32 v[4];
+    unroll<4>([&](auto d) EK_LAMBDA_INLINE { v[d] = _mm512_loadu_si512(rows[d] + at); });
+    join_planes(v);
+    unroll<4>([&](auto d) EK_LAMBDA_INLINE { _mm512_storeu_si512(out + 64 * d, v[d]); });
+  }
+  static EK_INLINE void wide_order(I32 (&v)[4]) {
+    I32 low01 = _mm512_shuffle_i32x4(v[0], v[1], 0x44), high01 = _mm512_shuffle_i32x4(v[0], v[1], 0xee);
+    I32 low23 = _mm512_shuffle_i32x4(v[2], v[3], 0x44), high23 = _mm512_shuffle_i32x4(v[2], v[3], 0xee);
+    v[0] = _mm512_shuffle_i32x4(low01, low23, 0x88);
+    v[1] = _mm512_shuffle_i32x4(low01, low23, 0xdd);
+    v[2] = _mm512_shuffle_i32x4(high01, high23, 0x88);
+    v[3] = _mm512_shuffle_i32x4(high01, high23, 0xdd);
+  }
   template <class Part>
   static EK_INLINE I32 join_16(Part&& part) {
     __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(part(0)), part(1), 1);
@@ -195,20 +210,28 @@ struct Avx512Vectors {
   }
 
   static EK_INLINE void store_rounded(uint8_t* p, const F32 (&x)[kParts], int32_t low, int32_t high, int64_t count) {
-    const F32 highest = set(static_cast<float>(high));
-    // The packs saturate, which is the limit at 0; a NaN becomes the lowest integer, and then 0.
-    auto rounded = [&](int i) EK_LAMBDA_INLINE { return _mm512_cvtps_epi32(min(highest, x[i])); };
-    __m512i words01 = _mm512_packs_epi32(rounded(0), rounded(1)), words23 = _mm512_packs_epi32(rounded(2), rounded(3));
     const __m512i by_parts = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    __m512i bytes = _mm512_permutexvar_epi32(by_parts, _mm512_packus_epi16(words01, words23));
-    bytes = _mm512_max_epu8(bytes, _mm512_set1_epi8(static_cast<char>(low)));
+    const __m512i bytes = _mm512_permutexvar_epi32(by_parts, rounded_by_lanes(x, low, high));
     if (count >= kParts * kLanes)
       _mm512_storeu_si512(p, bytes);
     else
       _mm512_mask_storeu_epi8(p, (__mmask64{1} << count) - 1, bytes);
   }
 
+  // Of vectors in the order of join_wide, which the packs undo.
+  static EK_INLINE void store_rounded_wide(uint8_t* p, const F32 (&x)[kParts], int32_t low, int32_t high) {
+    _mm512_storeu_si512(p, rounded_by_lanes(x, low, high));
+  }
+
  private:
+  // In each 128 bits those of x[0], x[1], x[2], x[3].
+  static EK_INLINE __m512i rounded_by_lanes(const F32 (&x)[kParts], int32_t low, int32_t high) {
+    const F32 highest = set(static_cast<float>(high));
+    // The packs saturate, which is the limit at 0; a NaN becomes the lowest integer, and then 0.
+    auto rounded = [&](int i) EK_LAMBDA_INLINE { return _mm512_cvtps_epi32(min(highest, x[i])); };
+    __m512i words01 = _mm512_packs_epi32(rounded(0), rounded(1)), words23 = _mm512_packs_epi32(rounded(2), rounded(3));
+    return _mm512_max_epu8(_mm512_packus_epi16(words01, words23), _mm512_set1_epi8(static_cast<char>(low)));
+  }
   template <ek_dtype D>
   static EK_INLINE __m256i to_half(F32 v) {
     if constexpr (D == EK_F16) return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
