@@ -286,11 +286,3 @@ extern "C" ek_status ek_int8_conv2d_program_shapes(const ek_conv2d_step* steps, 
   for (int64_t i = 0; i <= count && status == EK_OK; ++i) shapes[i] = images[i].shape;
   return status;
 }
-
-extern "C" size_t ek_int8_conv2d_program_workspace_size(const ek_isa* isa, const ek_conv2d_step* steps, int64_t count,
-                                                        int64_t images, const ek_image_shape* x, ek_image_order x_order,
-                                                        ek_image_order y_order, const ek_parallel* parallel) {
-  Program program{};
-  if (x == nullptr || open_program(isa, steps, count, images, *x, x_order, y_order, parallel, &program) != EK_OK) return 0;
-  return static_cast<size_t>(program.bytes());
-}
