@@ -19,6 +19,10 @@ struct U8Output {
   int32_t low = 0, high = 255;
 };
 
+namespace int8 {
+struct SumArgs;
+}
+
 struct Output {
   void* y;       // of dtype, or int32 when integers is set
   int64_t ld_y;  // elements
@@ -26,6 +30,9 @@ struct Output {
   ek_activation activation;
   bool integers;  // int8: store the int32 sums instead of finishing them
   U8Output u8 = {};
+  // int8, of one block of K and rows of one image: what is added, and where that goes, instead of all of the above; `a` is what is
+  // multiplied.
+  const int8::SumArgs* sum = nullptr;
 };
 
 namespace blocks {

@@ -10,7 +10,7 @@
 #include "formats/int8/depthwise.h"
 #include "formats/int8/expand.h"
 #include "formats/int8/gather.h"
-#include "formats/int8/gemm_u8.h"
+#include "formats/int8/gemm_direct.h"
 #include "formats/int8/image.h"
 #include "formats/int8/max_pool.h"
 #include "formats/int8/quantize.h"

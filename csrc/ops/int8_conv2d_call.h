@@ -35,6 +35,7 @@ struct Plan {
   Geometry geometry;
   bool planes;          // x and y are channel by channel
   bool adds;            // something is added to y
+  bool adds_directly;   // by what multiplies, in registers
   bool reads_image;     // rows of activations need not be gathered: they are the pixels of a u8 image
   bool in_place;        // x is u8 already, and read where it lies; zeros around it are not
   bool folds;           // y is u8, and its range and activation go into the layer's scale and bias
@@ -60,7 +61,7 @@ struct Plan {
 
   int64_t images_bytes() const { return in_place ? 0 : aligned(slab_images * geometry.image_bytes() + kSlack); }
   int64_t ranges_bytes() const { return aligned(slab_images * range_pieces * static_cast<int64_t>(sizeof(RowRange))); }
-  bool through_tile() const { return planes || adds; }
+  bool through_tile() const { return planes || (adds && !adds_directly); }
   int64_t tile_bytes() const { return through_tile() ? aligned(round_up(block_rows, 16) * tile_stride * value_bytes) : 0; }
   int64_t gathered_bytes() const { return aligned(gather_rows * gather_stride + kSlack); }
   int64_t rows_bytes() const { return gathered_bytes() + aligned(lhs_bytes); }

@@ -101,7 +101,11 @@ Plan plan_of(const edgekern::Kernels& kernels, const OpenConv2d& layer, const Ge
     plan.zero_byte = 128;  // int4 takes s8, in which that is 0: sums over a group are then 0, and y is the bias, exactly
     plan_panels(kernels.int4.lhs, k, layer.int4_matrix.groups(), &plan);
   } else if (in_panels(layer.matrix.form)) {
-    const bool lines = kernels.int8.lhs.plain && layer.matrix.form == EK_INT8_DENSE && lines_are_steps(geometry);
+    const bool dense = layer.matrix.form == EK_INT8_DENSE;
+    // By whole vectors: pixels with few channels are better added many at a time.
+    const bool whole = layout.group_out() % kTileChannels == 0;
+    plan.adds_directly = adds && dense && whole && blocks_of(k) == 1 && activation == EK_NONE && y.dtype == EK_F32;
+    const bool lines = kernels.int8.lhs.plain && dense && lines_are_steps(geometry);
     plan.spans = lines && leaves_image(geometry);
     plan.windows = lines && lines_are_runs(geometry);
     plan_panels(kernels.int8.lhs, k, blocks_of(k), &plan);

@@ -39,9 +39,10 @@ void store_tile(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64
   if (call.plan.adds) store_sums(call, slot, b, p0, rows, tile_column, c0, columns);
 }
 
-// Where results of pixel p0 and channel c0 of image b go: to y, or to the tile.
+// Where results of pixel p0 and channel c0 of image b go: to y, or to the tile; nowhere where they become part of a sum at once.
 Output output_at(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t c0) {
   const int64_t channels = call.plan.geometry.shape.out_channels;
+  if (call.plan.adds_directly) return {nullptr, 0, call.y.dtype, EK_NONE, false};
   if (call.plan.through_tile()) return {slot.tile, call.plan.tile_stride, call.y.dtype, call.activation, false};
   char* y = static_cast<char*>(call.y.data) + (b * call.y_elements() + p0 * channels + c0) * call.plan.value_bytes;
   Output output{y, channels, call.y.dtype, call.activation, false};
@@ -171,7 +172,13 @@ void multiply(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t
     const U8Rows from = rows_of(call, slot, b, group, p0, p1);
     const void* packed = call.layer.packed.matrix(group);
     const int64_t c0 = group * group_out;
-    const Output output = output_at(call, slot, b, p0, c0);
+    Output output = output_at(call, slot, b, p0, c0);
+    SumArgs sum{};
+    if (call.plan.adds_directly) {
+      const int64_t channels = call.plan.geometry.shape.out_channels;
+      sum = sum_args({}, call.y.dtype, call.sum, b * call.y_elements() + p0 * channels + c0, channels);
+      output.sum = &sum;
+    }
     if (call.layer.nibbles())
       multiply_nibbles(call, slot, from, rows, packed, output, n0, n1);
     else

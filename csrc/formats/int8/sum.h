@@ -71,21 +71,40 @@ EK_INLINE void store_sum(const SumArgs& args, const Limits<Isa>& limits, const B
   copy_bytes(y, tail, count);
 }
 
+// What is added to rows of kParts vectors, and where they go: made once for many of them. y may alias what is behind a reference, so
+// all of it is held by value.
 template <class Isa, ek_dtype D>
-void add_rows(const SumArgs& all, int64_t rows, int64_t columns) {
+struct Sums {
+  SumArgs args;
+  RowScale scale;
+  Bounds<Isa> bounds;
+  Limits<Isa> limits;
+
+  EK_INLINE explicit Sums(const SumArgs& all)
+      : args(all),
+        scale(scale_of(all.dtype == EK_U8 ? all.range : ek_int8_range{1.0f, 0})),
+        bounds(scale.scale),
+        limits(all.activation) {}
+
+  // v, of row m and `count` columns from n on.
+  EK_INLINE void store(typename Isa::F32 (&v)[Isa::kParts], int64_t m, int64_t n, int64_t count) const {
+    typename Isa::F32 other[Isa::kParts];
+    load_addend<Isa, D>(args.b, m * args.b.stride + n, count, other);
+    unroll<Isa::kParts>([&](auto part) EK_LAMBDA_INLINE { v[part] = Isa::add(v[part], other[part]); });
+    store_sum<Isa, D>(args, limits, bounds, scale, v, m * args.ld_y + n, count);
+  }
+};
+
+template <class Isa, ek_dtype D>
+void add_rows(const SumArgs& args, int64_t rows, int64_t columns) {
   constexpr int64_t kStep = Isa::kParts * Isa::kLanes;
-  const SumArgs args = all;  // by value: y may alias what is behind a reference
-  const RowScale scale = scale_of(args.dtype == EK_U8 ? args.range : ek_int8_range{1.0f, 0});
-  const Bounds<Isa> bounds(scale.scale);
-  const Limits<Isa> limits(args.activation);
+  const Sums<Isa, D> sums(args);
   for (int64_t m = 0; m < rows; ++m)
     for (int64_t n = 0; n < columns; n += kStep) {
       const int64_t count = min_of(kStep, columns - n);
-      typename Isa::F32 v[Isa::kParts], other[Isa::kParts];
-      load_addend<Isa, D>(args.a, m * args.a.stride + n, count, v);
-      load_addend<Isa, D>(args.b, m * args.b.stride + n, count, other);
-      unroll<Isa::kParts>([&](auto part) EK_LAMBDA_INLINE { v[part] = Isa::add(v[part], other[part]); });
-      store_sum<Isa, D>(args, limits, bounds, scale, v, m * args.ld_y + n, count);
+      typename Isa::F32 v[Isa::kParts];
+      load_addend<Isa, D>(sums.args.a, m * sums.args.a.stride + n, count, v);
+      sums.store(v, m, n, count);
     }
 }
 

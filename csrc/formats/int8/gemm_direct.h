@@ -1,35 +1,56 @@
-// The multiplication whose results are u8, with scales, range and activation folded into one scale and bias a column
-// (U8Output): sums go from registers straight to y. A tile in between, as in gemm.h, would cost more than the products do
-// where K is short, as it is in the 1x1 convolutions of small networks.
+// The multiplication whose sums go from registers straight to where results belong:
+//
+//   to u8       scales, range and activation being folded into one scale and bias a column (U8Output)
+//   to a sum    of them, as floats, and another image (sum.h)
+//
+// A tile in between, as in gemm.h, would cost more than the products do where K is short, as it is in the 1x1 convolutions of
+// small networks.
 #pragma once
 
 #include "formats/int8/gemm.h"
+#include "formats/int8/sum.h"
 
 namespace edgekern::int8 {
 namespace {
 
-// Rows of one zero point, as those of an image are, by up to kTileColumns columns.
-struct U8Tiles {
+// Rows of one scale and zero point, as those of an image are, by up to kTileColumns columns.
+struct DirectTiles {
   LhsRows lhs;
   int64_t m0, m1;
   const int8_t* rhs;
   int64_t panel_bytes;
   int64_t depth;
   const int32_t* owed;  // [kTileColumns]: to subtract from each sum
-  const float* scale;
+  const float* scale;   // [columns], as is the next
   const float* bias;
-  uint8_t* y;
-  int64_t ld_y;
-  int64_t columns;
-  int32_t low, high;
+  int64_t n0, columns;
+  const Output* output;
 };
 
-// The sums of one row to y, kParts vectors at a time. sum(n) is vector n.
-template <class Isa, int NV, class Sum>
-EK_INLINE void store_row_u8(const U8Tiles& t, uint8_t* y, Sum&& sum) {
+template <class Isa>
+struct ToU8 {
+  uint8_t* y;
+  int64_t ld_y;
+  int32_t low, high;
+
+  EK_INLINE explicit ToU8(const Output& to)
+      : y(static_cast<uint8_t*>(to.y)), ld_y(to.ld_y), low(to.u8.low), high(to.u8.high) {}
+  EK_INLINE void store(typename Isa::F32 (&v)[Isa::kParts], int64_t m, int64_t n, int64_t count) const {
+    Isa::store_rounded(y + m * ld_y + n, v, low, high, count);
+  }
+};
+
+template <class Isa>
+struct ToSum : Sums<Isa, EK_F32> {
+  EK_INLINE explicit ToSum(const Output& to) : Sums<Isa, EK_F32>(*to.sum) {}
+};
+
+// The sums of row m, kParts vectors at a time. sum(n) is vector n.
+template <class Isa, int NV, class To, class Sum>
+EK_INLINE void store_direct(const DirectTiles& t, const To& to, int64_t m, Sum&& sum) {
   constexpr int kParts = Isa::kParts;
   unroll<(NV + kParts - 1) / kParts>([&](auto step) EK_LAMBDA_INLINE {
-    constexpr int64_t kFirst = step * kParts * Isa::kLanes, kEnd = (step + 1) * kParts * Isa::kLanes;
+    constexpr int64_t kFirst = step * kParts * Isa::kLanes, kStep = kParts * Isa::kLanes;
     typename Isa::F32 v[kParts];
     unroll<kParts>([&](auto part) EK_LAMBDA_INLINE {
       constexpr int n = step * kParts + part;
@@ -39,19 +60,20 @@ EK_INLINE void store_row_u8(const U8Tiles& t, uint8_t* y, Sum&& sum) {
         v[part] = Isa::set(0.0f);
     });
     const int64_t left = t.columns - kFirst;
-    if (left >= kEnd - kFirst)
-      Isa::store_rounded(y + kFirst, v, t.low, t.high, kEnd - kFirst);
+    if (left >= kStep)
+      to.store(v, m, t.n0 + kFirst, kStep);
     else if (left > 0)
-      Isa::store_rounded(y + kFirst, v, t.low, t.high, left);
+      to.store(v, m, t.n0 + kFirst, left);
   });
 }
 
 // All of t's rows, MR at a time; the last tile may have fewer.
-template <class Isa, int MR, int NP>
-void tiles_to_u8(const U8Tiles& tiles) {
+template <class Isa, int MR, int NP, class To>
+void direct_tiles(const DirectTiles& tiles) {
   constexpr int NV = NP * (kPanelColumns / Isa::kLanes), PH = Isa::phases_at(MR, NP);
   constexpr int kGroupRows = MR < Isa::kGroupRows ? MR : Isa::kGroupRows, kGroups = MR / kGroupRows;
-  const U8Tiles t = tiles;  // by value: y may alias what is behind a reference
+  const DirectTiles t = tiles;  // by value: y may alias what is behind a reference
+  const To to(*t.output);
   for (int64_t m = t.m0; m < t.m1; m += MR) {
     typename Isa::template Acc<kGroupRows> acc[PH][kGroups][NV];
     clear<Isa, kGroupRows>(acc);
@@ -63,7 +85,7 @@ void tiles_to_u8(const U8Tiles& tiles) {
       unroll<kGroupRows>([&](auto r) EK_LAMBDA_INLINE {
         constexpr int kRow = g * kGroupRows + r;
         if (MR > 1 && kRow >= t.m1 - m) return;
-        store_row_u8<Isa, NV>(t, t.y + (m + kRow) * t.ld_y, [&](auto n) EK_LAMBDA_INLINE {
+        store_direct<Isa, NV>(t, to, m + kRow, [&](auto n) EK_LAMBDA_INLINE {
           auto sum = Isa::sub_i32(Isa::template row<r>(acc[0][g][n]), Isa::load_i32(t.owed + n * Isa::kLanes));
           if constexpr (!kPlainRows<Isa>) sum = Isa::add_i32(sum, Isa::set_i32(t.lhs.row_sum[m + kRow]));
           return sum;
@@ -73,12 +95,10 @@ void tiles_to_u8(const U8Tiles& tiles) {
   }
 }
 
-using TilesToU8 = void (*)(const U8Tiles&);
+using Direct = void (*)(const DirectTiles&);
 
-template <class Isa>
-constexpr TileTable<Isa, TilesToU8> kTilesToU8([](auto rows, auto panels) -> TilesToU8 {
-  return tiles_to_u8<Isa, rows, panels>;
-});
+template <class Isa, class To>
+constexpr TileTable<Isa, Direct> kDirect([](auto rows, auto panels) -> Direct { return direct_tiles<Isa, rows, panels, To>; });
 
 // What columns [n0, n0 + count) owe, all rows having one zero point.
 template <class Isa>
@@ -91,19 +111,21 @@ void owed_by_columns(const RhsPanels& rhs, int32_t zero_point, int64_t n0, int64
   }
 }
 
-// As gemm_by_tiles, where output is u8 and folded, and K one block.
-template <class Isa>
-void gemm_u8(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
+// As gemm_by_tiles, where K is one block.
+template <class Isa, class To>
+void gemm_direct(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
   alignas(64) int32_t owed[kTileColumns];
+  alignas(64) float scale[kTileColumns];
   const int64_t panel_bytes = g.rhs.padded_k * kPanelColumns, whole = m0 + (m1 - m0) / Isa::kRows * Isa::kRows;
   for (int64_t p = p0, panels = 0; p < p1; p += panels) {
     panels = Isa::panels_at(static_cast<int>(min_of(Isa::kRows, m1 - m0)));
     while (panels > p1 - p) panels /= 2;
-    const int64_t n0 = p * kPanelColumns;
-    owed_by_columns<Isa>(g.rhs, g.lhs.zero_point[m0], n0, panels * kPanelColumns, owed);
-    auto run = [&](int64_t from, int64_t to, int64_t tile_rows) {
+    const int64_t n0 = p * kPanelColumns, columns = panels * kPanelColumns;
+    owed_by_columns<Isa>(g.rhs, g.lhs.zero_point[m0], n0, columns, owed);
+    for (int64_t n = 0; n < columns; ++n) scale[n] = g.lhs.scale[m0] * g.rhs.scale[n0 + n];
+    auto run = [&](int64_t from, int64_t to, int64_t rows) {
       if (from == to) return;
-      kTilesToU8<Isa>.at[tile_rows - 1][panels / 2](  // 1, 2, 4 -> 0, 1, 2
+      kDirect<Isa, To>.at[rows - 1][panels / 2](  // 1, 2, 4 -> 0, 1, 2
           {.lhs = g.lhs,
            .m0 = from,
            .m1 = to,
@@ -111,13 +133,11 @@ void gemm_u8(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) 
            .panel_bytes = panel_bytes,
            .depth = g.rhs.padded_k,
            .owed = owed,
-           .scale = g.rhs.scale + n0,
+           .scale = g.output.u8.folded ? g.rhs.scale + n0 : scale,
            .bias = g.rhs.bias + n0,
-           .y = static_cast<uint8_t*>(g.output.y) + n0,
-           .ld_y = g.output.ld_y,
-           .columns = min_of(g.rhs.n - n0, panels * kPanelColumns),
-           .low = g.output.u8.low,
-           .high = g.output.u8.high});
+           .n0 = n0,
+           .columns = min_of(g.rhs.n - n0, columns),
+           .output = &g.output});
     };
     run(m0, whole, Isa::kRows);
     run(whole, m1, m1 - whole);
@@ -126,8 +146,9 @@ void gemm_u8(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) 
 
 template <class Isa>
 void gemm(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
+  if (g.output.sum != nullptr) return gemm_direct<Isa, ToSum<Isa>>(g, m0, m1, p0, p1);
   const bool folded = !g.output.integers && g.output.dtype == EK_U8 && g.output.u8.folded;
-  if (folded && g.rhs.blocks == 1) return gemm_u8<Isa>(g, m0, m1, p0, p1);
+  if (folded && g.rhs.blocks == 1) return gemm_direct<Isa, ToU8<Isa>>(g, m0, m1, p0, p1);
   gemm_by_tiles<Isa>(g, m0, m1, p0, p1);
 }
 
