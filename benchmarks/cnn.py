@@ -2,7 +2,7 @@
 
 Usage:
 
-    python benchmarks/cnn.py                     three networks, batches of 1 and 8, 1 and 2 threads
+    python benchmarks/cnn.py                     five networks, batches of 1 and 8, 1 and 2 threads
     python benchmarks/cnn.py --quick             two of them, one image, a minute or two
     python benchmarks/cnn.py --cells 'resnet18-*' --rivals onnxruntime-int8-static --threads 2
     python benchmarks/cnn.py --layers            where edgekern's time goes, layer by layer; writes no results
@@ -35,7 +35,7 @@ from harness.subject import CONV_KINDS
 from harness.table import Plan
 from rivals.lm_task import FOLDER_VARIABLE
 
-NETWORKS = ("efficientnet-lite0", "resnet18", "mobilenetv2")
+NETWORKS = ("efficientnet-lite0", "resnet18", "resnet50", "mobilenetv2", "mobilenetv3")
 BATCHES = (1, 8)
 OURS = (*(f"cnn-edgekern-{kind}" for kind in CONV_KINDS), "cnn-edgekern-frozen", "cnn-edgekern-frozen-uint8")
 PROFILED = ("cnn-edgekern-nhwc", "cnn-edgekern-static-nhwc")

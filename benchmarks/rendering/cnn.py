@@ -12,7 +12,13 @@ from rendering.charts import label
 from rendering.pages import MISSING, best_rival, facts, is_ours, marked, milliseconds, percent, plural, table
 from rendering.results import Cell, Results, profile_of
 
-TITLES = {"efficientnet-lite0": "EfficientNet-lite0", "resnet18": "ResNet-18", "mobilenetv2": "MobileNetV2"}
+TITLES = {
+    "efficientnet-lite0": "EfficientNet-lite0",
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "mobilenetv2": "MobileNetV2",
+    "mobilenetv3": "MobileNetV3-Large",
+}
 COMPARED = (
     "edgekern-nhwc",
     "edgekern-static-nhwc",
@@ -24,7 +30,7 @@ EXPLANATION = (
     "Milliseconds a call, medians. The fastest of edgekern's rivals is in italics, the fastest of all bold. edgekern "
     "finds the range of each image anew; 'static' finds those of all twenty beforehand, as the rivals' quantiser does. "
     "Same class: for how many of these images the likeliest class is float32's. The error is the distance of their "
-    "logits from float32's, in proportion. The weights of ResNet-18 and MobileNetV2 are random, so that their classes "
+    "logits from float32's, in proportion. The weights of all but EfficientNet are random, so that their classes "
     "are close calls."
 )
 LAYERS_EXPLANATION = (
