@@ -32,8 +32,6 @@ struct Tasks {
     if (tickets == 0) return;
     tasks[count] = task;
     phases[count].count = tickets;
-    phases[count].next.store(0, std::memory_order_relaxed);
-    phases[count].done.store(0, std::memory_order_relaxed);
     ++count;
   }
   void add(Part part, int64_t step, const Pieces& pieces) { add({part, step, 0, pieces}, pieces.tickets()); }
@@ -151,7 +149,7 @@ ek_status open_shares(const Request& request, Shares* shares) {
 // Images [0, apart), a share to whichever thread is free.
 ek_status run_apart(const Request& request, Shares* shares, const char* x, char* y, char* workspace) {
   const int64_t count = request.count, threads = shares->threads, tickets = shares->apart / shares->alone;
-  const std::unique_ptr<Program[]> programs(new (std::nothrow) Program[static_cast<size_t>(threads)]);
+  const std::unique_ptr<Program[]> programs(new (std::nothrow) Program[static_cast<size_t>(threads)]());
   const std::unique_ptr<Task[]> tasks(new (std::nothrow) Task[static_cast<size_t>(threads * most_phases(count))]);
   if (programs == nullptr || tasks == nullptr) return EK_ERROR_OUT_OF_MEMORY;
   for (int64_t t = 0; t < threads; ++t) {

@@ -310,7 +310,11 @@ struct Tickets {
       blocks = ceil_div(plan.geometry.out_pixels(), block_rows);
       // Tiles are filled anew for each piece of kept blocks: there are no more pieces than keep all threads at work.
       const int64_t tickets = !call.layer.in_blocks() || plan.threads == 1 ? wanted : ceil_div(plan.threads, images);
-      piece_channels = round_up(ceil_div(layout.group_out(), ceil_div(tickets, blocks)), kTileChannels);
+      // Few tickets are shared out evenly, if channels allow that.
+      const int64_t few = images * blocks <= kTicketsPerThread * kTicketsPerThread * plan.threads ? plan.threads : 1;
+      int64_t wished = ceil_div(tickets, blocks);
+      while (!call.layer.in_blocks() && images * blocks * wished % few != 0) ++wished;
+      piece_channels = round_up(ceil_div(layout.group_out(), wished), kTileChannels);
       pieces = ceil_div(layout.group_out(), piece_channels);
     }
     count = images * blocks * pieces;

@@ -1,7 +1,9 @@
-// Work is handed out by tickets, not by thread number. First every thread takes rows to quantise until none is left; then it
-// waits for the rows that others still hold, and takes output tiles. A thread waits only for tickets that some running
-// thread has taken, so the region is right for any number of threads, one included, whatever the pool does. Work that takes
-// more steps than two does the same again.
+// Work is handed out by tickets. First every thread takes rows to quantise until none is left; then it waits for the rows that
+// others still hold, and takes output tiles. A thread waits only for tickets that some running thread has taken, so the region is
+// right for any number of threads, one included, whatever the pool does. Work that takes more steps than two does the same again.
+//
+// A thread begins with a stretch of tickets of its own, the same part of each step: what it made in one step is then in its core's
+// cache in the next. When that is done it helps the others.
 #pragma once
 
 #include <stdint.h>
@@ -33,23 +35,51 @@ void wait_until(const Ready& ready) {
   for (int spins = 0; !ready(); ++spins) spins < kSpins ? pause() : std::this_thread::yield();
 }
 
-// Work of which no ticket waits for another.
+// Work of which no ticket waits for another, in stretches for up to kLanes threads; more of them share.
 struct Phase {
+  static constexpr int64_t kLanes = 4;
+  struct alignas(64) Lane {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+
   int64_t count = 0;  // tickets
-  std::atomic<int64_t> next{0}, done{0};
+  int64_t lanes;
+  Lane lane[kLanes];
+  alignas(64) std::atomic<int64_t> done;
+
+  void open(int64_t threads) {
+    lanes = min_of(kLanes, threads);
+    for (int64_t i = 0; i < lanes; ++i) {
+      lane[i].next.store(count * i / lanes, std::memory_order_relaxed);
+      lane[i].end = count * (i + 1) / lanes;
+    }
+    done.store(0, std::memory_order_relaxed);
+  }
+  bool is_done() const { return done.load(std::memory_order_acquire) >= count; }
+
+  // work(ticket) for tickets that nobody has taken, until none is left.
+  template <class Work>
+  void run(int64_t thread, const Work& work) {
+    for (int64_t i = 0; i < lanes; ++i) {
+      Lane& from = lane[(thread + i) % lanes];
+      int64_t taken = 0;
+      for (int64_t t; (t = from.next.fetch_add(1, std::memory_order_relaxed)) < from.end; ++taken) work(t);
+      if (taken > 0) done.fetch_add(taken, std::memory_order_release);
+    }
+  }
 };
 
 // One parallel region: work(0, 0 .. phases[0].count, thread), then, when all of that is done, work(1, ..), and so on. `thread` is
 // below the number of threads, and no two that run at once have the same.
 template <class Work>
 void run_phases(const ek_parallel* parallel, Phase* phases, int64_t count, const Work& work) {
-  parallel_for(parallel, thread_count(parallel), [&](int64_t thread, int64_t) {
+  const int64_t threads = thread_count(parallel);
+  for (int64_t p = 0; p < count; ++p) phases[p].open(threads);
+  parallel_for(parallel, threads, [&](int64_t thread, int64_t) {
     for (int64_t p = 0; p < count; ++p) {
-      if (p > 0) wait_until([&] { return phases[p - 1].done.load(std::memory_order_acquire) >= phases[p - 1].count; });
-      for (int64_t t; (t = phases[p].next.fetch_add(1, std::memory_order_relaxed)) < phases[p].count;) {
-        work(p, t, thread);
-        phases[p].done.fetch_add(1, std::memory_order_release);
-      }
+      if (p > 0) wait_until([&] { return phases[p - 1].is_done(); });
+      phases[p].run(thread, [&](int64_t ticket) { work(p, ticket, thread); });
     }
   });
 }
