@@ -178,11 +178,11 @@ struct BlockKernels {
 
 // Windows of neighbouring pixels of y, from a u8 image with its zeros around it; formats/int8/gather.h.
 struct GatherArgs {
-  const uint8_t* image;             // at channel 0 of a group
-  int64_t next_line, next_pixel;    // bytes, from the window of a pixel of y to that of the one below and of the one beside it
-  int64_t width;                    // of y
+  const uint8_t* image;           // at channel 0 of a group
+  int64_t next_line, next_pixel;  // bytes, from the window of a pixel of y to that of the one below and of the one beside it
+  int64_t width;                  // of y
   int64_t lines, next_line_of_window;
-  int64_t runs, next_run, run;      // of a line of the window: bytes side by side
+  int64_t runs, next_run, run;  // of a line of the window: bytes side by side
   uint8_t* rows;
   int64_t stride;
 };

@@ -25,10 +25,8 @@ namespace edgekern {
 namespace {
 
 template <class Isa>
-constexpr int8::RowLayout kRowLayout{.rows = Isa::kRows,
-                                     .group_rows = Isa::kGroupRows,
-                                     .lhs_bytes = Isa::kLhsBytes,
-                                     .plain = int8::kPlainRows<Isa>};
+constexpr int8::RowLayout kRowLayout{
+    .rows = Isa::kRows, .group_rows = Isa::kGroupRows, .lhs_bytes = Isa::kLhsBytes, .plain = int8::kPlainRows<Isa>};
 
 template <class Tile>
 constexpr int64_t tile_rows(int channels) {

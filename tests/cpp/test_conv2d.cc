@@ -117,6 +117,19 @@ TEST_CASE("convolutions: many pixels, more than a block of them and than a run")
   check_everywhere({{12, 20, 1, 1, 1}, window(1, 1, 0), 1, 3, 101});
 }
 
+TEST_CASE("convolutions of images without negative numbers: lines of windows outside of them are left out") {
+  for (const Case& c : {square(8, 18, 1, 3, 7, window(1, 1, 1)), square(16, 70, 1, 5, 9, window(2, 1, 2)),
+                        square(8, 16, 1, 3, 9, window(1, 3, 3)), square(16, 12, 2, 3, 6, window(1, 1, 1)),
+                        square(8, 5, 1, 3, 1, window(1, 1, 4)), square(24, 33, 1, 1, 6, window(3, 1, 2)),
+                        Case{{9, 8, 1, 4, 1}, {2, 1, 3, 1, 5, 9, 1, 0}, 2, 8, 11}}) {
+    Layer layer(c);
+    std::vector<float> x = Random(11).uniforms(c.images * c.x_size());
+    Wanted want = wanted(layer, x, EK_NONE);
+    for (const ek_isa* isa : tested_isas())
+      for (ek_image_order order : {EK_NCHW, EK_NHWC}) check(layer, isa, EK_INT8_DENSE, order, x, want, EK_NONE);
+  }
+}
+
 TEST_CASE("depthwise convolutions") {
   for (int64_t channels : {2, 16, 17, 70})
     for (int64_t kernel : {1, 3, 5})
@@ -241,13 +254,21 @@ TEST_CASE("convolutions of f16 and bf16") {
   }
 }
 
+// A zero point of 0, which images without negative numbers have, leaves out what lies outside of them.
 TEST_CASE("convolutions with given ranges, from and to u8") {
-  for (const Case& c : {square(16, 24, 1, 1, 6, window(1, 1, 0), 3), square(5, 70, 1, 1, 6, window(1, 1, 0)),
-                        square(6, 17, 1, 3, 7, window(2, 1, 1)), square(70, 70, 70, 3, 7, window(1, 1, 1)),
-                        square(8, 12, 2, 3, 6, window(1, 1, 1))}) {
+  std::vector<std::pair<Case, int32_t>> cases;
+  for (int32_t x_zero : {97, 0})
+    for (const Case& c : {square(16, 24, 1, 1, 6, window(1, 1, 0), 3), square(5, 70, 1, 1, 6, window(1, 1, 0)),
+                          square(6, 17, 1, 3, 7, window(2, 1, 1)), square(8, 12, 2, 3, 6, window(1, 1, 1)),
+                          square(16, 130, 1, 3, 12, window(1, 1, 1)), square(24, 20, 1, 5, 9, window(2, 1, 2)),
+                          square(8, 9, 1, 3, 5, window(1, 1, 4)), square(70, 70, 70, 3, 7, window(1, 1, 1)),
+                          square(150, 150, 150, 5, 9, window(2, 1, 2)), square(64, 64, 64, 3, 40, window(1, 1, 1), 1),
+                          square(24, 24, 24, 2, 6, window(1, 1, 1))})
+      cases.emplace_back(c, x_zero);
+  for (const auto& [c, x_zero] : cases) {
     Layer layer(c);
     const float x_scale = 0.02f, y_scale = 0.11f;
-    const int32_t x_zero = 97, y_zero = 131;
+    const int32_t y_zero = 131;
     std::vector<uint8_t> q = Random(6).integers<uint8_t>(c.images * c.x_size(), 0, 255);  // [images][height][width][in]
     std::vector<double> want;
     int64_t height, width;

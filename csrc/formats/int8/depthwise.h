@@ -26,9 +26,8 @@ namespace {
 constexpr int64_t kTilePixels = 32;
 
 template <class Isa>
-constexpr bool kJoinsWide = requires(uint8_t* out, const uint8_t* const (&rows)[Isa::kBlockOrder.line_depth]) {
-  Isa::join_wide(rows, 0, out);
-};
+constexpr bool kJoinsWide =
+    requires(uint8_t* out, const uint8_t* const (&rows)[Isa::kBlockOrder.line_depth]) { Isa::join_wide(rows, 0, out); };
 
 // Columns [x0, x0 + count) of the rows of the image that row oy of y needs, channels [c0, c0 + channels), by sixteens. What lies
 // beyond the image's edges is zero, which its zero point stands for.

@@ -86,7 +86,8 @@ void accumulate_expanded(const TileArgs& t, BitmapSource<Isa, U>& panel) {
   typename Isa::template Acc<kGroupRows> acc[PH][kGroups][NV];
   clear<Isa, kGroupRows>(acc);
   BitmapSource<Isa, U> source[1] = {panel};
-  accumulate_steps<Isa, 1, BitmapSource<Isa, U>, PH, kGroups, NV, kGroupRows>(t.lhs.data, t.lhs.stride, t.span.end, source, acc);
+  accumulate_steps<Isa, 1, BitmapSource<Isa, U>, PH, kGroups, NV, kGroupRows>(t.lhs.data, t.lhs.stride, t.span.end, source,
+                                                                              acc);
   panel = source[0];
   store_tile<Isa, MR, 1>(t, acc);
 }

@@ -198,8 +198,7 @@ TileLhs lhs_at(const LhsRows& lhs, int64_t m, int64_t k) {
 EK_INLINE Span span_of(const LhsRows& lhs, int64_t m, int64_t rows, int64_t depth) {
   if (lhs.spans == nullptr) return {0, depth};
   Span all = lhs.spans[m];
-  for (int64_t i = m + 1; i < m + rows; ++i)
-    all = {min_of(all.begin, lhs.spans[i].begin), max_of(all.end, lhs.spans[i].end)};
+  for (int64_t i = m + 1; i < m + rows; ++i) all = {min_of(all.begin, lhs.spans[i].begin), max_of(all.end, lhs.spans[i].end)};
   return all;
 }
 

@@ -33,8 +33,7 @@ struct ToU8 {
   int64_t ld_y;
   int32_t low, high;
 
-  EK_INLINE explicit ToU8(const Output& to)
-      : y(static_cast<uint8_t*>(to.y)), ld_y(to.ld_y), low(to.u8.low), high(to.u8.high) {}
+  EK_INLINE explicit ToU8(const Output& to) : y(static_cast<uint8_t*>(to.y)), ld_y(to.ld_y), low(to.u8.low), high(to.u8.high) {}
   EK_INLINE void store(typename Isa::F32 (&v)[Isa::kParts], int64_t m, int64_t n, int64_t count) const {
     Isa::store_rounded(y + m * ld_y + n, v, low, high, count);
   }
@@ -55,7 +54,8 @@ EK_INLINE void store_direct(const DirectTiles& t, const To& to, int64_t m, Sum&&
     unroll<kParts>([&](auto part) EK_LAMBDA_INLINE {
       constexpr int n = step * kParts + part;
       if constexpr (n < NV)
-        v[part] = Isa::fma(Isa::to_f32(sum(Index<n>{})), Isa::load(t.scale + n * Isa::kLanes), Isa::load(t.bias + n * Isa::kLanes));
+        v[part] =
+            Isa::fma(Isa::to_f32(sum(Index<n>{})), Isa::load(t.scale + n * Isa::kLanes), Isa::load(t.bias + n * Isa::kLanes));
       else
         v[part] = Isa::set(0.0f);
     });
@@ -77,7 +77,8 @@ void direct_tiles(const DirectTiles& tiles) {
   for (int64_t m = t.m0; m < t.m1; m += MR) {
     typename Isa::template Acc<kGroupRows> acc[PH][kGroups][NV];
     clear<Isa, kGroupRows>(acc);
-    add_lines<Isa, MR, NP>(lhs_at<Isa>(t.lhs, m, 0), span_of(t.lhs, m, min_of(MR, t.m1 - m), t.depth), t.rhs, t.panel_bytes, acc);
+    add_lines<Isa, MR, NP>(lhs_at<Isa>(t.lhs, m, 0), span_of(t.lhs, m, min_of(MR, t.m1 - m), t.depth), t.rhs, t.panel_bytes,
+                           acc);
     unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
       unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
         unroll<PH - 1>([&](auto ph) EK_LAMBDA_INLINE { acc[0][g][n] = Isa::merge(acc[0][g][n], acc[ph + 1][g][n]); });
