@@ -65,9 +65,12 @@ struct Rhs {
 
 namespace int8 {
 
-// Values [begin, end) of k.
+// What of a row of activations is multiplied: values [begin, end) of k. Where rows are windows, these are whole lines, and of each
+// line `run` values from `skip` on.
 struct Span {
   int64_t begin, end;
+  int64_t skip, run;
+  int64_t same;  // so many rows, from this one on, have this span
 };
 
 // Rows of activations that are windows of a u8 image and lie in it: of each line of a window, values of k side by side.
@@ -75,6 +78,7 @@ struct Windows {
   const uint8_t* const* rows;  // [rows]: where the first line of each starts
   int64_t line;                // values of k in a line, a multiple of kDepthUnit
   int64_t next_line;           // bytes
+  const int32_t* places;  // [rows]: rows of y that they make, or nullptr: in their order. Not for sums that go through a tile
 };
 
 // Quantised activations in the row layout of one ISA, in the caller's workspace. Rows come in groups of the ISA's
@@ -90,7 +94,7 @@ struct LhsRows {
                         // sum of the row's activations
   int64_t rows;         // whole groups
   // Given only where rows are plain (RowLayout), and of a single block of K; else nullptr.
-  const Span* spans = nullptr;       // [rows]: all that is not 0 of each, in whole lines of its window
+  const Span* spans = nullptr;       // [rows]: all that is not 0 of each
   const Windows* windows = nullptr;  // where the rows are, instead of `data`
 };
 

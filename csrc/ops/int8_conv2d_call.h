@@ -50,9 +50,11 @@ struct Plan {
   blocks::Tiles tiles;       // of kept blocks, for block_rows of them
   // Depthwise: columns of the image that a run of pixels meets, and a row of zeros where the image has none around it.
   int64_t span, column_bytes, zeros_bytes;
-  int64_t tile_stride;      // elements, of results that are on their way to planes or to a sum
-  bool spans;               // lines of windows that lie outside of the image, where they are zeros, are not multiplied
-  bool windows;             // rows of activations are multiplied where they lie in the u8 image
+  int64_t tile_stride;  // elements, of results that are on their way to planes or to a sum
+  bool spans;           // what of windows lies outside of the image, where it is zeros, is not multiplied
+  bool windows;         // rows of activations are multiplied where they lie in the u8 image
+  bool framed;          // and in the order of `frame`; otherwise that is the order of y
+  conv2d::Frame frame;
   int64_t folded_channels;  // of which scales and biases are folded at a time: a group's, or 64 of a depthwise layer
 
   // From one u8 image, and row of it, to the next.
@@ -69,8 +71,10 @@ struct Plan {
   int64_t folded_bytes() const { return folds ? aligned(8 * folded_channels) : 0; }
   int64_t spans_bytes() const { return spans ? aligned(block_rows * static_cast<int64_t>(sizeof(Span))) : 0; }
   int64_t windows_bytes() const { return windows ? aligned(block_rows * static_cast<int64_t>(sizeof(void*))) : 0; }
+  int64_t places_bytes() const { return framed ? aligned(4 * block_rows) : 0; }
   int64_t slot_bytes() const {
-    return tile_bytes() + rows_bytes() + numbers_bytes() + folded_bytes() + column_bytes + spans_bytes() + windows_bytes();
+    return tile_bytes() + rows_bytes() + numbers_bytes() + folded_bytes() + column_bytes + spans_bytes() + windows_bytes() +
+           places_bytes();
   }
   int64_t bytes() const { return kSlack + images_bytes() + zeros_bytes + ranges_bytes() + threads * slot_bytes(); }
 };
@@ -89,6 +93,7 @@ struct Slot {
   float *scale, *bias;  // folded
   Span* spans;
   const uint8_t** windows;
+  int32_t* places;
 };
 
 Slot slot_at(const Plan& plan, char* start);

@@ -30,9 +30,22 @@ bool lines_are_runs(const Geometry& geometry) {
   return geometry.shape.groups == 1 && (geometry.window.dilation_w == 1 || geometry.shape.kernel_w == 1);
 }
 
-// Some windows reach over the upper or the lower edge.
-bool leaves_image(const Geometry& geometry) {
-  return geometry.window.top > 0 || geometry.met_height() > geometry.window.top + geometry.height;
+bool leaves_image(const Geometry& g) {
+  const ek_window& w = g.window;
+  return w.top > 0 || w.left > 0 || g.met_height() > w.top + g.height || g.met_width() > w.left + g.width;
+}
+
+// What reaches over which edge, and is put in order by that if y takes any order.
+void plan_frame(Plan* plan) {
+  const Geometry& g = plan->geometry;
+  const ek_window& w = g.window;
+  const conv2d::Edges rows = conv2d::edges_of(g.out_height, w.stride_h, w.top, (g.shape.kernel_h - 1) * w.dilation_h, g.height);
+  const conv2d::Edges columns = conv2d::edges_of(g.out_width, w.stride_w, w.left, g.shape.kernel_w - 1, g.width);
+  plan->frame = {g.out_height, 0, 0, 0};
+  plan->framed = plan->windows && plan->spans && (plan->folds || plan->adds_directly);
+  if (!plan->framed) return;
+  plan->frame = {rows.before, rows.behind, 0, 0};
+  if (g.group_in() % kDepthUnit == 0) plan->frame.left = columns.before, plan->frame.right = columns.behind;
 }
 
 // A ticket of runs of 64 channels of a depthwise layer.
@@ -106,8 +119,9 @@ Plan plan_of(const edgekern::Kernels& kernels, const OpenConv2d& layer, const Ge
     const bool whole = layout.group_out() % kTileChannels == 0;
     plan.adds_directly = adds && dense && whole && blocks_of(k) == 1 && activation == EK_NONE && y.dtype == EK_F32;
     const bool lines = kernels.int8.lhs.plain && dense && lines_are_steps(geometry);
-    plan.spans = lines && leaves_image(geometry);
     plan.windows = lines && lines_are_runs(geometry);
+    plan.spans = lines && leaves_image(geometry);
+    plan_frame(&plan);
     plan_panels(kernels.int8.lhs, k, blocks_of(k), &plan);
   } else {
     const ek_int8_form form = layer.matrix.form;
@@ -133,6 +147,7 @@ Slot slot_at(const Plan& plan, char* start) {
   char* rest = reinterpret_cast<char*>(slot.scale) + plan.folded_bytes();
   slot.spans = reinterpret_cast<Span*>(rest);
   slot.windows = reinterpret_cast<const uint8_t**>(rest + plan.spans_bytes());
+  slot.places = reinterpret_cast<int32_t*>(rest + plan.spans_bytes() + plan.windows_bytes());
   return slot;
 }
 

@@ -90,27 +90,40 @@ void gather(const Call& call, const Slot& slot, int64_t b, int64_t group, int64_
                                    p0, p1);
 }
 
-// What each of these rows has that is not 0, all zeros around the image being that.
-void find_spans(const Call& call, const Slot& slot, int64_t p0, int64_t p1) {
-  const Geometry& g = call.plan.geometry;
+// What is not 0 of the rows of a part, all zeros around the image being that.
+Span span_of(const Geometry& g, const conv2d::Frame& frame, int64_t part) {
   const ek_window& w = g.window;
   const int64_t line = g.shape.kernel_w * g.group_in();
-  for (int64_t p = p0; p < p1;) {
-    const int64_t top = p / g.out_width * w.stride_h - w.top, next = min_of(p1, round_up(p + 1, g.out_width));
-    const int64_t begin = min_of(g.shape.kernel_h, ceil_div(max_of(0, -top), w.dilation_h));
-    const int64_t end = min_of(g.shape.kernel_h, ceil_div(max_of(0, g.height - top), w.dilation_h));
-    for (; p < next; ++p) slot.spans[p - p0] = {min_of(begin, end) * line, end * line};
-  }
+  const auto [y, x, height, width] = frame.part(g, part);
+  // Rows of y keep their whole lines, columns and what is within all of them.
+  const bool row = part < frame.top + frame.bottom;
+  const conv2d::Within lines = conv2d::within(y * w.stride_h - w.top, g.shape.kernel_h, w.dilation_h, g.height);
+  const conv2d::Within values = row || width == 0 || frame.left + frame.right == 0
+                                    ? conv2d::Within{0, g.shape.kernel_w}
+                                    : conv2d::within(x * w.stride_w - w.left, g.shape.kernel_w, w.dilation_w, g.width);
+  return {lines.begin * line, lines.end * line, values.begin * g.group_in(), (values.end - values.begin) * g.group_in(), 0};
 }
 
-// Where the windows of these pixels start.
-void find_windows(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t p1) {
-  const Geometry& g = call.plan.geometry;
+// Where the windows of rows [p0, p1) of image b are, whose results these make, and what of them is not 0.
+void find_rows(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t p1) {
+  const Plan& plan = call.plan;
+  const Geometry& g = plan.geometry;
   const int64_t next_line = g.window.stride_h * g.row_bytes(), next_pixel = g.window.stride_w * g.shape.in_channels;
-  int64_t y = p0 / g.out_width, x = p0 % g.out_width;
-  for (int64_t p = p0; p < p1; ++p) {
-    slot.windows[p - p0] = call.image(b) + y * next_line + x * next_pixel;
-    if (++x == g.out_width) x = 0, ++y;
+  int64_t start = 0;  // of a part
+  for (int64_t i = 0; i < plan.frame.parts() && start < p1; ++i) {
+    const conv2d::Frame::Part part = plan.frame.part(g, i);
+    const int64_t end = start + part.height * part.width, last = min_of(end, p1);
+    if (end > p0) {
+      Span span = span_of(g, plan.frame, i);
+      for (int64_t p = max_of(start, p0); p < last; ++p) {
+        const int64_t y = part.y + (p - start) / part.width, x = part.x + (p - start) % part.width, m = p - p0;
+        span.same = last - p;
+        if (plan.spans) slot.spans[m] = span;
+        if (plan.windows) slot.windows[m] = call.image(b) + y * next_line + x * next_pixel;
+        if (plan.framed) slot.places[m] = static_cast<int32_t>(y * g.out_width + x);
+      }
+    }
+    start = end;
   }
 }
 
@@ -129,7 +142,8 @@ void multiply_bytes(const Call& call, const Slot& slot, const U8Rows& from, int6
   const DenseKernels& kernels = call.kernels->int8;
   LhsRows lhs = slot.lhs;
   const Geometry& g = call.plan.geometry;
-  const Windows windows{slot.windows, g.shape.kernel_w * g.group_in(), g.window.dilation_h * g.row_bytes()};
+  const Windows windows{slot.windows, g.shape.kernel_w * g.group_in(), g.window.dilation_h * g.row_bytes(),
+                        call.plan.framed ? slot.places : nullptr};
   if (kernels.lhs.plain) {
     lhs.data = from.data;
     lhs.stride = from.stride;
@@ -166,17 +180,17 @@ void multiply(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_t
   }
   // What is multiplied as it lies owes nothing; elsewhere loading the rows fills this.
   memset(slot.lhs.row_sum, 0, static_cast<size_t>(4 * call.plan.sums * slot.lhs.rows));
-  if (call.plan.spans) find_spans(call, slot, p0, p1);
-  if (call.plan.windows) find_windows(call, slot, b, p0, p1);
+  if (call.plan.spans || call.plan.windows) find_rows(call, slot, b, p0, p1);
+  const int64_t first_pixel = call.plan.framed ? 0 : p0;
   for (int64_t group = 0; group < call.plan.geometry.shape.groups; ++group) {
     const U8Rows from = rows_of(call, slot, b, group, p0, p1);
     const void* packed = call.layer.packed.matrix(group);
     const int64_t c0 = group * group_out;
-    Output output = output_at(call, slot, b, p0, c0);
+    Output output = output_at(call, slot, b, first_pixel, c0);
     SumArgs sum{};
     if (call.plan.adds_directly) {
       const int64_t channels = call.plan.geometry.shape.out_channels;
-      sum = sum_args({}, call.y.dtype, call.sum, b * call.y_elements() + p0 * channels + c0, channels);
+      sum = sum_args({}, call.y.dtype, call.sum, b * call.y_elements() + first_pixel * channels + c0, channels);
       output.sum = &sum;
     }
     if (call.layer.nibbles())

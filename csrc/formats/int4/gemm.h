@@ -181,8 +181,8 @@ void accumulate_piece(const PieceArgs& t) {
   constexpr int kGroupRows = MR < Isa::kGroupRows ? MR : Isa::kGroupRows, kGroups = MR / kGroupRows;
   typename Isa::template Acc<kGroupRows> acc[PH][kGroups][NV];
   int8::clear<Isa, kGroupRows>(acc);
-  int8::add_lines<Isa, MR, NP>({t.lhs, t.lhs_stride, nullptr, 0, 0}, {0, t.group.depth}, t.piece, kMaxGroup * kPanelColumns,
-                               acc);
+  int8::add_lines<Isa, MR, NP>({t.lhs, t.lhs_stride, nullptr, 0, 0}, {0, t.group.depth, 0, t.group.depth, 0}, t.piece,
+                               kMaxGroup * kPanelColumns, acc);
   add_sums<Isa, NP, false, kGroupRows>(acc, t.group, t.from, t.total);
 }
 

@@ -140,13 +140,14 @@ EK_INLINE void add_lines(const TileLhs& from, const Span& span, const int8_t* pa
                          Acc (&acc)[PH][kGroups][NV]) {
   const bool windows = kPlainRows<Isa> && from.windows != nullptr;
   const int64_t line = windows ? from.line : span.end - span.begin, next_line = windows ? from.next_line : 0;
+  const int64_t skip = windows ? span.skip : 0, run = windows ? span.run : line;
   const uint8_t* lhs[kGroups];
   unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
-    lhs[g] = windows ? from.windows[g] + span.begin / line * next_line
+    lhs[g] = windows ? from.windows[g] + span.begin / line * next_line + skip
                      : from.data + g * Isa::kGroupRows * from.stride + span.begin * Isa::kGroupRows * Isa::kLhsBytes;
   });
   for (int64_t k = span.begin; k < span.end; k += line) {
-    add_products<Isa, MR, NP>(lhs, panels + k * kPanelColumns, panel_bytes, line, acc);
+    add_products<Isa, MR, NP>(lhs, panels + (k + skip) * kPanelColumns, panel_bytes, run, acc);
     unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE { lhs[g] += next_line; });
   }
 }
@@ -194,11 +195,14 @@ TileLhs lhs_at(const LhsRows& lhs, int64_t m, int64_t k) {
   return {data, lhs.stride, lhs.windows->rows + m, lhs.windows->line, lhs.windows->next_line};
 }
 
-// The values of k that at least one of `rows` rows from m on multiplies.
+// The lines that at least one of `rows` rows from m on multiplies; of each line they multiply the same.
 EK_INLINE Span span_of(const LhsRows& lhs, int64_t m, int64_t rows, int64_t depth) {
-  if (lhs.spans == nullptr) return {0, depth};
+  if (lhs.spans == nullptr) return {0, depth, 0, lhs.windows == nullptr ? depth : lhs.windows->line, rows};
   Span all = lhs.spans[m];
-  for (int64_t i = m + 1; i < m + rows; ++i) all = {min_of(all.begin, lhs.spans[i].begin), max_of(all.end, lhs.spans[i].end)};
+  for (int64_t i = m + 1; i < m + rows; ++i) {
+    all.begin = min_of(all.begin, lhs.spans[i].begin);
+    all.end = max_of(all.end, lhs.spans[i].end);
+  }
   return all;
 }
 
@@ -210,7 +214,7 @@ TileArgs tile_at(const GemmArgs& g, int64_t m, int64_t n0, int64_t k, int64_t de
   return {lhs_at<Isa>(g.lhs, m, k),
           rhs,
           panel_bytes,
-          {0, depth},
+          {0, depth, 0, depth, 0},
           g.lhs.zero_point + m,
           g.lhs.row_sum + block * g.lhs.rows + m,
           g.rhs.column_sum + columns,

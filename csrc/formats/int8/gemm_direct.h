@@ -13,13 +13,13 @@
 namespace edgekern::int8 {
 namespace {
 
-// Rows of one scale and zero point, as those of an image are, by up to kTileColumns columns.
+// Rows of one span, scale and zero point, by up to kTileColumns columns.
 struct DirectTiles {
   LhsRows lhs;
   int64_t m0, m1;
+  Span span;
   const int8_t* rhs;
   int64_t panel_bytes;
-  int64_t depth;
   const int32_t* owed;  // [kTileColumns]: to subtract from each sum
   const float* scale;   // [columns], as is the next
   const float* bias;
@@ -74,11 +74,11 @@ void direct_tiles(const DirectTiles& tiles) {
   constexpr int kGroupRows = MR < Isa::kGroupRows ? MR : Isa::kGroupRows, kGroups = MR / kGroupRows;
   const DirectTiles t = tiles;  // by value: y may alias what is behind a reference
   const To to(*t.output);
+  const int32_t* places = t.lhs.windows != nullptr ? t.lhs.windows->places : nullptr;
   for (int64_t m = t.m0; m < t.m1; m += MR) {
     typename Isa::template Acc<kGroupRows> acc[PH][kGroups][NV];
     clear<Isa, kGroupRows>(acc);
-    add_lines<Isa, MR, NP>(lhs_at<Isa>(t.lhs, m, 0), span_of(t.lhs, m, min_of(MR, t.m1 - m), t.depth), t.rhs, t.panel_bytes,
-                           acc);
+    add_lines<Isa, MR, NP>(lhs_at<Isa>(t.lhs, m, 0), t.span, t.rhs, t.panel_bytes, acc);
     unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
       unroll<NV>([&](auto n) EK_LAMBDA_INLINE {
         unroll<PH - 1>([&](auto ph) EK_LAMBDA_INLINE { acc[0][g][n] = Isa::merge(acc[0][g][n], acc[ph + 1][g][n]); });
@@ -86,7 +86,7 @@ void direct_tiles(const DirectTiles& tiles) {
       unroll<kGroupRows>([&](auto r) EK_LAMBDA_INLINE {
         constexpr int kRow = g * kGroupRows + r;
         if (MR > 1 && kRow >= t.m1 - m) return;
-        store_direct<Isa, NV>(t, to, m + kRow, [&](auto n) EK_LAMBDA_INLINE {
+        store_direct<Isa, NV>(t, to, places != nullptr ? places[m + kRow] : m + kRow, [&](auto n) EK_LAMBDA_INLINE {
           auto sum = Isa::sub_i32(Isa::template row<r>(acc[0][g][n]), Isa::load_i32(t.owed + n * Isa::kLanes));
           if constexpr (!kPlainRows<Isa>) sum = Isa::add_i32(sum, Isa::set_i32(t.lhs.row_sum[m + kRow]));
           return sum;
@@ -117,22 +117,22 @@ template <class Isa, class To>
 void gemm_direct(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
   alignas(64) int32_t owed[kTileColumns];
   alignas(64) float scale[kTileColumns];
-  const int64_t panel_bytes = g.rhs.padded_k * kPanelColumns, whole = m0 + (m1 - m0) / Isa::kRows * Isa::kRows;
+  const int64_t panel_bytes = g.rhs.padded_k * kPanelColumns;
   for (int64_t p = p0, panels = 0; p < p1; p += panels) {
     panels = Isa::panels_at(static_cast<int>(min_of(Isa::kRows, m1 - m0)));
     while (panels > p1 - p) panels /= 2;
     const int64_t n0 = p * kPanelColumns, columns = panels * kPanelColumns;
     owed_by_columns<Isa>(g.rhs, g.lhs.zero_point[m0], n0, columns, owed);
     for (int64_t n = 0; n < columns; ++n) scale[n] = g.lhs.scale[m0] * g.rhs.scale[n0 + n];
-    auto run = [&](int64_t from, int64_t to, int64_t rows) {
+    auto run = [&](int64_t from, int64_t to, int64_t rows, const Span& span) {
       if (from == to) return;
       kDirect<Isa, To>.at[rows - 1][panels / 2](  // 1, 2, 4 -> 0, 1, 2
           {.lhs = g.lhs,
            .m0 = from,
            .m1 = to,
+           .span = span,
            .rhs = g.rhs.panels + p * panel_bytes,
            .panel_bytes = panel_bytes,
-           .depth = g.rhs.padded_k,
            .owed = owed,
            .scale = g.output.u8.folded ? g.rhs.scale + n0 : scale,
            .bias = g.rhs.bias + n0,
@@ -140,8 +140,19 @@ void gemm_direct(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t 
            .columns = min_of(g.rhs.n - n0, columns),
            .output = &g.output});
     };
-    run(m0, whole, Isa::kRows);
-    run(whole, m1, m1 - whole);
+    for (int64_t m = m0, end; m < m1; m = end) {
+      end = g.lhs.spans == nullptr ? m1 : min_of(m1, m + g.lhs.spans[m].same);
+      const Span span = span_of(g.lhs, m, 1, g.rhs.padded_k);
+      int64_t whole = m + (end - m) / Isa::kRows * Isa::kRows, half = whole;
+      // A row or two would wait for weights as long as more do: they go with the tile before them, in two halves.
+      if (whole > m && whole < end && end - whole <= Isa::kRows / 3) {
+        whole -= Isa::kRows;
+        half = whole + round_up(ceil_div(end - whole, 2), Isa::kGroupRows);
+      }
+      run(m, whole, Isa::kRows, span);
+      run(whole, half, half - whole, span);
+      run(half, end, end - half, span);
+    }
   }
 }
 
