@@ -109,8 +109,8 @@ void find_rows(const Call& call, const Slot& slot, int64_t b, int64_t p0, int64_
   const Plan& plan = call.plan;
   const Geometry& g = plan.geometry;
   const int64_t next_line = g.window.stride_h * g.row_bytes(), next_pixel = g.window.stride_w * g.shape.in_channels;
-  int64_t start = 0;  // of a part
-  for (int64_t i = 0; i < plan.frame.parts() && start < p1; ++i) {
+  int64_t i = plan.framed ? 0 : p0 / g.out_width, start = i * g.out_width;  // of a part
+  for (; i < plan.frame.parts() && start < p1; ++i) {
     const conv2d::Frame::Part part = plan.frame.part(g, i);
     const int64_t end = start + part.height * part.width, last = min_of(end, p1);
     if (end > p0) {
