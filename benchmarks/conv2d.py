@@ -32,7 +32,7 @@ from harness.subject import CONV_KINDS
 from harness.table import Plan
 from rivals.conv_layer import Conv
 
-OURS = tuple(f"conv-edgekern-{kind}" for kind in CONV_KINDS)
+OURS = (*(f"conv-edgekern-{kind}" for kind in CONV_KINDS), "conv-edgekern-pruned")
 RIVALS = ("torch-fp32", "onnxruntime-int8-static", "openvino-int8-static")
 LIMITS = ("peak-int8",)
 

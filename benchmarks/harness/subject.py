@@ -59,6 +59,7 @@ SUBJECTS: dict[str, str] = {
     "lm-torch-bf16": "rivals.lm_transformers:TransformersModel:bfloat16",
     "lm-torch-int8-x86": "rivals.lm_transformers:TorchDynamicModel:x86",
     **{f"conv-edgekern-{kind}": f"rivals.conv_torch:EdgekernConv:{kind}" for kind in CONV_KINDS},
+    "conv-edgekern-pruned": "rivals.conv_torch:EdgekernPrunedConv:static-nhwc",
     "conv-torch-fp32": "rivals.conv_torch:TorchConv",
     "conv-onnxruntime-int8-static": "rivals.conv_onnx:OnnxRuntimeConv",
     "conv-openvino-int8-static": "rivals.conv_onnx:OpenVinoConv",

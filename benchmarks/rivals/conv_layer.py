@@ -82,6 +82,10 @@ def convolve(x: FloatArray, weights: Weights, conv: Conv) -> FloatArray:
 class ConvSubject(Subject):
     """A library's convolution layer. Subclasses build one and bind it to its images."""
 
+    def weights(self, conv: Conv) -> Weights:
+        """Those that the layer has."""
+        return random_weights(conv)
+
     @abstractmethod
     def bind(self, conv: Conv, weights: Weights, x: FloatArray) -> Bound:
         """A layer tied to the images x; what is read has the shape of the exact answer."""
@@ -90,7 +94,7 @@ class ConvSubject(Subject):
         """Task: the fields of Conv. Raises ArithmeticError on a wrong answer."""
         self.calls = []
         conv = Conv(**{name: task[name] for name in Conv._fields})
-        weights, x = random_weights(conv), random_images(conv)
+        weights, x = self.weights(conv), random_images(conv)
         exact = convolve(x, weights, conv)
         bound = self.bind(conv, weights, x)
         bound.call()

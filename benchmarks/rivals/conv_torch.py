@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from rivals.cnn_torch import settings_of
-from rivals.conv_layer import Conv, ConvSubject, FloatArray, Weights
+from rivals.conv_layer import Conv, ConvSubject, FloatArray, Weights, random_weights
 from rivals.linear_layer import Bound
+
+SPARSITY, PATTERN = 0.8, "4x4"  # of the layers that are pruned
 
 
 def torch_conv(conv: Conv, weights: Weights) -> nn.Conv2d:
@@ -58,6 +60,7 @@ class EdgekernConv(TorchConv):
     def __init__(self, threads: int, kind: str) -> None:
         super().__init__(threads)
         self.static, self.order = settings_of(kind)
+        self.form = ""
 
     def convert(self, layer: nn.Conv2d, images: torch.Tensor) -> nn.Module:
         import edgekern as ek
@@ -69,9 +72,28 @@ class EdgekernConv(TorchConv):
             ek.convert_(model, ek.Int8())
         if not isinstance(model[0], ek.nn.Int8Conv2d):
             raise TypeError(f"expected convert_ to give an Int8Conv2d, got {type(model[0]).__name__}")
+        self.form = model[0].choice.form
         return model[0]
 
     def prepare(self, **task: Any) -> dict[str, Any]:
         import edgekern as ek
 
         return {**super().prepare(**task), "isa": ek.kernels.default_isa()}
+
+
+class EdgekernPrunedConv(EdgekernConv):
+    """The same with 80 % of the weights pruned, in blocks of 4x4, and in the form that `convert_` finds fastest."""
+
+    def weights(self, conv: Conv) -> Weights:
+        import edgekern as ek
+
+        whole = random_weights(conv)
+        with torch.inference_mode(False):  # whose tensors cannot be changed
+            model = nn.Sequential(torch_conv(conv, whole))
+            if conv.groups == 1:
+                ek.prune_(model, ek.Prune(SPARSITY, pattern=PATTERN), progress=False)
+            return Weights(model[0].weight.detach().numpy(), whole.bias)
+
+    def prepare(self, **task: Any) -> dict[str, Any]:
+        """Also says in which form the layer is packed."""
+        return {**super().prepare(**task), "form": self.form}
