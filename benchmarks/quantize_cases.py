@@ -20,6 +20,7 @@ from edgekern.config import STATIC, Calibrated, Config
 RESULTS = Path(__file__).resolve().parent / "results"
 FEW = 8
 CLIPS = {"none": "", "mse": ", clipped", "hqq": ", HQQ"}
+RANGES = {"minmax": "", "percentile": " by percentile", "mse": " by error"}
 
 Scheme = ek.Int8 | ek.Int4 | Calibrated
 
@@ -44,7 +45,7 @@ class Case:
         to = self.scheme.target if isinstance(self.scheme, Calibrated) else self.scheme
         words = _words(self.scheme) + (CLIPS[to.clip] if isinstance(to, ek.Int4) else "")
         words += ", bias corrected" * (isinstance(self.scheme, Calibrated) and self.scheme.corrects_bias)
-        words += ", static ranges" * (to.activations == STATIC)
+        words += f", static ranges{RANGES[to.ranges]}" * (to.activations == STATIC)
         words += f", {self.windows} windows" * (self.windows != FEW)
         return words + ", float activations" * self.dense
 
