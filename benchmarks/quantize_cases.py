@@ -20,7 +20,7 @@ from edgekern.config import STATIC, Calibrated, Config
 RESULTS = Path(__file__).resolve().parent / "results"
 FEW = 8
 CLIPS = {"none": "", "mse": ", clipped", "hqq": ", HQQ"}
-RANGES = {"minmax": "", "percentile": " by percentile", "mse": " by error"}
+RANGES = {"minmax": "", "percentile": " by percentile", "mse": " by mse"}
 
 Scheme = ek.Int8 | ek.Int4 | Calibrated
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import OrderedDict
 from importlib.util import find_spec
@@ -23,6 +24,8 @@ import render_quantize  # noqa: E402
 
 RESULT = json.loads((ROOT / "benchmarks/results/quantize-smollm2.json").read_text())
 SCORES = {(row["format"], row["method"]): row["perplexity"] for row in RESULT["rows"]}
+NETWORK = json.loads((ROOT / "benchmarks/results/quantize-efficientnet.json").read_text())
+ALIKE, KL, ERROR = "the same answer as float32, rate", "KL divergence to float32", "error of the logits"
 
 
 @pytest.mark.skipif(find_spec("transformers") is None, reason="needs transformers")
@@ -40,6 +43,19 @@ def test_each_case_converts_a_copy(benchmark):
         if facts:
             assert facts["layers"] == 4
             assert 0 < facts["error_ratio"] < 2
+
+
+@pytest.mark.skipif(find_spec("PIL") is None, reason="needs Pillow")
+def test_likeness_of_logits():
+    likeness = __import__("quantize_models").likeness
+    expected = torch.tensor([[0.0, 3.0], [4.0, 0.0]])
+    assert likeness(expected, expected) == {ALIKE: 1, KL: 0, ERROR: 0}
+    found = likeness(torch.tensor([[0.0, 3.0], [0.0, 0.0]]), expected)
+    assert found[ALIKE] == 1  # of two that are the same the first is taken
+    assert found[ERROR] == pytest.approx(4 / 5)
+    p = 1 / (1 + math.exp(-4))
+    assert found[KL] == pytest.approx((p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p))) / 2)
+    assert likeness(expected.flip(1), expected)[ALIKE] == 0
 
 
 @pytest.mark.skipif(find_spec("PIL") is None, reason="needs Pillow")
@@ -105,3 +121,23 @@ def test_what_the_documents_say_of_the_committed_results_is_so():
     assert left < lost / 2
     usual = [row for row in RESULT["rows"] if "seconds" in row and "windows" not in row["method"]]
     assert all(row.get("cpu_seconds", row["seconds"]) < 15 * 60 for row in usual)
+
+
+def test_what_the_documents_say_of_a_network_is_so():
+    scores = {(row["format"], row["method"]): row["scores"] for row in NETWORK["rows"]}
+    static = ("", " by percentile", " by mse")
+    for ranges in ("", *(f", static ranges{how}" for how in static)):
+        nearest, by_gptq = (scores["int8", how + ranges] for how in ("nearest", "GPTQ, bias corrected"))
+        assert by_gptq[ERROR] < nearest[ERROR] / 2
+        assert by_gptq[KL] < nearest[KL] / 5
+        assert by_gptq[ALIKE] > nearest[ALIKE]
+    for how in static[1:]:
+        for measure in (KL, ERROR):
+            found, usual = (scores["int8", f"GPTQ, bias corrected, static ranges{ranges}"] for ranges in (how, ""))
+            assert found[measure] < usual[measure]
+            found, usual = (scores["int8", f"nearest, static ranges{ranges}"] for ranges in (how, ""))
+            assert found[measure] > usual[measure]
+    for ranges in ("", ", static ranges by mse"):
+        assert scores["int8", f"GPTQ, bias corrected{ranges}"][ALIKE] >= 0.97
+    page = render_quantize.score_table(NETWORK)
+    assert all(f"{row[KL]:.4f} | {row[ERROR]:.4f}" in page for row in scores.values())
