@@ -65,6 +65,7 @@ IMAGE_CASES = [
 FOUND = [ek.Int8(ranges=ranges, **STATIC) for ranges in ("minmax", "percentile", "mse")]
 IMAGE_CASES += [Case("int8", to) for to in FOUND]
 IMAGE_CASES += [Case("int8", ek.GPTQ(to, bias_correction=True)) for to in FOUND]
+IMAGE_CASES += [Case("int8", ek.GPTQ(to, bias_correction=True), spares_one=True) for to in (int8(), FOUND[-1])]
 for size in (128, 64, 32):
     name = f"int4, groups of {size}"
     levels = {clip: ek.Int4(size, form="dense", clip=clip) for clip in ("none", "mse", "hqq")}

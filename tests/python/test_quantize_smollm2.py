@@ -68,10 +68,23 @@ def test_each_case_converts_a_network():
     assert len({(case.format, case.method) for case in cases}) == len(cases)
     for case in cases:
         result, facts = quantize_cases.converted(case, model, data, quantize_models.beside_depthwise)
-        found = [module.format for module in result if isinstance(module, NativeLayer)]
+        found = {name: module.format for name, module in result.named_children() if isinstance(module, NativeLayer)}
         wanted = case.format.partition(",")[0]
-        assert found == ([] if case.scheme is None else [wanted, "int8", wanted, wanted]), case
+        expected = {} if case.scheme is None else dict.fromkeys(layers, wanted) | {"depthwise": "int8", "fc": wanted}
+        if case.spares_one:
+            (spared,) = facts["left_alone"]
+            del expected[spared]
+        assert found == expected, case
         assert ("layers" in facts) == ("GPTQ" in case.method)
+
+
+def test_the_most_sensitive_layer_is_found():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+    with torch.no_grad():
+        model[2].weight[:, 0] *= 1000  # its rows' steps become coarse
+        model[0].weight[0], model[0].bias[0] = 0, 0  # of an input that is always zero
+    assert quantize_cases.most_sensitive(model, [torch.randn(32, 16)], quantize_cases.int8()) == "2"
 
 
 def test_results_are_kept_in_the_order_of_the_cases(tmp_path):
