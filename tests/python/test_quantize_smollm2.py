@@ -152,5 +152,11 @@ def test_what_the_documents_say_of_a_network_is_so():
             assert found[measure] > usual[measure]
     for ranges in ("", ", static ranges by mse"):
         assert scores["int8", f"GPTQ, bias corrected{ranges}"][ALIKE] >= 0.97
+    sparing = [row for row in NETWORK["rows"] if "most sensitive" in row["method"]]
+    assert sparing
+    for row in sparing:
+        rounded = scores["int8", row["method"].removesuffix(", most sensitive layer in floats")]
+        assert row["left_alone"] == ["_blocks.0._depthwise_conv"]
+        assert all(row["scores"][measure] < rounded[measure] for measure in (KL, ERROR))
     page = render_quantize.score_table(NETWORK)
     assert all(f"{row[KL]:.4f} | {row[ERROR]:.4f}" in page for row in scores.values())
