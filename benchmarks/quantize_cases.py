@@ -20,6 +20,7 @@ from edgekern.config import STATIC, Calibrated, Config
 RESULTS = Path(__file__).resolve().parent / "results"
 FEW = 8
 CLIPS = {"none": "", "mse": ", clipped", "hqq": ", HQQ"}
+RANGES = {"minmax": "", "percentile": " by percentile", "mse": " by mse"}
 
 Scheme = ek.Int8 | ek.Int4 | Calibrated
 
@@ -35,18 +36,27 @@ class Case:
     """Whether it runs with the rounded weights as floats: what rounding the activations costs is the difference."""
     windows: int = FEW
     """Of a language model's text, to calibrate on."""
+    spares_one: bool = False
+    """Whether the layer stays float that loses most when it alone is rounded to the nearest."""
 
     @property
     def method(self) -> str:
         """How weights are rounded."""
         if self.scheme is None:
             return ""
-        to = self.scheme.target if isinstance(self.scheme, Calibrated) else self.scheme
+        to = self.target
         words = _words(self.scheme) + (CLIPS[to.clip] if isinstance(to, ek.Int4) else "")
         words += ", bias corrected" * (isinstance(self.scheme, Calibrated) and self.scheme.corrects_bias)
-        words += ", static ranges" * (to.activations == STATIC)
+        words += f", static ranges{RANGES[to.ranges]}" * (to.activations == STATIC)
         words += f", {self.windows} windows" * (self.windows != FEW)
+        words += ", most sensitive layer in floats" * self.spares_one
         return words + ", float activations" * self.dense
+
+    @property
+    def target(self) -> ek.Int8 | ek.Int4:
+        """What layers become."""
+        assert self.scheme is not None
+        return self.scheme.target if isinstance(self.scheme, Calibrated) else self.scheme
 
 
 def _words(scheme: Scheme) -> str:
@@ -89,17 +99,28 @@ def converted(
             ek.dense_(model)
         return model, {}
     start, cpu = time.perf_counter(), time.process_time()
-    report = ek.quantize_(model, rules(case.scheme), data)
+    config = rules(case.scheme)
+    if case.spares_one:
+        given = config.rules if isinstance(config, ek.PerLayer) else {"_default": config}
+        config = ek.PerLayer({**given, most_sensitive(dense, data, case.target): None})
+    report = ek.quantize_(model, config, data)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
     ek.convert_(model, report.config, data=data, progress=False)
     ratios = [row.error / row.nearest for row in report.quantized if row.nearest]
     return model, {
         "layers": len(report.quantized),
+        "left_alone": [row.name for row in report.skipped],
         "scaled": sum(bool(row.source) for row in report.quantized),
         "error_ratio": round(statistics.median(ratios), 3),
         "seconds": round(seconds),
         "cpu_seconds": round(cpu_seconds),
     }
+
+
+def most_sensitive(dense: nn.Module, data: Sequence[object], to: ek.Int8 | ek.Int4) -> str:
+    """The layer that loses most when it alone is rounded, as calibration data show it."""
+    scan = ek.sensitivity(dense, "kl", data, to, latency=False, progress=False)
+    return max(scan.rows, key=lambda row: row.loss).name
 
 
 def keep(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import OrderedDict
 from importlib.util import find_spec
@@ -23,6 +24,8 @@ import render_quantize  # noqa: E402
 
 RESULT = json.loads((ROOT / "benchmarks/results/quantize-smollm2.json").read_text())
 SCORES = {(row["format"], row["method"]): row["perplexity"] for row in RESULT["rows"]}
+NETWORK = json.loads((ROOT / "benchmarks/results/quantize-efficientnet.json").read_text())
+ALIKE, KL, ERROR = "the same answer as float32, rate", "KL divergence to float32", "error of the logits"
 
 
 @pytest.mark.skipif(find_spec("transformers") is None, reason="needs transformers")
@@ -43,6 +46,19 @@ def test_each_case_converts_a_copy(benchmark):
 
 
 @pytest.mark.skipif(find_spec("PIL") is None, reason="needs Pillow")
+def test_likeness_of_logits():
+    likeness = __import__("quantize_models").likeness
+    expected = torch.tensor([[0.0, 3.0], [4.0, 0.0]])
+    assert likeness(expected, expected) == {ALIKE: 1, KL: 0, ERROR: 0}
+    found = likeness(torch.tensor([[0.0, 3.0], [0.0, 0.0]]), expected)
+    assert found[ALIKE] == 1  # of two that are the same the first is taken
+    assert found[ERROR] == pytest.approx(4 / 5)
+    p = 1 / (1 + math.exp(-4))
+    assert found[KL] == pytest.approx((p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p))) / 2)
+    assert likeness(expected.flip(1), expected)[ALIKE] == 0
+
+
+@pytest.mark.skipif(find_spec("PIL") is None, reason="needs Pillow")
 def test_each_case_converts_a_network():
     quantize_models = __import__("quantize_models")
     torch.manual_seed(0)
@@ -52,10 +68,23 @@ def test_each_case_converts_a_network():
     assert len({(case.format, case.method) for case in cases}) == len(cases)
     for case in cases:
         result, facts = quantize_cases.converted(case, model, data, quantize_models.beside_depthwise)
-        found = [module.format for module in result if isinstance(module, NativeLayer)]
+        found = {name: module.format for name, module in result.named_children() if isinstance(module, NativeLayer)}
         wanted = case.format.partition(",")[0]
-        assert found == ([] if case.scheme is None else [wanted, "int8", wanted, wanted]), case
+        expected = {} if case.scheme is None else dict.fromkeys(layers, wanted) | {"depthwise": "int8", "fc": wanted}
+        if case.spares_one:
+            (spared,) = facts["left_alone"]
+            del expected[spared]
+        assert found == expected, case
         assert ("layers" in facts) == ("GPTQ" in case.method)
+
+
+def test_the_most_sensitive_layer_is_found():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+    with torch.no_grad():
+        model[2].weight[:, 0] *= 1000  # its rows' steps become coarse
+        model[0].weight[0], model[0].bias[0] = 0, 0  # of an input that is always zero
+    assert quantize_cases.most_sensitive(model, [torch.randn(32, 16)], quantize_cases.int8()) == "2"
 
 
 def test_results_are_kept_in_the_order_of_the_cases(tmp_path):
@@ -105,3 +134,29 @@ def test_what_the_documents_say_of_the_committed_results_is_so():
     assert left < lost / 2
     usual = [row for row in RESULT["rows"] if "seconds" in row and "windows" not in row["method"]]
     assert all(row.get("cpu_seconds", row["seconds"]) < 15 * 60 for row in usual)
+
+
+def test_what_the_documents_say_of_a_network_is_so():
+    scores = {(row["format"], row["method"]): row["scores"] for row in NETWORK["rows"]}
+    static = ("", " by percentile", " by mse")
+    for ranges in ("", *(f", static ranges{how}" for how in static)):
+        nearest, by_gptq = (scores["int8", how + ranges] for how in ("nearest", "GPTQ, bias corrected"))
+        assert by_gptq[ERROR] < nearest[ERROR] / 2
+        assert by_gptq[KL] < nearest[KL] / 5
+        assert by_gptq[ALIKE] > nearest[ALIKE]
+    for how in static[1:]:
+        for measure in (KL, ERROR):
+            found, usual = (scores["int8", f"GPTQ, bias corrected, static ranges{ranges}"] for ranges in (how, ""))
+            assert found[measure] < usual[measure]
+            found, usual = (scores["int8", f"nearest, static ranges{ranges}"] for ranges in (how, ""))
+            assert found[measure] > usual[measure]
+    for ranges in ("", ", static ranges by mse"):
+        assert scores["int8", f"GPTQ, bias corrected{ranges}"][ALIKE] >= 0.97
+    sparing = [row for row in NETWORK["rows"] if "most sensitive" in row["method"]]
+    assert sparing
+    for row in sparing:
+        rounded = scores["int8", row["method"].removesuffix(", most sensitive layer in floats")]
+        assert row["left_alone"] == ["_blocks.0._depthwise_conv"]
+        assert all(row["scores"][measure] < rounded[measure] for measure in (KL, ERROR))
+    page = render_quantize.score_table(NETWORK)
+    assert all(f"{row[KL]:.4f} | {row[ERROR]:.4f}" in page for row in scores.values())
