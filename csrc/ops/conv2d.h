@@ -26,4 +26,10 @@ struct Geometry {
   }
 };
 
+// The sizes of a call, whose images take less than 2^62 bytes, as x, as y, and with zeros around them.
+ek_status geometry_of(const ek_conv2d_shape& shape, const ek_window* window, int64_t images, int64_t height, int64_t width,
+                      Geometry* out);
+
+inline bool valid_order(ek_image_order order) { return order == EK_NCHW || order == EK_NHWC; }
+
 }  // namespace edgekern::conv2d
