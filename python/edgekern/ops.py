@@ -672,9 +672,9 @@ def f32_conv2d_pack(
     groups: int = 1,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Packs a convolution's ``weight`` [O, I / groups, KH, KW] of float32, bfloat16 or float16, and ``bias`` float32 [O]
-    or None, for ``f32_conv2d``: uint8, 1-D.
+    """Packs a convolution's ``weight`` [O, I / groups, KH, KW], and ``bias`` float32 [O] or None, for ``f32_conv2d``.
 
+    The weight may be float32, bfloat16 or float16; the result is uint8, 1-D.
     ``out`` may bring the :func:`f32_conv2d_packed_size` bytes for it.
 
     Raises:
@@ -694,7 +694,7 @@ def f32_conv2d_unpack(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor 
 
 
 def _windows(weight: torch.Tensor, groups: int) -> tuple[torch.Tensor, tuple[int, int, int, int]]:
-    """Filters as rows of what one window meets, its channels innermost; input channels, groups, and the kernel's size."""
+    """Filters as rows of what a window meets, its channels innermost; input channels, groups, and the kernel's size."""
     if weight.dim() != 4:
         raise ValueError(f"weight must be filters [O, I / groups, KH, KW], got shape {list(weight.shape)}")
     out, channels, height, width = weight.shape

@@ -70,9 +70,9 @@ def test_a_convolution_of_another_scheme_is_refused(folder, tmp_path):
     load(folder, ek.Int8()).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     for entry in config["quantization_config"]["layers"]:
-        entry["scheme"] = {"format": "f32"}
+        entry["scheme"] = {"format": "f16"}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointMismatchError, match=r"is a convolution, and there are none in Float32\(\)"):
+    with pytest.raises(CheckpointMismatchError, match=r"is a convolution, and there are none in Float16\(\)"):
         load(tmp_path)
 
 
