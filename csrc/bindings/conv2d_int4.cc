@@ -6,17 +6,6 @@
 namespace edgekern {
 namespace {
 
-// What weights [out][kernel_h * kernel_w * in / groups] are those of.
-ek_conv2d_shape shape_of(int64_t out_channels, int64_t in_channels, int64_t groups, int64_t kernel_h, int64_t kernel_w) {
-  const ek_conv2d_shape shape{out_channels, in_channels, groups, kernel_h, kernel_w};
-  int64_t height = 0, width = 0;
-  const ek_window window{1, 1, 1, 1, kernel_h, kernel_h, kernel_w, kernel_w};
-  if (ek_conv2d_output(&shape, &window, 0, 0, &height, &width) == EK_OK) return shape;
-  throw py::value_error(
-      text("a convolution of ", in_channels, " channels in, ", out_channels, " out, ", groups, " groups, ", kernel_h, " x ",
-           kernel_w, " cannot be packed: at least 1 each, groups that divide both, and at most 2^24 weights a channel"));
-}
-
 struct Filters {
   Int4Weights weights;
   ek_conv2d_shape shape;
@@ -24,7 +13,7 @@ struct Filters {
 
 Filters filters_of(const py::object& w, const py::object& scale, const py::object& zero, int64_t in_channels, int64_t groups,
                    int64_t kernel_h, int64_t kernel_w, int64_t group_size) {
-  const ek_conv2d_shape shape = shape_of(array_of<uint8_t>(w, "w", 2).shape(0), in_channels, groups, kernel_h, kernel_w);
+  const ek_conv2d_shape shape = conv2d_shape(array_of<uint8_t>(w, "w", 2).shape(0), in_channels, groups, kernel_h, kernel_w);
   return {weights_of(w, scale, zero, kernel_h * kernel_w * (in_channels / groups), group_size), shape};
 }
 
@@ -49,7 +38,7 @@ size_t packed_size(const py::object& w, const py::object& scale, const py::objec
 size_t dense_packed_size(int64_t out_channels, int64_t in_channels, int64_t groups, int64_t kernel_h, int64_t kernel_w,
                          int64_t group_size, bool symmetric) {
   expect_group_size(group_size);
-  const ek_conv2d_shape shape = shape_of(out_channels, in_channels, groups, kernel_h, kernel_w);
+  const ek_conv2d_shape shape = conv2d_shape(out_channels, in_channels, groups, kernel_h, kernel_w);
   const uint8_t zero = 0;
   const size_t size =
       ek_int4_conv2d_packed_size(nullptr, EK_INT4_DENSE, &shape, group_size, nullptr, 0, symmetric ? nullptr : &zero, nullptr);

@@ -33,11 +33,6 @@ ek_f32_shape shape_of(const FloatFormat& format, const py::array& packed) {
   return shape;
 }
 
-void expect_channels(int64_t channels) {
-  if (channels == 1 || channels == 2 || channels == 4 || channels == 8) return;
-  throw py::value_error(text("channels must be 1, 2, 4 or 8, got ", channels));
-}
-
 size_t size_of(const FloatFormat& format, const FloatMatrix& w, int64_t channels) {
   size_t size = 0;
   ek_status status = run([&](const ek_parallel* parallel) {

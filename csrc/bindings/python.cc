@@ -101,5 +101,6 @@ PYBIND11_MODULE(_core, core) {
   edgekern::bind_embedding(core);
   edgekern::bind_conv2d(core);
   edgekern::bind_int4_conv2d(core);
+  edgekern::bind_f32_conv2d(core);
   edgekern::bind_mixed(core);
 }

@@ -1,5 +1,5 @@
-// The torch ops edgekern::int8_conv2d and int8_conv2d_static, and the same of int4: check their tensors, lend the library
-// torch's memory and threads, make y.
+// The torch ops edgekern::int8_conv2d and int8_conv2d_static, the same of int4, and f32_conv2d: check their tensors, lend the
+// library torch's memory and threads, make y.
 #include <cstring>
 #include <string>
 
@@ -33,6 +33,13 @@ ek_status describe_int4_layer(const void* packed, size_t size, ek_conv2d_shape* 
   return status;
 }
 
+ek_status describe_f32_layer(const void* packed, size_t size, ek_conv2d_shape* shape) {
+  ek_f32_conv2d_packed layer;
+  const ek_status status = ek_f32_conv2d_describe(packed, size, &layer);
+  if (status == EK_OK) *shape = layer.shape;
+  return status;
+}
+
 constexpr Format kInt8{{"int8 convolution", "int8_conv2d", "int8_conv2d_pack", nullptr},
                        describe_int8_layer,
                        ek_int8_conv2d_workspace_size,
@@ -41,6 +48,10 @@ constexpr Format kInt4{{"int4 convolution", "int4_conv2d", "int4_conv2d_pack", n
                        describe_int4_layer,
                        ek_int4_conv2d_workspace_size,
                        ek_int4_conv2d};
+constexpr Format kF32{{"f32 convolution", "f32_conv2d", "f32_conv2d_pack", nullptr},
+                      describe_f32_layer,
+                      ek_f32_conv2d_workspace_size,
+                      ek_f32_conv2d};
 constexpr char kLayer[] =
     "(Tensor x, Tensor packed, SymInt out_channels, int kernel_h, int kernel_w, int stride_h, int stride_w, SymInt top, "
     "SymInt bottom, SymInt left, SymInt right, int dilation_h, int dilation_w, int activation";
@@ -152,6 +163,12 @@ template <const Format& kFormat>
 void define_layer(TorchLibrary* fragment) {
   const std::string op = kFormat.packing.op;
   define_op(fragment, op.c_str(), text(op, kLayer, ") -> Tensor"), conv2d_cpu<kFormat>, conv2d_elsewhere<kFormat>);
+}
+
+// The same with ranges.
+template <const Format& kFormat>
+void define_static_layer(TorchLibrary* fragment) {
+  const std::string op = kFormat.packing.op;
   define_op(
       fragment, (op + "_static").c_str(),
       text(op, "_static", kLayer, ", float x_scale, int x_zero_point, float y_scale, int y_zero_point, int dtype) -> Tensor"),
@@ -163,6 +180,9 @@ void define_layer(TorchLibrary* fragment) {
 void define_conv2d(TorchLibrary* fragment) {
   define_layer<kInt8>(fragment);
   define_layer<kInt4>(fragment);
+  define_layer<kF32>(fragment);
+  define_static_layer<kInt8>(fragment);
+  define_static_layer<kInt4>(fragment);
 }
 
 }  // namespace edgekern

@@ -18,31 +18,12 @@
 namespace edgekern::int8 {
 namespace {
 
-bool valid_order(ek_image_order order) { return order == EK_NCHW || order == EK_NHWC; }
-
-// The sizes of a call, all within 62 bits.
-ek_status geometry_of(const ek_conv2d_shape& shape, const ek_window* window, int64_t images, int64_t height, int64_t width,
-                      Geometry* out) {
-  if (window == nullptr) return EK_ERROR_NULL_POINTER;
-  constexpr int64_t kLimit = int64_t{1} << 24;
-  for (int64_t size : {images, height, width})
-    if (size < 0 || size > kLimit) return EK_ERROR_SHAPE;
-  *out = {shape, *window, height, width, 0, 0};
-  ek_status status = ek_conv2d_output(&shape, window, height, width, &out->out_height, &out->out_width);
-  if (status != EK_OK) return status;
-  for (double bytes :
-       {1.0 * out->met_height() * out->met_width() * shape.in_channels, 4.0 * images * height * width * shape.in_channels,
-        4.0 * images * out->out_height * out->out_width * shape.out_channels})
-    if (bytes > 4e18) return EK_ERROR_SHAPE;
-  return EK_OK;
-}
-
 // What x and y may be to each other.
 ek_status check_images(const ek_images& x, const ek_images& y) {
   for (const ek_images& images : {x, y}) {
     if (!valid_dtype(images.dtype) && images.dtype != EK_U8) return EK_ERROR_DTYPE;
     const bool none = images.range.scale == 0;
-    if (!valid_order(images.order) || !(none || valid_range(images.range))) return EK_ERROR_IMAGES;
+    if (!conv2d::valid_order(images.order) || !(none || valid_range(images.range))) return EK_ERROR_IMAGES;
     if (images.dtype == EK_U8 && (none || images.order != EK_NHWC)) return EK_ERROR_IMAGES;
   }
   const bool same = x.dtype == y.dtype || x.dtype == EK_U8 || y.dtype == EK_U8;
@@ -92,7 +73,8 @@ ek_status open_call(const Given& given, Call* call) {
   if (status == EK_OK) status = resolve_isa(given.isa, &call->kernels);
   if (status == EK_OK) status = open_layer(*call->kernels, given, &call->layer);
   if (status == EK_OK)
-    status = geometry_of(call->layer.packed.layout.shape, given.window, given.images, given.height, given.width, &geometry);
+    status =
+        conv2d::geometry_of(call->layer.packed.layout.shape, given.window, given.images, given.height, given.width, &geometry);
   if (status != EK_OK) return status;
   call->x = *given.x;
   call->y = *given.y;
@@ -150,26 +132,6 @@ ek_status run_conv2d(const Given& given, void* workspace, size_t workspace_size)
 
 using namespace edgekern;
 using namespace edgekern::int8;
-
-extern "C" ek_status ek_conv2d_output(const ek_conv2d_shape* shape, const ek_window* window, int64_t height, int64_t width,
-                                      int64_t* out_height, int64_t* out_width) {
-  if (shape == nullptr || window == nullptr || out_height == nullptr || out_width == nullptr) return EK_ERROR_NULL_POINTER;
-  ek_status status = check_shape(*shape);
-  if (status != EK_OK) return status;
-  constexpr int64_t kLimit = int64_t{1} << 24;
-  if (height < 0 || width < 0 || height > kLimit || width > kLimit) return EK_ERROR_SHAPE;
-  const ek_window& w = *window;
-  for (int64_t step : {w.stride_h, w.stride_w, w.dilation_h, w.dilation_w})
-    if (step < 1 || step > kLimit) return EK_ERROR_WINDOW;
-  for (int64_t zeros : {w.top, w.bottom, w.left, w.right})
-    if (zeros < 0 || zeros > kLimit) return EK_ERROR_WINDOW;
-  const int64_t room_h = height + w.top + w.bottom - (shape->kernel_h - 1) * w.dilation_h - 1;
-  const int64_t room_w = width + w.left + w.right - (shape->kernel_w - 1) * w.dilation_w - 1;
-  if (room_h < 0 || room_w < 0) return EK_ERROR_WINDOW;
-  *out_height = room_h / w.stride_h + 1;
-  *out_width = room_w / w.stride_w + 1;
-  return EK_OK;
-}
 
 extern "C" size_t ek_int8_conv2d_workspace_size(const ek_isa* isa, const void* packed, size_t packed_size,
                                                 const ek_window* window, int64_t images, int64_t height, int64_t width,

@@ -7,7 +7,7 @@
 #include "formats/int4/layout.h"
 #include "formats/int8/conv2d_layout.h"
 #include "isa/kernels.h"
-#include "ops/conv2d.h"
+#include "ops/conv2d_frame.h"
 #include "ops/int8_sum.h"
 
 namespace edgekern::int8 {

@@ -16,7 +16,7 @@ from edgekern.calibration.images import images_for
 from edgekern.calibration.observe import check_data
 from edgekern.calibration.ranges import Ranges, ranges_for
 from edgekern.config import Config, Scheme, check_config
-from edgekern.nn import NATIVE_EMBEDDINGS, Int8Conv2d, NativeEmbedding, NativeLayer, NativeLinear, QATLinear
+from edgekern.nn import NATIVE_EMBEDDINGS, NativeConv2d, NativeEmbedding, NativeLayer, NativeLinear, QATLinear
 from edgekern.nn.conv_forms import Images
 from edgekern.nn.embedding import in_rows
 from edgekern.nn.forms import LEAST_ZEROS, Choice
@@ -60,9 +60,9 @@ def convert_(
     other devices and dtypes, tables with ``max_norm``, ``sparse`` or ``scale_grad_by_freq`` and those of
     ``nn.EmbeddingBag``, and, unless a rule names or matches them, embedding tables, layers whose weight another module
     shares and, where weights would be rounded, the output head ``lm_head``. ``Float32()`` and ``Float16()`` leave
-    convolutions alone, as ``activations="float"`` does, and every layer that they would not make faster and smaller,
-    with the measured times in the report. ``Int4()`` leaves depthwise convolutions alone, and with static activations
-    linear layers. A bias that holds NaN or infinity stands in the way of
+    every layer alone that they would not make faster and smaller, with the measured times in the report; ``Float16()``
+    all convolutions, as ``activations="float"`` does. ``Int4()`` and ``Float32()`` leave depthwise convolutions alone,
+    and ``Int4()`` with static activations linear layers. A bias that holds NaN or infinity stands in the way of
     all but an int8 linear layer. Static activations leave alone what the data never reach, or give nothing but zeros.
 
     Args:
@@ -258,7 +258,7 @@ def _reserve(
         native = empty_native(layer, in_rows(scheme) if tables else scheme)
         if found is not None and isinstance(native, NativeLayer):
             native.input_range = found
-        if isinstance(native, Int8Conv2d):
+        if isinstance(native, NativeConv2d):
             native.images = images.get(layer.module)
         packed, reason = native.reserve(layer.linear.weight, getattr(layer.linear, "bias", None))
     except ValueError as error:

@@ -53,7 +53,8 @@ SymInt top, SymInt bottom, SymInt left, SymInt right, int dilation_h, int dilati
 ``y_scale`` > 0 the result is uint8 with the range of y, in channels_last; else it is of x's dtype, or where x is uint8
 of ``dtype``, a code of :data:`FLOATS`. A scale of 0 leaves x's range to be found.
 
-``int4_conv2d`` and ``int4_conv2d_static`` do the same with what :func:`int4_conv2d_pack` packs.
+``int4_conv2d`` and ``int4_conv2d_static`` do the same with what :func:`int4_conv2d_pack` packs, and ``f32_conv2d`` what
+``int8_conv2d`` does, without rounding x, with what :func:`f32_conv2d_pack` packs.
 
 Several convolutions, and sums and poolings between them, are one op under torch >= 2.10; :func:`edgekern.freeze` writes
 its programs:
@@ -95,6 +96,9 @@ __all__ = [
     "f16_pack",
     "f16_packed_size",
     "f16_unpack",
+    "f32_conv2d_pack",
+    "f32_conv2d_packed_size",
+    "f32_conv2d_unpack",
     "f32_pack",
     "f32_packed_size",
     "f32_unpack",
@@ -196,52 +200,64 @@ for _op in ("int8_embedding", "int4_embedding"):
     torch.library.register_fake(f"edgekern::{_op}", _fake_embedding(_op))
 
 
-def _fake_conv2d(
-    x: torch.Tensor,
-    packed: torch.Tensor,
-    out_channels: int,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    top: int,
-    bottom: int,
-    left: int,
-    right: int,
-    dilation_h: int,
-    dilation_w: int,
-    activation: int,
-) -> torch.Tensor:
-    _check_fake("int8_conv2d", x, packed)
-    if x.dim() != 4:
-        raise ValueError(
-            f"edgekern.int8_conv2d: x must be images [batch, channels, height, width], got shape {list(x.shape)}"
+def _fake_conv2d(op: str) -> Callable[..., torch.Tensor]:
+    """What an op of a convolution does with fake tensors: its checks, and empty images."""
+
+    def conv2d(
+        x: torch.Tensor,
+        packed: torch.Tensor,
+        out_channels: int,
+        kernel_h: int,
+        kernel_w: int,
+        stride_h: int,
+        stride_w: int,
+        top: int,
+        bottom: int,
+        left: int,
+        right: int,
+        dilation_h: int,
+        dilation_w: int,
+        activation: int,
+    ) -> torch.Tensor:
+        _check_fake(op, x, packed)
+        if x.dim() != 4:
+            raise ValueError(
+                f"edgekern.{op}: x must be images [batch, channels, height, width], got shape {list(x.shape)}"
+            )
+        height = (x.shape[2] + top + bottom - dilation_h * (kernel_h - 1) - 1) // stride_h + 1
+        width = (x.shape[3] + left + right - dilation_w * (kernel_w - 1) - 1) // stride_w + 1
+        by_pixels = not x.is_contiguous() and x.stride(1) == 1
+        memory_format = torch.channels_last if by_pixels else torch.contiguous_format
+        return torch.empty(
+            (x.shape[0], out_channels, height, width), dtype=x.dtype, device=x.device, memory_format=memory_format
         )
-    height = (x.shape[2] + top + bottom - dilation_h * (kernel_h - 1) - 1) // stride_h + 1
-    width = (x.shape[3] + left + right - dilation_w * (kernel_w - 1) - 1) // stride_w + 1
-    by_pixels = not x.is_contiguous() and x.stride(1) == 1
-    memory_format = torch.channels_last if by_pixels else torch.contiguous_format
-    return torch.empty(
-        (x.shape[0], out_channels, height, width), dtype=x.dtype, device=x.device, memory_format=memory_format
-    )
+
+    return conv2d
 
 
-def _fake_conv2d_static(x: torch.Tensor, packed: torch.Tensor, *rest: Any) -> torch.Tensor:
+def _fake_conv2d_static(op: str) -> Callable[..., torch.Tensor]:
     """As :func:`_fake_conv2d`, and what is u8 is in channels_last."""
-    *layer, _, _, y_scale, _, dtype = rest
-    y = _fake_conv2d(x, packed, *layer)
-    name = next(name for name, code in FLOATS.items() if code == dtype)
-    if y_scale > 0:
-        return y.to(torch.uint8).contiguous(memory_format=torch.channels_last)
-    if x.dtype == torch.uint8:
-        return y.to(getattr(torch, name)).contiguous(memory_format=torch.channels_last)
-    return y
+    conv2d = _fake_conv2d(op)
+
+    def conv2d_static(x: torch.Tensor, packed: torch.Tensor, *rest: Any) -> torch.Tensor:
+        *layer, _, _, y_scale, _, dtype = rest
+        y = conv2d(x, packed, *layer)
+        name = next(name for name, code in FLOATS.items() if code == dtype)
+        if y_scale > 0:
+            return y.to(torch.uint8).contiguous(memory_format=torch.channels_last)
+        if x.dtype == torch.uint8:
+            return y.to(getattr(torch, name)).contiguous(memory_format=torch.channels_last)
+        return y
+
+    return conv2d_static
 
 
-for _format in ("int8", "int4"):
-    for _op, _fake in ((f"{_format}_conv2d", _fake_conv2d), (f"{_format}_conv2d_static", _fake_conv2d_static)):
-        _library.impl(_op, torch.library.fallthrough_kernel, "Autograd")
-        torch.library.register_fake(f"edgekern::{_op}", _fake)
+for _op in ("int8_conv2d", "int4_conv2d", "f32_conv2d"):
+    _library.impl(_op, torch.library.fallthrough_kernel, "Autograd")
+    torch.library.register_fake(f"edgekern::{_op}", _fake_conv2d(_op))
+for _op in ("int8_conv2d", "int4_conv2d"):
+    _library.impl(f"{_op}_static", torch.library.fallthrough_kernel, "Autograd")
+    torch.library.register_fake(f"edgekern::{_op}_static", _fake_conv2d_static(_op))
 
 PROGRAM_COLUMNS = (
     "kind",
@@ -641,6 +657,49 @@ def f32_unpack(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]
     """The inverse of :func:`f32_pack`: ``weight`` float32 [N, K] and ``bias``."""
     weight, bias = core.f32_unpack(_array("packed", packed))
     return torch.from_numpy(weight), None if bias is None else torch.from_numpy(bias)
+
+
+def f32_conv2d_packed_size(weight: torch.Tensor, channels: int = 1, groups: int = 1) -> int:
+    """Bytes that :func:`f32_conv2d_pack` makes of ``weight`` in blocks of ``channels`` output channels."""
+    rows, sizes = _windows(weight, groups)
+    return core.f32_conv2d_packed_size(_array("weight", rows), channels, *sizes, _dtype(weight))
+
+
+def f32_conv2d_pack(
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    channels: int = 1,
+    groups: int = 1,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Packs a convolution's ``weight`` [O, I / groups, KH, KW], and ``bias`` float32 [O] or None, for ``f32_conv2d``.
+
+    The weight may be float32, bfloat16 or float16; the result is uint8, 1-D.
+    ``out`` may bring the :func:`f32_conv2d_packed_size` bytes for it.
+
+    Raises:
+        ValueError: a depthwise convolution, other ``channels`` than 1, 2, 4 and 8, or NaN or infinity.
+    """
+    rows, sizes = _windows(weight, groups)
+    packed = _empty_bytes(f32_conv2d_packed_size(weight, channels, groups)) if out is None else out
+    arrays = _array("weight", rows), _optional("bias", bias), packed.numpy()
+    core.f32_conv2d_pack(*arrays, channels, *sizes, _dtype(weight))
+    return packed
+
+
+def f32_conv2d_unpack(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The inverse of :func:`f32_conv2d_pack`: ``weight`` float32 [O, I / groups, KH, KW] and ``bias``."""
+    weight, bias = core.f32_conv2d_unpack(_array("packed", packed))
+    return torch.from_numpy(weight), None if bias is None else torch.from_numpy(bias)
+
+
+def _windows(weight: torch.Tensor, groups: int) -> tuple[torch.Tensor, tuple[int, int, int, int]]:
+    """Filters as rows of what a window meets, its channels innermost; input channels, groups, and the kernel's size."""
+    if weight.dim() != 4:
+        raise ValueError(f"weight must be filters [O, I / groups, KH, KW], got shape {list(weight.shape)}")
+    out, channels, height, width = weight.shape
+    rows = weight.detach().permute(0, 2, 3, 1).reshape(out, height * width * channels)
+    return rows, (channels * groups, groups, height, width)
 
 
 def f16_packed_size(weight: torch.Tensor, channels: int = 1) -> int:

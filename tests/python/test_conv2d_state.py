@@ -239,7 +239,7 @@ def test_a_fused_checkpoint_does_not_go_into_a_model_that_is_not_fused(tmp_path)
         (lambda d: d["convs"][0].update(same_padding=1), "same_padding must be bool, got int"),
         (lambda d: d["convs"][0].update(dtype="float64"), "dtype must be one of"),
         (lambda d: d["convs"][0].update(activation="tanh"), "activation: expected one of"),
-        (lambda d: d["convs"][0].update(scheme={"format": "f32"}), r"a convolution cannot be of scheme Float32\(\)"),
+        (lambda d: d["convs"][0].update(scheme={"format": "f16"}), r"a convolution cannot be of scheme Float16\(\)"),
         (lambda d: d["convs"][0].update(scheme={"format": "int8", "activations": "float"}), "is for linear layers"),
         (lambda d: d["convs"][0].pop("dilation"), "a layer must have exactly"),
     ],

@@ -14,7 +14,7 @@ import edgekern as ek  # noqa: E402
 from edgekern.checkpoint import CheckpointMismatchError, CheckpointUnsupportedError  # noqa: E402
 from edgekern.integrations.compressed_tensors import load_compressed, save_compressed  # noqa: E402
 from edgekern.integrations.transformers import EdgekernConfig, adopt_  # noqa: E402
-from edgekern.nn import FusedConv2d, Int8Conv2d, Int8Linear  # noqa: E402
+from edgekern.nn import F32Conv2d, FusedConv2d, Int8Conv2d, Int8Linear  # noqa: E402
 
 CONV = "embeddings.patch_embedding"
 SIZES = {
@@ -70,10 +70,28 @@ def test_a_convolution_of_another_scheme_is_refused(folder, tmp_path):
     load(folder, ek.Int8()).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     for entry in config["quantization_config"]["layers"]:
-        entry["scheme"] = {"format": "f32"}
+        entry["scheme"] = {"format": "f16"}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointMismatchError, match=r"is a convolution, and there are none in Float32\(\)"):
+    with pytest.raises(CheckpointMismatchError, match=r"is a convolution, and there are none in Float16\(\)"):
         load(tmp_path)
+
+
+def test_a_pruned_one_that_stays_float(folder, tmp_path):
+    model = load(folder)
+    with torch.no_grad():
+        model.get_submodule(CONV).weight[:, 1:] = 0
+    expected = states(model)
+    model.save_pretrained(tmp_path / "pruned")
+    rules = ek.PerLayer({CONV: ek.Float32(channels=8)})
+    model = load(tmp_path / "pruned", rules)
+    conv = model.get_submodule(CONV)
+    assert type(conv) is F32Conv2d
+    assert conv.choice.form == "blocks_8"
+    torch.testing.assert_close(states(model), expected)
+    model.save_pretrained(tmp_path / "packed")
+    again = load(tmp_path / "packed")
+    assert ek.explain(again).converted == ek.explain(model).converted
+    assert torch.equal(states(again), states(model))
 
 
 def test_compressed_tensors_get_it_as_floats(folder, tmp_path):

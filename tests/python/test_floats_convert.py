@@ -14,7 +14,7 @@ from torch import nn
 
 import edgekern as ek
 from edgekern import Float16, Float32, Int8, PerLayer, convert_, dense_, explain, kernels
-from edgekern.nn import NATIVE_LINEARS, Int8Linear, float_linear, forms
+from edgekern.nn import NATIVE_LINEARS, Int8Linear, float_layer, forms
 
 FASTER = {"dense": [1, 1, 1], "blocks_1": [0.9, 0.5, 0.4], "blocks_4": [0.9, 0.4, 0.3]}
 SLOWER_AT_ONE_ROW = {"dense": [1, 1, 1], "blocks_4": [1.1, 0.2, 0.1]}
@@ -100,7 +100,7 @@ def test_measuring_for_real(floats):
     ek.prune_(model, ek.Prune(0.95, "4x4"))
     row = convert_(model, floats(rows=(1, 64))).rows[0]
     times = {(form, rows): seconds for form, rows, seconds in row.timings}
-    assert times.keys() == {(form, rows) for form in ("dense", *float_linear._CHANNELS) for rows in (1, 64)}
+    assert times.keys() == {(form, rows) for form in ("dense", *float_layer.CHANNELS) for rows in (1, 64)}
     assert all(seconds > 0 for seconds in times.values())
 
 

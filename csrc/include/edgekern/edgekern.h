@@ -504,6 +504,39 @@ EK_API ek_status ek_f32_linear(const ek_isa* isa, const void* packed, size_t pac
                                ek_dtype dtype, int64_t ld_lhs, void* y, int64_t ld_y, ek_activation activation, void* workspace,
                                size_t workspace_size, const ek_parallel* parallel);
 
+// ----------------------------------------------------------------------------- f32, pruned, convolutions
+//
+// y[b][o][i][j] = act( sum_{r,s,c} x[b][c][i * stride_h + r * dilation_h - top][...] * w[o][r][s][c]  + bias[o] )
+//
+// with c over the channels of o's group, and zeros outside the image. Each group's weights are a matrix as above, of
+// k = (r, s, c) in that order: what is kept, what is multiplied and how far y may be off is as there.
+
+// w is [out_channels][kernel_h][kernel_w][in_channels / groups] of dtype without gaps, torch's channels_last; bias is by output
+// channel, and may be NULL. As ek_f32_packed_size and ek_f32_pack; EK_ERROR_FORM for a depthwise layer, whose windows share no
+// activations among channels.
+EK_API size_t ek_f32_conv2d_packed_size(int64_t channels, const ek_conv2d_shape* shape, const void* w, ek_dtype dtype,
+                                        const ek_parallel* parallel);
+EK_API ek_status ek_f32_conv2d_pack(int64_t channels, const ek_conv2d_shape* shape, const void* w, ek_dtype dtype,
+                                    const float* bias, void* packed, size_t packed_size, const ek_parallel* parallel);
+typedef struct ek_f32_conv2d_packed {
+  ek_conv2d_shape shape;
+  int has_bias;
+  int64_t channels;
+  int64_t blocks;  // kept, of all groups
+} ek_f32_conv2d_packed;
+EK_API ek_status ek_f32_conv2d_describe(const void* packed, size_t packed_size, ek_f32_conv2d_packed* out);
+// The inverse of ek_f32_conv2d_pack, exact but for -0, which comes back as 0. bias may be NULL when not wanted.
+EK_API ek_status ek_f32_conv2d_unpack(const void* packed, size_t packed_size, float* w, float* bias,
+                                      const ek_parallel* parallel);
+
+// As ek_int8_conv2d_workspace_size and ek_int8_conv2d. x and y are of one float dtype and one order, and have no range.
+EK_API size_t ek_f32_conv2d_workspace_size(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
+                                           int64_t images, int64_t height, int64_t width, const ek_images* x,
+                                           const ek_images* y, ek_activation activation, const ek_parallel* parallel);
+EK_API ek_status ek_f32_conv2d(const ek_isa* isa, const void* packed, size_t packed_size, const ek_window* window,
+                               int64_t images, int64_t height, int64_t width, const ek_images* x, const ek_images* y,
+                               ek_activation activation, void* workspace, size_t workspace_size, const ek_parallel* parallel);
+
 // ------------------------------------------------------------------------------------- f16, pruned
 //
 // The same with weights of two bytes, w = f16 * 2^e with one e for each output channel, and two ways to multiply:

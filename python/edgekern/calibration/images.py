@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgekern.calibration.observe import arguments, watch
-from edgekern.config import MEASURED, Int8
+from edgekern.config import MEASURED, Float32, Int8, Scheme
 from edgekern.nn.conv_forms import Images
 from edgekern.nn.convolution import is_depthwise, options_of
 from edgekern.nn.forms import LEAST_ZEROS
@@ -40,15 +40,15 @@ def _look(module: nn.Module, found: dict[nn.Module, Images]) -> Callable[[Tensor
     return lambda x: found.update({module: Images.of(x)})
 
 
+def _measures(scheme: Scheme) -> bool:
+    if isinstance(scheme, Float32):
+        return scheme.channels == MEASURED
+    return isinstance(scheme, Int8) and scheme.form == MEASURED
+
+
 def _is_measured(decision: Decision) -> bool:
     layer, scheme = decision.layer, decision.scheme
-    if (
-        scheme is None
-        or layer.kind != CONV
-        or not isinstance(scheme, Int8)
-        or scheme.form != MEASURED
-        or is_depthwise(options_of(layer.conv))
-    ):
+    if scheme is None or layer.kind != CONV or not _measures(scheme) or is_depthwise(options_of(layer.conv)):
         return False
     weight = layer.linear.weight
     return not weight.is_meta and int(weight.count_nonzero()) <= (1 - LEAST_ZEROS) * weight.numel()

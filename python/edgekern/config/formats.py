@@ -186,15 +186,17 @@ class _Floats(Scheme):
 class Float32(_Floats):
     """Pruned weights that stay floats, packed without their zeros.
 
-    For models that are not to be quantised: no weight and no activation is rounded, and sums are float32. A layer is
-    packed when that is faster on the whole, at none of ``rows`` slower than PyTorch's own dense layer, and not larger;
-    any other stays the nn.Linear it is, and the report says why. Float16 and bfloat16 weights are packed as float32.
+    For models that are not to be quantised: no weight and no activation is rounded, and sums are float32. A linear
+    layer is packed when that is faster on the whole, at none of ``rows`` slower than PyTorch's own dense layer, and not
+    larger; a convolution when it is so with one image, of the size that ``convert_(..., data=...)`` brings or else a
+    guess. Any other stays the nn.Linear or nn.Conv2d it is, as depthwise convolutions do, and the report says why.
+    Float16 and bfloat16 weights are packed as float32.
 
     Attributes:
         channels: ``"measured"``, or 1, 2, 4 or 8: output channels of a block, which is kept when any of its weights is
             not zero. 1 keeps the fewest weights; more are faster where the zeros come in blocks of that height. A
             number is taken without measuring, where it is not larger than the dense layer.
-        rows: numbers of rows (tokens) of a call to measure at: what the model will be called with.
+        rows: numbers of rows (tokens) of a call to measure linear layers at: what the model will be called with.
     """
 
     format: ClassVar[str] = "f32"
@@ -209,6 +211,7 @@ class Float16(_Floats):
     are float32. On ARM from ARMv8.2 on (:func:`edgekern.kernels.f16_halves`) activations are rounded to float16 too,
     and sums of up to 64 products are float16: twice as many products an instruction, for errors smaller than those of
     multiplying in bfloat16. What is packed, and what stays the nn.Linear it is, is settled as for ``Float32``.
+    Convolutions are left alone.
 
     Attributes:
         channels: as in ``Float32``.

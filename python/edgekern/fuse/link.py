@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 from torch import nn
 
@@ -32,7 +32,7 @@ class LinkRow:
 
 @dataclass(frozen=True)
 class LinkReport(Table[LinkRow]):
-    """One row for each converted convolution. Prints as a table, with rich too."""
+    """One row for each converted convolution that rounds its activations. Prints as a table, with rich too."""
 
     _HEADER: ClassVar[tuple[str, ...]] = ("Layer", "Gives", "Why")
 
@@ -68,7 +68,7 @@ def link_(model: nn.Module, example_inputs: Any = None) -> LinkReport:
             :func:`edgekern.fuse_`.
 
     Returns:
-        For each converted convolution whether it hands on uint8, or why not.
+        For each converted convolution whether it hands on uint8, or why not; nothing of those in floats.
 
     Raises:
         TypeError: not a module.
@@ -76,7 +76,7 @@ def link_(model: nn.Module, example_inputs: Any = None) -> LinkReport:
     """
     check_model(model, "link", FuseError)
     parts = parts_of(model)
-    convs = {module: layer for module, layer in parts.layers.items() if isinstance(module, NativeConv2d)}
+    convs = [module for module in parts.layers if _rounds(module)]
     if not convs:
         raise FuseError(
             "model: there is no converted convolution in it; "
@@ -86,12 +86,16 @@ def link_(model: nn.Module, example_inputs: Any = None) -> LinkReport:
     outside = hooked(model, parts)
     rows = []
     for conv in convs:
-        assert isinstance(conv, NativeConv2d)
         found = _range_of_readers(conv, calls, outside)
         conv.set_output_range(None if isinstance(found, str) else found)
         reason = found if isinstance(found, str) else ""
         rows.append(LinkRow(parts.name(conv), not reason, reason))
     return LinkReport(tuple(rows))
+
+
+def _rounds(module: nn.Module) -> TypeGuard[NativeConv2d]:
+    """Whether it is a converted convolution whose activations are 8-bit numbers."""
+    return isinstance(module, NativeConv2d) and module.activations != ""
 
 
 def _range_of_readers(conv: nn.Module, calls: Calls, outside: list[str]) -> Range | str:
@@ -103,7 +107,7 @@ def _range_of_readers(conv: nn.Module, calls: Calls, outside: list[str]) -> Rang
     ranges: set[Range] = set()
     for call in calls.of[conv]:
         for reader in _readers(call, calls):
-            if isinstance(reader, str) or not isinstance(reader.module, NativeConv2d):
+            if isinstance(reader, str) or not _rounds(reader.module):
                 return f"{reader if isinstance(reader, str) else reader.name!r} reads it as floats"
             if name := watched(call, reader, outside):
                 return f"{name!r} has hooks, which would be given another result"

@@ -225,6 +225,8 @@ def _leading_to(last: fx.Node, within: list[fx.Node]) -> list[fx.Node]:
 
 
 def _obstacle_in_convolution(conv: NativeConv2d) -> str:
+    if not conv.activations:
+        return "its activations stay floats"
     if conv.input_range is None:
         return "it finds the range of each image, having no static one"
     if has_hooks(conv):

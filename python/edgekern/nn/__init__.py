@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgekern.nn.embedding import Int4Embedding, Int8Embedding, NativeEmbedding
+from edgekern.nn.float_conv2d import F32Conv2d
 from edgekern.nn.float_linear import F16Linear, F32Linear
 from edgekern.nn.fused import FusedConv2d, FusedLinear
 from edgekern.nn.gated_mlp import GatedMLP
@@ -22,7 +23,7 @@ NATIVE_LINEARS: dict[str, type[NativeLinear]] = {
 }
 """The layer that replaces nn.Linear, by format name. A new format adds a row."""
 
-NATIVE_CONVS: dict[str, type[NativeConv2d]] = {conv.format: conv for conv in (Int8Conv2d, Int4Conv2d)}
+NATIVE_CONVS: dict[str, type[NativeConv2d]] = {conv.format: conv for conv in (Int8Conv2d, Int4Conv2d, F32Conv2d)}
 """The layer that replaces nn.Conv2d, by format name; formats that are not here leave convolutions alone."""
 
 NATIVE_EMBEDDINGS: dict[str, type[NativeEmbedding]] = {table.format: table for table in (Int8Embedding, Int4Embedding)}
@@ -33,6 +34,7 @@ __all__ = [
     "NATIVE_EMBEDDINGS",
     "NATIVE_LINEARS",
     "F16Linear",
+    "F32Conv2d",
     "F32Linear",
     "FusedConv2d",
     "FusedLinear",

@@ -51,6 +51,19 @@ def guess_images(options: Mapping[str, Any]) -> Images:
     return Images(*sizes)
 
 
+def random_image(images: Images, channels: int, dtype: torch.dtype) -> Tensor:
+    """One image to measure with: [1, channels, height, width], the same at every call."""
+    shape = (1, channels, images.height, images.width)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu").to(dtype)
+    return x.contiguous(memory_format=torch.channels_last) if images.channels_last else x
+
+
+def measured_on(images: Images, *, guessed: bool) -> str:
+    """What was measured on, in words."""
+    size = f"images of {images.height}x{images.width}"
+    return f"{size}, a guess without data" if guessed else size
+
+
 def choose_form(
     q: Tensor,
     options: Mapping[str, Any],
@@ -75,8 +88,7 @@ def choose_form(
     choice = choose(weights, form, weights.pixels)
     if not choice.timings:
         return choice
-    size = f"{weights.images.height}x{weights.images.width}"
-    return replace(choice, where=f"images of {size}" if images else f"images of {size}, a guess without data")
+    return replace(choice, where=measured_on(weights.images, guessed=images is None))
 
 
 class _Weights:
@@ -105,9 +117,7 @@ class _Weights:
 
     def inputs(self, rows: int) -> Tensor:
         """One image: ``rows`` are its pixels."""
-        shape = (1, self._q.shape[1] * self._groups, self.images.height, self.images.width)
-        x = torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu", dtype=self.dtype)
-        return x.contiguous(memory_format=torch.channels_last) if self.images.channels_last else x
+        return random_image(self.images, self._q.shape[1] * self._groups, self.dtype)
 
     def sizes(self) -> Mapping[str, float]:
         return {form: self._size(form) for form in FORMS}

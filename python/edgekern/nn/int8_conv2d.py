@@ -13,7 +13,7 @@ from edgekern._lib import core
 from edgekern.config import FLOAT, MEASURED, STATIC, Int8
 from edgekern.kernels import FORMS, Range, default_isa
 from edgekern.nn import input_range
-from edgekern.nn.conv_forms import Images, choose_form
+from edgekern.nn.conv_forms import choose_form
 from edgekern.nn.convolution import is_depthwise, options_of
 from edgekern.nn.forms import DENSE
 from edgekern.nn.native_conv import NativeConv2d
@@ -30,8 +30,6 @@ class Int8Conv2d(NativeConv2d):
     Attributes:
         input_range: with static activations, the scale and the zero point, from 0 to 255, that all inputs are rounded
             by. An empty layer has to be given them before :meth:`take_`. Inputs may then be uint8 that are rounded so.
-        images: the size and memory order of the images that forms of pruned weights are measured with, one at a time;
-            a guess where None. To be set before :meth:`take_`.
     """
 
     format: ClassVar[str] = Int8.format
@@ -43,7 +41,6 @@ class Int8Conv2d(NativeConv2d):
     """What weights can be packed as; those of depthwise layers only as the first."""
 
     scheme: Int8
-    images: Images | None = None
 
     @property
     def activations(self) -> str:

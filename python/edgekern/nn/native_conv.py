@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from edgekern import ops
 from edgekern.config import Scheme
 from edgekern.kernels import Range
+from edgekern.nn.conv_forms import Images
 from edgekern.nn.convolution import (
     NO_PADS,
     as_pairs,
@@ -29,19 +30,21 @@ if TYPE_CHECKING:
 
 
 class NativeConv2d(NativeLayer):
-    """``nn.Conv2d`` on 8-bit activations, for inference on the CPU.
+    """``nn.Conv2d`` on native kernels, for inference on the CPU.
 
     Input: ``[batch, in_channels, height, width]`` float32, bfloat16 or float16, or one image without ``batch``; NCHW or
     channels_last, others are copied. Output: ``[batch, out_channels, ...]`` as ``nn.Conv2d`` gives it, of the input's
-    dtype and memory format. Each image is rounded to 8 bits with a scale and zero point of its own, over all channels;
-    what lies beyond its edges is zero, exactly. Sums are exact int32. Under autograd the call raises, since there is no
-    backward.
+    dtype and memory format. Where activations are of 8 bits, each image is rounded with a scale and zero point of its
+    own, over all channels; what lies beyond its edges is zero, exactly, and sums are exact int32. Under autograd the
+    call raises, since there is no backward.
 
     Arguments up to ``padding_mode`` are those of ``nn.Conv2d``, ``same_padding`` and ``pads`` those of
     :class:`FusedConv2d`; see :class:`NativeLayer` for the rest, and for how weights are held. ``from_conv2d`` makes a
     layer that is not empty.
 
     Attributes:
+        images: the size and memory order of the images that forms of pruned weights are measured with, one at a time;
+            a guess where None. To be set before :meth:`take_`.
         output_range: where all that reads the output is layers with this input range, the range that it is rounded by:
             it is uint8 then, in channels_last. :func:`edgekern.link_` sets it.
 
@@ -68,6 +71,7 @@ class NativeConv2d(NativeLayer):
     padding_mode: str
     same_padding: bool
     pads: Pads | None
+    images: Images | None
     output_range: Range | None
     _ranges: tuple[float, int, float, int, int] | None
 
@@ -111,6 +115,7 @@ class NativeConv2d(NativeLayer):
             raise ValueError(f"{type(self).__name__}: {reason}")
         super().__init__(bias, activation, dtype, bias_dtype, scheme)
         vars(self).update(options)
+        self.images = None
         self._pads = pads_of(options)
         self._before_pads = (self.out_channels, *self.kernel_size, *self.stride)
         self._after_pads = (*self.dilation, self._activation_code)

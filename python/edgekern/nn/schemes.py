@@ -31,7 +31,7 @@ def obstacle_in_scheme(layer: Layer, scheme: Scheme) -> str:
 
 def _obstacle_to_convolution(layer: Layer, scheme: Scheme) -> str:
     if scheme.format not in NATIVE_CONVS:
-        return f"{type(scheme).__name__}() is for linear layers; convolutions can be Int8() or Int4()"
+        return f"{type(scheme).__name__}() is for linear layers; convolutions can be Int8(), Int4() or Float32()"
     return NATIVE_CONVS[scheme.format].obstacle_in_form(scheme, vars(layer.module))
 
 
