@@ -82,7 +82,7 @@ def _kinds_table(results: Results) -> str:
     counts = sorted({cell.threads for cell in results.cells})
     rows = []
     for kind in dict.fromkeys(cell.task["layer"] for cell in results.cells):
-        for ours in COMPARED:
+        for ours in (name for name in COMPARED if name in results.subjects()):
             row = [f"{kind}, {label(ours)}"]
             for rival in rivals:
                 for threads in counts:
