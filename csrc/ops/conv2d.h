@@ -20,6 +20,8 @@ struct Geometry {
   int64_t met_width() const { return (out_width - 1) * window.stride_w + (shape.kernel_w - 1) * window.dilation_w + 1; }
   int64_t row_bytes() const { return met_width() * shape.in_channels; }
   int64_t image_bytes() const { return met_height() * row_bytes(); }
+  // A line of a window is pixels that lie side by side, with all their channels: one run of memory.
+  bool lines_are_runs() const { return shape.groups == 1 && (window.dilation_w == 1 || shape.kernel_w == 1); }
   // A window is one pixel, and windows lie side by side: rows of activations are the image itself.
   bool windows_are_pixels() const {
     return shape.kernel_h == 1 && shape.kernel_w == 1 && window.stride_h == 1 && window.stride_w == 1 && shape.groups == 1;

@@ -82,8 +82,7 @@ void gather(const Call& call, const Slot& slot, const char* image, int64_t p0, i
   const conv2d::Geometry& g = call.plan.geometry;
   const int64_t bytes = bytes_of(call.plan.met), channels = g.group_in() * bytes, pixel = g.shape.in_channels * bytes,
                 line = call.plan.met_width() * pixel;
-  // Where a line of the window meets pixels that lie side by side, with all their channels, it is one run.
-  const bool whole = g.shape.groups == 1 && g.window.dilation_w == 1;
+  const bool whole = g.lines_are_runs();
   call.kernels->int8_images.gather({.image = reinterpret_cast<const uint8_t*>(image),
                                     .next_line = g.window.stride_h * line,
                                     .next_pixel = g.window.stride_w * pixel,

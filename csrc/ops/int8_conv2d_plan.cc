@@ -25,11 +25,6 @@ bool lines_are_steps(const Geometry& geometry) {
   return geometry.shape.kernel_w * geometry.group_in() % kDepthUnit == 0 && blocks_of(geometry.k()) == 1;
 }
 
-// A line of a window is bytes side by side.
-bool lines_are_runs(const Geometry& geometry) {
-  return geometry.shape.groups == 1 && (geometry.window.dilation_w == 1 || geometry.shape.kernel_w == 1);
-}
-
 bool leaves_image(const Geometry& g) {
   const ek_window& w = g.window;
   return w.top > 0 || w.left > 0 || g.met_height() > w.top + g.height || g.met_width() > w.left + g.width;
@@ -42,7 +37,8 @@ void plan_frame(Plan* plan) {
   const conv2d::Edges rows = conv2d::edges_of(g.out_height, w.stride_h, w.top, (g.shape.kernel_h - 1) * w.dilation_h, g.height);
   const conv2d::Edges columns = conv2d::edges_of(g.out_width, w.stride_w, w.left, g.shape.kernel_w - 1, g.width);
   plan->frame = {g.out_height, 0, 0, 0};
-  plan->framed = plan->windows && plan->spans && (plan->folds || plan->adds_directly);
+  const bool any_order = plan->folds || plan->adds_directly;
+  plan->framed = plan->windows && plan->spans && any_order && g.out_pixels() <= INT32_MAX;
   if (!plan->framed) return;
   plan->frame = {rows.before, rows.behind, 0, 0};
   if (g.group_in() % kDepthUnit == 0) plan->frame.left = columns.before, plan->frame.right = columns.behind;
@@ -119,7 +115,7 @@ Plan plan_of(const edgekern::Kernels& kernels, const OpenConv2d& layer, const Ge
     const bool whole = layout.group_out() % kTileChannels == 0;
     plan.adds_directly = adds && dense && whole && blocks_of(k) == 1 && activation == EK_NONE && y.dtype == EK_F32;
     const bool lines = kernels.int8.lhs.plain && dense && lines_are_steps(geometry);
-    plan.windows = lines && lines_are_runs(geometry);
+    plan.windows = lines && geometry.lines_are_runs();
     plan.spans = lines && leaves_image(geometry);
     plan_frame(&plan);
     plan_panels(kernels.int8.lhs, k, blocks_of(k), &plan);

@@ -74,8 +74,7 @@ struct U8Rows {
 void gather(const Call& call, const Slot& slot, int64_t b, int64_t group, int64_t p0, int64_t p1) {
   const Geometry& g = call.plan.geometry;
   const int64_t channels = g.group_in(), pixel = g.shape.in_channels;
-  // Where a line of the window meets pixels that lie side by side, with all their channels, it is one run.
-  const bool whole = g.shape.groups == 1 && g.window.dilation_w == 1;
+  const bool whole = g.lines_are_runs();
   call.kernels->int8_images.gather({.image = call.image(b) + group * channels,
                                     .next_line = g.window.stride_h * g.row_bytes(),
                                     .next_pixel = g.window.stride_w * pixel,
