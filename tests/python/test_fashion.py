@@ -1,4 +1,4 @@
-"""The example that distils on Fashion-MNIST: its parts, on made-up images; and how its files are read."""
+"""The examples on Fashion-MNIST: their parts, on made-up images; how its files are read; and the committed results."""
 
 import gzip
 import json
@@ -14,14 +14,16 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT / "examples"), str(ROOT / "scripts")]
 
 import distill_fashion  # noqa: E402
-import render_distill  # noqa: E402
+import fashion  # noqa: E402
+import prune_fashion  # noqa: E402
+import render_fashion  # noqa: E402
 
 from edgekern.evaluate import MissingDataError  # noqa: E402
 from edgekern.evaluate.fashion import FASHION_MNIST, load_fashion_mnist, read_idx  # noqa: E402
 from edgekern.nn import Int8Conv2d  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-RESULTS = ROOT / "benchmarks/results/distill-fashion.json"
+RESULTS = ROOT / "benchmarks/results"
 
 
 def idx(sizes, code=8):
@@ -72,11 +74,15 @@ def test_the_real_files():
 
 
 def test_the_student_is_small():
-    counts = [
-        distill_fashion.multiplications(model)
-        for model in (distill_fashion.make_teacher(), distill_fashion.make_student(0))
-    ]
-    assert counts[1] * 8 <= counts[0]
+    assert fashion.multiplications(fashion.small(0)) * 8 <= fashion.multiplications(fashion.large(0))
+
+
+def test_counting_changes_nothing_in_a_network_that_trains():
+    model = fashion.small(0).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert fashion.multiplications(model) == 1_099_216
+    assert model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def made_up(count=400):
@@ -89,14 +95,14 @@ def made_up(count=400):
 
 def test_images_come_with_the_numbers_of_the_teachers_answers(tmp_path):
     images, classes = made_up()
-    data = distill_fashion.Images(images, classes, seed=1)
+    data = fashion.Images(images, classes, seed=1)
     assert [len(batch[1]) for batch in data(0)] == [128] * 3
     assert all(
         torch.equal(*pair) for one, other in zip(data(3), data(3), strict=True) for pair in zip(one, other, strict=True)
     )
     assert not torch.equal(next(data(0))[1], next(data(1))[1])
-    teacher = distill_fashion.make_student(9).eval()
-    known = distill_fashion.answers(teacher, images, tmp_path / "answers")
+    teacher = fashion.small(9).eval()
+    known = fashion.answers(teacher, images, tmp_path)
     shown, named, numbers = next(data(0))
     assert torch.equal(named, classes[numbers % 400])
     assert 30 < int((numbers >= 400).sum()) < 98  # about half of 128 are mirrored
@@ -104,16 +110,26 @@ def test_images_come_with_the_numbers_of_the_teachers_answers(tmp_path):
     with torch.no_grad():
         wanted = teacher(shown).gather(1, indices.long())
     torch.testing.assert_close(values.float(), wanted, rtol=2e-3, atol=2e-3)
-    assert len(distill_fashion.answers(None, images, tmp_path / "answers")) == 800  # it is not asked again
 
 
-def test_the_parts_work_together(tmp_path):
+def test_a_teacher_is_asked_again_only_after_it_has_learned(tmp_path, monkeypatch):
     images, classes = made_up()
-    data = distill_fashion.Images(images, classes, seed=1)
-    teacher, effort = distill_fashion.make_student(9), distill_fashion.Effort(student=12, pruned=6, seeds=1)
-    distill_fashion.train(teacher, data, 8, distill_fashion.by_labels, tmp_path / "teacher.pt")
-    assert distill_fashion.accuracy(teacher, (images, classes)) > 60
-    known = distill_fashion.answers(teacher.eval(), images, tmp_path / "answers")
+    teacher = fashion.small(9).eval()
+    first = fashion.answers(teacher, images, tmp_path).rows(torch.arange(400))[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(teacher, "forward", None)
+        assert torch.equal(fashion.answers(teacher, images, tmp_path).rows(torch.arange(400))[0], first)
+    fashion.train(teacher, fashion.Images(images, classes, 1), 1, fashion.by_labels, tmp_path / "teacher.pt")
+    assert not torch.equal(fashion.answers(teacher, images, tmp_path).rows(torch.arange(400))[0], first)
+
+
+def test_a_student_is_taught_pruned_and_converted(tmp_path):
+    images, classes = made_up()
+    data = fashion.Images(images, classes, seed=1)
+    teacher, effort = fashion.small(9), distill_fashion.Effort(student=12, pruned=6, seeds=1)
+    fashion.train(teacher, data, 8, fashion.by_labels, tmp_path / "teacher.pt")
+    assert fashion.accuracy(teacher, (images, classes)) > 60
+    known = fashion.answers(teacher, images, tmp_path)
     row, student = distill_fashion.one_seed(known, data, (images, classes), effort, tmp_path)
     assert row["zeros"] == pytest.approx(0.8, abs=0.02)
     assert min(row["distilled"], row["pruned"], row["int8"]) > 30  # 10 is chance
@@ -121,29 +137,50 @@ def test_the_parts_work_together(tmp_path):
     assert sum(isinstance(module, Int8Conv2d) for module in student.modules()) == 4
     again, _ = distill_fashion.one_seed(known, data, (images, classes), effort, tmp_path)
     assert again == row  # from the checkpoints
-    times = distill_fashion.latencies(teacher, student, images, seconds=0.1)
+    times = fashion.latencies({"teacher": teacher, "student": student}, images, seconds=0.1)
     assert [*times] == ["1 image", "64 images"]
-    assert all(min(found.values()) > 0 and len(found) == 3 for found in times.values())
+    assert all(min(found.values()) > 0 and [*found] == ["teacher", "student"] for found in times.values())
 
 
-def test_what_is_said_of_the_results(tmp_path):
-    result = made_up_result()
-    text = render_distill.table(result)
-    assert "| distilled | 88.50 | 88.10 to 88.90 | +2.50 |" in text
+def test_a_network_is_pruned_in_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(prune_fashion, "large", fashion.small)
+    images, classes = made_up()
+    data, effort = fashion.Images(images, classes, seed=1), prune_fashion.Effort(dense=8, pruned=6, seeds=1)
+    row, models = prune_fashion.one_seed(data, (images, classes), effort, tmp_path)
+    assert row["zeros"] == pytest.approx(0.8, abs=0.03)
+    assert min(row[name] for name in models) > 30
+    assert (models["dense"].state_dict()["2.0.weight"] != 0).all()
+    weight = models["pruned"].state_dict()["2.0.weight"]
+    blocks = weight.permute(0, 2, 3, 1).reshape(len(weight) // 4, 4, -1, 4)
+    zeros = (blocks == 0).sum((1, 3))
+    assert set(zeros.unique().tolist()) == {0, 16}
+    assert prune_fashion.one_seed(data, (images, classes), effort, tmp_path)[0] == row  # from the checkpoints
+
+
+def test_what_is_said_of_the_results():
+    text = render_fashion.distilled(made_up_distilled())
+    assert "| distilled | 88.10 | 88.90 | 88.50 | +2.50 |" in text
     assert "The one that is taught is 2.50 points above the one that is not, in the worst of 2 seeds 2.10." in text
     assert "12.50 times" in text
     assert "13.4 times fewer" in text
+    text = render_fashion.pruned(made_up_pruned())
+    assert "| 80 % zeros, int8 | 91.80 | 91.70 | 91.75 | -0.25 |" in text
+    assert "loses 0.25 points against dense float32, in the worst of 2 seeds 0.30." in text
+    assert "packed: `dense`, `blocks_4`." in text
+    assert "| 1 image | 0.480 | 0.400 | 0.060 | 0.040 | 12.00 times (10.00) | 1.50 times |" in text
 
 
-def made_up_result():
-    machine = {"versions": {"torch": "2"}, "cpu": "a CPU", "isa": "avx2", "commit": "abc", "cores": 2, "load": 0.5}
+MACHINE = {"versions": {"torch": "2"}, "cpu": "a CPU", "isa": "avx2", "commit": "abc", "cores": 2, "load": 0.5}
+
+
+def made_up_distilled():
     rows = [
         {"seed": 0, "alone": 86.0, "distilled": 88.1, "zeros": 0.8, "pruned": 87.8, "int8": 87.7},
         {"seed": 1, "alone": 86.0, "distilled": 88.9, "zeros": 0.8, "pruned": 88.8, "int8": 88.7},
     ]
     times = {"teacher": 5.0, "teacher, norms folded": 4.0, "student, int8": 0.4}
     return {
-        "machine": machine,
+        "machine": MACHINE,
         "date": "2026-01-01",
         "effort": {"teacher": 6, "student": 40, "pruned": 40, "taught_with": 60000, "images": 6000, "tested": 10000},
         "multiplications": {"teacher": 14_700_000, "student": 1_100_000},
@@ -154,9 +191,27 @@ def made_up_result():
     }
 
 
-@pytest.mark.skipif(not RESULTS.exists(), reason="no results are committed")
-def test_the_committed_results_keep_what_was_asked_for():
-    result = json.loads(RESULTS.read_text())
+def made_up_pruned():
+    rows = [
+        {"seed": 0, "zeros": 0.8, "dense": 92.0, "pruned": 91.9, "dense, int8": 92.0, "pruned, int8": 91.8},
+        {"seed": 1, "zeros": 0.8, "dense": 92.0, "pruned": 91.7, "dense, int8": 91.9, "pruned, int8": 91.7},
+    ]
+    times = {"float32": 0.48, "float32, norms folded": 0.4, "dense, int8": 0.06, "pruned, int8": 0.04}
+    return {
+        "machine": MACHINE,
+        "date": "2026-01-01",
+        "effort": {"dense": 8, "pruned": 8, "images": 60000, "tested": 10000, "seeds": 2},
+        "pattern": "4x4",
+        "multiplications": 14_700_000,
+        "rows": rows,
+        "forms": ["dense", "blocks_4"],
+        "threads": 1,
+        "milliseconds": {"1 image": times},
+    }
+
+
+def test_the_committed_students_keep_what_was_asked_for():
+    result = json.loads((RESULTS / "distill-fashion.json").read_text())
     assert result["teacher"] >= 91
     assert 8 * result["multiplications"]["student"] <= result["multiplications"]["teacher"]
     assert len(result["rows"]) == 3
@@ -164,4 +219,14 @@ def test_the_committed_results_keep_what_was_asked_for():
     means = result["means"]
     assert means["distilled"] - means["alone"] >= 1
     assert means["distilled"] - means["int8"] <= 1
-    assert f"{means['int8']:.2f}" in render_distill.table(result)
+    assert f"{means['int8']:.2f}" in render_fashion.distilled(result)
+
+
+def test_the_committed_pruned_networks_keep_what_was_asked_for():
+    result = json.loads((RESULTS / "prune-fashion.json").read_text())
+    assert len(result["rows"]) == 3
+    for row in result["rows"]:
+        assert row["zeros"] >= 0.8
+        assert row["dense"] - row["pruned"] <= 0.5
+    for times in result["milliseconds"].values():
+        assert times["pruned, int8"] < times["dense, int8"] < times["float32"]
