@@ -95,10 +95,13 @@ class Images:
 def answers(teacher: nn.Module, images: Tensor, folder: Path) -> ek.distill.CachedLogits:
     """What the teacher says of each image, and of each mirrored: it is asked once, and not in each epoch.
 
-    They are kept in a folder that is called by its weights: a teacher that has learned more has other answers.
+    They are kept in a folder that is called by its weights and the images: a teacher that has learned more, or is shown
+    others, gives other answers.
     """
-    weights = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in teacher.state_dict().values()))
-    folder = folder / f"answers-{weights.hexdigest()[:16]}"
+    asked = hashlib.sha256(images.numpy())
+    for tensor in teacher.state_dict().values():
+        asked.update(tensor.contiguous().numpy())
+    folder = folder / f"answers-{asked.hexdigest()[:16]}"
     if not (folder / "logits.json").exists():
         ek.distill.cache_logits(teacher, torch.cat([images, images.flip(-1)]).split(500), folder, top_k=10)
     return ek.distill.CachedLogits(folder)

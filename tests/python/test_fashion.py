@@ -112,13 +112,14 @@ def test_images_come_with_the_numbers_of_the_teachers_answers(tmp_path):
     torch.testing.assert_close(values.float(), wanted, rtol=2e-3, atol=2e-3)
 
 
-def test_a_teacher_is_asked_again_only_after_it_has_learned(tmp_path, monkeypatch):
+def test_a_teacher_is_asked_again_only_where_it_would_say_something_else(tmp_path, monkeypatch):
     images, classes = made_up()
     teacher = fashion.small(9).eval()
     first = fashion.answers(teacher, images, tmp_path).rows(torch.arange(400))[0]
     with monkeypatch.context() as patch:
         patch.setattr(teacher, "forward", None)
         assert torch.equal(fashion.answers(teacher, images, tmp_path).rows(torch.arange(400))[0], first)
+    assert len(fashion.answers(teacher, images[:50], tmp_path)) == 100
     fashion.train(teacher, fashion.Images(images, classes, 1), 1, fashion.by_labels, tmp_path / "teacher.pt")
     assert not torch.equal(fashion.answers(teacher, images, tmp_path).rows(torch.arange(400))[0], first)
 
