@@ -58,9 +58,10 @@ def one_seed(
     """Scores of a student alone, of one that is taught, of that one pruned, and in int8; and the last."""
     alone, taught = small(data.seed), small(data.seed)
     train(alone, data, effort.student, by_labels, folder / f"alone-{data.seed}.pt")
-    train(taught, data, effort.student, by_answers(taught, known), folder / f"distilled-{data.seed}.pt")
+    loss = by_answers(taught, known)
+    train(taught, data, effort.student, loss, folder / f"distilled-{data.seed}.pt")
     row = {"seed": data.seed, "alone": accuracy(alone, test), "distilled": accuracy(taught, test)}
-    row["zeros"] = prune(taught, "unstructured", known, data, effort.pruned, folder / f"pruned-{data.seed}.pt")
+    row["zeros"] = prune(taught, "unstructured", data, effort.pruned, loss, folder / f"pruned-{data.seed}.pt")
     converted = to_int8(taught, data.images)
     row |= {"pruned": accuracy(taught, test), "int8": accuracy(converted, test)}
     print(json.dumps(row), flush=True)

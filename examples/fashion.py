@@ -131,15 +131,13 @@ def train(
     return model.eval()
 
 
-def prune(
-    model: nn.Module, pattern: str, known: ek.distill.CachedLogits, data: Images, epochs: int, checkpoint: Path
-) -> float:
-    """Prunes to 80 % in small steps, while a teacher goes on teaching; the share of zeros. The first layer stays."""
+def prune(model: nn.Module, pattern: str, data: Images, epochs: int, loss: Callable, checkpoint: Path) -> float:
+    """Prunes to 80 % in small steps, while training goes on; the share of zeros. The first layer stays."""
     steps = data.steps(epochs)
     config: Config = ek.PerLayer({"0.0": None, "_default": ek.Prune(0.8, pattern, scope="global", max_sparsity=0.9)})
     schedule = ek.AGP(begin=1, end=max(2, steps // 2), every=max(1, steps // 40))
     gradually = ek.train.PruneGradually(config, schedule)
-    train(model, data, epochs, by_answers(model, known), checkpoint, callbacks=(gradually,))
+    train(model, data, epochs, loss, checkpoint, callbacks=(gradually,))
     weights = [module.weight for name, module in model.named_modules() if hasattr(module, "weight") and name != "0.0"]
     weights = [weight for weight in weights if weight.ndim > 1]
     return sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)

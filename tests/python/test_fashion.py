@@ -18,6 +18,7 @@ import fashion  # noqa: E402
 import prune_fashion  # noqa: E402
 import render_fashion  # noqa: E402
 
+import edgekern as ek  # noqa: E402
 from edgekern.evaluate import MissingDataError  # noqa: E402
 from edgekern.evaluate.fashion import FASHION_MNIST, load_fashion_mnist, read_idx  # noqa: E402
 from edgekern.nn import Int8Conv2d  # noqa: E402
@@ -143,19 +144,19 @@ def test_a_student_is_taught_pruned_and_converted(tmp_path):
     assert all(min(found.values()) > 0 and [*found] == ["teacher", "student"] for found in times.values())
 
 
-def test_a_network_is_pruned_in_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(prune_fashion, "large", fashion.small)
+def test_a_network_is_pruned_in_blocks(tmp_path):
     images, classes = made_up()
-    data, effort = fashion.Images(images, classes, seed=1), prune_fashion.Effort(dense=8, pruned=6, seeds=1)
-    row, models = prune_fashion.one_seed(data, (images, classes), effort, tmp_path)
-    assert row["zeros"] == pytest.approx(0.8, abs=0.03)
-    assert min(row[name] for name in models) > 30
-    assert (models["dense"].state_dict()["2.0.weight"] != 0).all()
-    weight = models["pruned"].state_dict()["2.0.weight"]
-    blocks = weight.permute(0, 2, 3, 1).reshape(len(weight) // 4, 4, -1, 4)
+    data, effort = fashion.Images(images, classes, seed=1), prune_fashion.Effort(pruned=6, seeds=1)
+    dense = fashion.train(fashion.small(9), data, 8, fashion.by_labels, tmp_path / "dense.pt")
+    row, converted = prune_fashion.one_seed(dense, data, (images, classes), effort, tmp_path)
+    assert row["zeros"] == pytest.approx(0.8, abs=0.02)
+    assert min(row["pruned"], row["int8"]) > 30
+    assert (dense.get_submodule("2.0").weight != 0).all()  # it was a copy that was pruned
+    ek.dense_(converted)
+    blocks = converted.get_submodule("2.0").weight.permute(0, 2, 3, 1).reshape(24, 2, -1, 4)
     zeros = (blocks == 0).sum((1, 3))
-    assert set(zeros.unique().tolist()) == {0, 16}
-    assert prune_fashion.one_seed(data, (images, classes), effort, tmp_path)[0] == row  # from the checkpoints
+    assert 8 * (zeros == 8).sum() > 0.95 * zeros.sum() > 0  # int8 rounds a few more to zero
+    assert prune_fashion.one_seed(dense, data, (images, classes), effort, tmp_path)[0] == row  # from the checkpoints
 
 
 def test_what_is_said_of_the_results():
@@ -165,6 +166,7 @@ def test_what_is_said_of_the_results():
     assert "12.50 times" in text
     assert "13.4 times fewer" in text
     text = render_fashion.pruned(made_up_pruned())
+    assert "| dense | 92.00 | 92.00 | 92.00 |  |" in text
     assert "| 80 % zeros, int8 | 91.80 | 91.70 | 91.75 | -0.25 |" in text
     assert "loses 0.25 points against dense float32, in the worst of 2 seeds 0.30." in text
     assert "packed: `dense`, `blocks_4`." in text
@@ -194,15 +196,16 @@ def made_up_distilled():
 
 def made_up_pruned():
     rows = [
-        {"seed": 0, "zeros": 0.8, "dense": 92.0, "pruned": 91.9, "dense, int8": 92.0, "pruned, int8": 91.8},
-        {"seed": 1, "zeros": 0.8, "dense": 92.0, "pruned": 91.7, "dense, int8": 91.9, "pruned, int8": 91.7},
+        {"seed": 0, "zeros": 0.8, "pruned": 91.9, "int8": 91.8},
+        {"seed": 1, "zeros": 0.8, "pruned": 91.7, "int8": 91.7},
     ]
-    times = {"float32": 0.48, "float32, norms folded": 0.4, "dense, int8": 0.06, "pruned, int8": 0.04}
+    times = {"float32": 0.48, "float32, norms folded": 0.4, "int8": 0.06, "pruned, int8": 0.04}
     return {
         "machine": MACHINE,
         "date": "2026-01-01",
         "effort": {"dense": 8, "pruned": 8, "images": 60000, "tested": 10000, "seeds": 2},
-        "pattern": "4x4",
+        "pattern": "2x4",
+        "dense": {"float32": 92.0, "int8": 91.95},
         "multiplications": 14_700_000,
         "rows": rows,
         "forms": ["dense", "blocks_4"],
@@ -226,8 +229,7 @@ def test_the_committed_students_keep_what_was_asked_for():
 def test_the_committed_pruned_networks_keep_what_was_asked_for():
     result = json.loads((RESULTS / "prune-fashion.json").read_text())
     assert len(result["rows"]) == 3
-    for row in result["rows"]:
-        assert row["zeros"] >= 0.8
-        assert row["dense"] - row["pruned"] <= 0.5
+    assert all(row["zeros"] == pytest.approx(0.8, abs=1e-3) for row in result["rows"])
+    assert all(result["dense"]["float32"] - row["int8"] <= 0.5 for row in result["rows"])
     for times in result["milliseconds"].values():
-        assert times["pruned, int8"] < times["dense, int8"] < times["float32"]
+        assert times["pruned, int8"] < times["int8"] < times["float32"]
