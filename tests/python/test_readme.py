@@ -18,6 +18,8 @@ DOCUMENTS = [
 # Tests called like them test their parts.
 TAKE_MINUTES = {
     "distill_fashion.py",
+    "fashion.py",
+    "prune_fashion.py",
     "prune_minilm.py",
     "prune_smollm2.py",
     "qat_minilm.py",
@@ -67,7 +69,7 @@ def test_examples_run(example, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "script", ["render_demo.py", "render_prune.py", "render_quantize.py", "render_bits.py", "render_distill.py"]
+    "script", ["render_demo.py", "render_prune.py", "render_quantize.py", "render_bits.py", "render_fashion.py"]
 )
 def test_the_numbers_are_the_committed_ones(script):
     done = subprocess.run(
