@@ -134,21 +134,25 @@ EK_INLINE void add_products(const uint8_t* const (&lhs)[kGroups], const int8_t* 
 template <class Isa>
 constexpr bool kPlainRows = Isa::kGroupRows == 1 && Isa::kLhsBytes == 1 && Isa::kZeroOffset == 0;
 
-// The same, of these values of k: a line of a window after the other, or all at once.
+// The same, of these values of k: of rows that lie one after the other all at once, of windows a line after the other.
 template <class Isa, int MR, int NP, int PH, int kGroups, int NV, class Acc>
 EK_INLINE void add_lines(const TileLhs& from, const Span& span, const int8_t* panels, int64_t panel_bytes,
                          Acc (&acc)[PH][kGroups][NV]) {
-  const bool windows = kPlainRows<Isa> && from.windows != nullptr;
-  const int64_t line = windows ? from.line : span.end - span.begin, next_line = windows ? from.next_line : 0;
-  const int64_t skip = windows ? span.skip : 0, run = windows ? span.run : line;
   const uint8_t* lhs[kGroups];
-  unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
-    lhs[g] = windows ? from.windows[g] + span.begin / line * next_line + skip
-                     : from.data + g * Isa::kGroupRows * from.stride + span.begin * Isa::kGroupRows * Isa::kLhsBytes;
-  });
-  for (int64_t k = span.begin; k < span.end; k += line) {
-    add_products<Isa, MR, NP>(lhs, panels + (k + skip) * kPanelColumns, panel_bytes, run, acc);
-    unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE { lhs[g] += next_line; });
+  if constexpr (kPlainRows<Isa>) {
+    const bool windows = from.windows != nullptr;
+    const int64_t line = windows ? from.line : span.end - span.begin, next_line = windows ? from.next_line : 0;
+    const int64_t skip = windows ? span.skip : 0, run = windows ? span.run : line;
+    unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE {
+      lhs[g] = windows ? from.windows[g] + span.begin / line * next_line + skip : from.data + g * from.stride + span.begin;
+    });
+    for (int64_t k = span.begin; k < span.end; k += line) {
+      add_products<Isa, MR, NP>(lhs, panels + (k + skip) * kPanelColumns, panel_bytes, run, acc);
+      unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE { lhs[g] += next_line; });
+    }
+  } else {
+    unroll<kGroups>([&](auto g) EK_LAMBDA_INLINE { lhs[g] = from.data + g * Isa::kGroupRows * from.stride; });
+    add_products<Isa, MR, NP>(lhs, panels, panel_bytes, span.end, acc);
   }
 }
 
@@ -191,12 +195,14 @@ constexpr TileTable<Isa, Accumulate> kAccumulate([](auto rows, auto panels) -> A
 template <class Isa>
 TileLhs lhs_at(const LhsRows& lhs, int64_t m, int64_t k) {
   const uint8_t* data = lhs.data + m * lhs.stride + k * Isa::kGroupRows * Isa::kLhsBytes;
-  if (lhs.windows == nullptr) return {data, lhs.stride, nullptr, 0, 0};
+  if (!kPlainRows<Isa> || lhs.windows == nullptr) return {data, lhs.stride, nullptr, 0, 0};
   return {data, lhs.stride, lhs.windows->rows + m, lhs.windows->line, lhs.windows->next_line};
 }
 
 // The lines that at least one of `rows` rows from m on multiplies; of each line they multiply the same.
+template <class Isa>
 EK_INLINE Span span_of(const LhsRows& lhs, int64_t m, int64_t rows, int64_t depth) {
+  if (!kPlainRows<Isa>) return {0, depth, 0, depth, rows};
   if (lhs.spans == nullptr) return {0, depth, 0, lhs.windows == nullptr ? depth : lhs.windows->line, rows};
   Span all = lhs.spans[m];
   for (int64_t i = m + 1; i < m + rows; ++i) {
@@ -264,7 +270,7 @@ void gemm_by_tiles(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_
           int64_t k = block * kBlockDepth;
           TileArgs args = tile_at<Isa>(g, at, n0, k, min_of(kBlockDepth, g.rhs.padded_k - k),
                                        g.rhs.panels + p * panel_bytes + k * kPanelColumns, panel_bytes, tile + start);
-          args.span = span_of(g.lhs, at, rows, args.span.end);
+          args.span = span_of<Isa>(g.lhs, at, rows, args.span.end);
           accumulate_tile(args);
           add_block(g, block, rows, tile + start, total + start);
         }

@@ -74,7 +74,7 @@ void direct_tiles(const DirectTiles& tiles) {
   constexpr int kGroupRows = MR < Isa::kGroupRows ? MR : Isa::kGroupRows, kGroups = MR / kGroupRows;
   const DirectTiles t = tiles;  // by value: y may alias what is behind a reference
   const To to(*t.output);
-  const int32_t* places = t.lhs.windows != nullptr ? t.lhs.windows->places : nullptr;
+  const int32_t* places = kPlainRows<Isa> && t.lhs.windows != nullptr ? t.lhs.windows->places : nullptr;
   for (int64_t m = t.m0; m < t.m1; m += MR) {
     typename Isa::template Acc<kGroupRows> acc[PH][kGroups][NV];
     clear<Isa, kGroupRows>(acc);
@@ -142,7 +142,7 @@ void gemm_direct(const GemmArgs& g, int64_t m0, int64_t m1, int64_t p0, int64_t 
     };
     for (int64_t m = m0, end; m < m1; m = end) {
       end = g.lhs.spans == nullptr ? m1 : min_of(m1, m + g.lhs.spans[m].same);
-      const Span span = span_of(g.lhs, m, 1, g.rhs.padded_k);
+      const Span span = span_of<Isa>(g.lhs, m, 1, g.rhs.padded_k);
       int64_t whole = m + (end - m) / Isa::kRows * Isa::kRows, half = whole;
       // A row or two would wait for weights as long as more do: they go with the tile before them, in two halves.
       if (whole > m && whole < end && end - whole <= Isa::kRows / 3) {

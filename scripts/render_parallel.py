@@ -1,0 +1,73 @@
+"""Renders what benchmarks/parallel.py and parallel_tensor.py measured into docs/parallel.md: no number is typed by hand.
+
+python scripts/render_parallel.py           rewrite docs/parallel.md
+python scripts/render_parallel.py --check   exit with 1 when docs/parallel.md is not what the results say
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from statistics import median
+from typing import Any
+
+from page_marks import ROOT, replace, settle
+
+RESULTS = ROOT / "benchmarks/results"
+
+
+def _machine(facts: dict[str, Any]) -> str:
+    return f"{facts['cpu']}, {facts['isa']}, torch {facts['versions']['torch']}, commit {facts['commit']}"
+
+
+def pipeline(lines: list[dict[str, Any]]) -> str:
+    """One process on one core against two on two."""
+    head, *rows = lines
+    tasks = {
+        "one": f"reading {head['prompt']} tokens",
+        "many": f"reading {head['batch']} prompts of {head['prompt']} tokens",
+        "write": f"writing {head['written']} tokens after {head['prompt'] // 4}",
+    }
+    text = [
+        f"SmolLM2-135M in {head['scheme']}: one process on a core, and two by layers, each on a core of its own, over "
+        f"loopback. Prompts are read in {head['pieces']} pieces. Medians of {head['rounds']} rounds, in turns.",
+        "",
+        "| | one process, s | two, s | times as fast | tokens |",
+        "| --- | ---: | ---: | ---: | --- |",
+    ]
+    for row in rows:
+        one, two = (median(row["seconds"][name]) for name in ("one", "two"))
+        tokens = "the same" if row["same_tokens"] else "others"
+        text.append(f"| {tasks[row['task']]} | {one:.3f} | {two:.3f} | {row['ahead']:.2f} | {tokens} |")
+    return "\n".join([*text, "", f"{_machine(head)}."])
+
+
+def tensor(result: dict[str, Any]) -> str:
+    """What two ranks say that divide each layer."""
+    text = [
+        f"SmolLM2-135M on {result['windows']} windows of {result['tokens']:,} tokens: its perplexity in one process, and "
+        "divided within layers over two, which add up floats or int8. The error is the distance of the first window's "
+        "logits from those of one process, in proportion.",
+        "",
+        "| | one process | floats are sent | error | int8 is sent | error |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in result["rows"]:
+        cells = [row["scheme"], f"{row['alone']:.4f}"]
+        for sent in ("floats", "int8"):
+            found = row["divided"][sent]
+            cells += [f"{found['perplexity']:.4f} ({found['perplexity'] / row['alone'] - 1:+.2%})", f"{found['error']:.1e}"]
+        text.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*text, "", f"{_machine(result['machine'])}."])
+
+
+def main() -> int:
+    path = ROOT / "docs/parallel.md"
+    lines = [json.loads(line) for line in (RESULTS / "parallel-pipeline.jsonl").read_text().splitlines()]
+    page = replace(path.read_text(), "parallel-pipeline", pipeline(lines))
+    page = replace(page, "parallel-tensor", tensor(json.loads((RESULTS / "parallel-tensor.json").read_text())))
+    return settle(path, page)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
