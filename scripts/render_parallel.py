@@ -1,4 +1,4 @@
-"""Renders what benchmarks/parallel.py and parallel_tensor.py measured into docs/parallel.md: no number is typed by hand.
+"""Renders what benchmarks/parallel.py and parallel_tensor.py measured into docs/parallel.md.
 
 python scripts/render_parallel.py           rewrite docs/parallel.md
 python scripts/render_parallel.py --check   exit with 1 when docs/parallel.md is not what the results say
@@ -45,9 +45,9 @@ def pipeline(lines: list[dict[str, Any]]) -> str:
 def tensor(result: dict[str, Any]) -> str:
     """What two ranks say that divide each layer."""
     text = [
-        f"SmolLM2-135M on {result['windows']} windows of {result['tokens']:,} tokens: its perplexity in one process, and "
-        "divided within layers over two, which add up floats or int8. The error is the distance of the first window's "
-        "logits from those of one process, in proportion.",
+        f"SmolLM2-135M on {result['windows']} windows of {result['tokens']:,} tokens: its perplexity in one process, "
+        "and divided within layers over two, which add up floats or int8. The error is the distance of the first "
+        "window's logits from those of one process, in proportion.",
         "",
         "| | one process | floats are sent | error | int8 is sent | error |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -56,7 +56,8 @@ def tensor(result: dict[str, Any]) -> str:
         cells = [row["scheme"], f"{row['alone']:.4f}"]
         for sent in ("floats", "int8"):
             found = row["divided"][sent]
-            cells += [f"{found['perplexity']:.4f} ({found['perplexity'] / row['alone'] - 1:+.2%})", f"{found['error']:.1e}"]
+            change = found["perplexity"] / row["alone"] - 1
+            cells += [f"{found['perplexity']:.4f} ({change:+.2%})", f"{found['error']:.1e}"]
         text.append("| " + " | ".join(cells) + " |")
     return "\n".join([*text, "", f"{_machine(result['machine'])}."])
 
