@@ -197,9 +197,9 @@ def main() -> None:
     one.end()
     two.end()
     if options.output:
-        head = {"benchmark": "parallel", **describe_machine(), **{name: getattr(options, name) for name in names}}
-        text = "".join(json.dumps(line) + "\n" for line in [{**head, "plan": plan, "rounds": rounds}, *lines])
-        options.output.write_text(text)
+        head = {"machine": describe_machine(), **{name: getattr(options, name) for name in names}}
+        found = {**head, "rounds": rounds, "plan": plan, "rows": lines}
+        options.output.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,26 +20,25 @@ def _machine(facts: dict[str, Any]) -> str:
     return f"{facts['cpu']}, {facts['isa']}, torch {facts['versions']['torch']}, commit {facts['commit']}"
 
 
-def pipeline(lines: list[dict[str, Any]]) -> str:
+def pipeline(result: dict[str, Any]) -> str:
     """One process on one core against two on two."""
-    head, *rows = lines
     tasks = {
-        "one": f"reading {head['prompt']} tokens",
-        "many": f"reading {head['batch']} prompts of {head['prompt']} tokens",
-        "write": f"writing {head['written']} tokens after {head['prompt'] // 4}",
+        "one": f"reading {result['prompt']} tokens",
+        "many": f"reading {result['batch']} prompts of {result['prompt']} tokens",
+        "write": f"writing {result['written']} tokens after {result['prompt'] // 4}",
     }
     text = [
-        f"SmolLM2-135M in {head['scheme']}: one process on a core, and two by layers, each on a core of its own, over "
-        f"loopback. Prompts are read in {head['pieces']} pieces. Medians of {head['rounds']} rounds, in turns.",
+        f"SmolLM2-135M in {result['scheme']}: one process on a core, and two by layers, each on a core of its own, over "
+        f"loopback. Prompts are read in {result['pieces']} pieces. Medians of {result['rounds']} rounds, in turns.",
         "",
         "| | one process, s | two, s | times as fast | tokens |",
         "| --- | ---: | ---: | ---: | --- |",
     ]
-    for row in rows:
+    for row in result["rows"]:
         one, two = (median(row["seconds"][name]) for name in ("one", "two"))
         tokens = "the same" if row["same_tokens"] else "others"
         text.append(f"| {tasks[row['task']]} | {one:.3f} | {two:.3f} | {row['ahead']:.2f} | {tokens} |")
-    return "\n".join([*text, "", f"{_machine(head)}."])
+    return "\n".join([*text, "", f"{_machine(result['machine'])}."])
 
 
 def tensor(result: dict[str, Any]) -> str:
@@ -65,9 +64,9 @@ def tensor(result: dict[str, Any]) -> str:
 def main() -> int:
     path = ROOT / "docs/parallel.md"
     page = path.read_text()
-    times, says = RESULTS / "parallel-pipeline.jsonl", RESULTS / "parallel-tensor.json"
+    times, says = RESULTS / "parallel-pipeline.json", RESULTS / "parallel-tensor.json"
     if times.exists():
-        page = replace(page, times.stem, pipeline([json.loads(line) for line in times.read_text().splitlines()]))
+        page = replace(page, times.stem, pipeline(json.loads(times.read_text())))
     if says.exists():
         page = replace(page, says.stem, tensor(json.loads(says.read_text())))
     return settle(path, page)

@@ -14,11 +14,10 @@ MACHINE = {"cpu": "A CPU", "isa": "avx2", "versions": {"torch": "2.13.0"}, "comm
 
 
 def test_times_of_a_pipeline():
-    head = {**MACHINE, "scheme": "int8", "prompt": 512, "batch": 8, "written": 32, "pieces": 8, "rounds": 3}
+    head = {"machine": MACHINE, "scheme": "int8", "prompt": 512, "batch": 8, "written": 32, "pieces": 8, "rounds": 3}
     row = {"task": "many", "seconds": {"one": [4.0, 3.0, 9.0], "two": [2.0, 2.5, 1.0]}, "ahead": 2.0}
-    text = render_parallel.pipeline(
-        [head, {**row, "same_tokens": True}, {**row, "task": "write", "same_tokens": False}]
-    )
+    rows = [{**row, "same_tokens": True}, {**row, "task": "write", "same_tokens": False}]
+    text = render_parallel.pipeline({**head, "rows": rows})
     assert "| reading 8 prompts of 512 tokens | 4.000 | 2.000 | 2.00 | the same |" in text
     assert "| writing 32 tokens after 128 | 4.000 | 2.000 | 2.00 | others |" in text
 
