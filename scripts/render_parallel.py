@@ -28,8 +28,8 @@ def pipeline(result: dict[str, Any]) -> str:
         "write": f"writing {result['written']} tokens after {result['prompt'] // 4}",
     }
     text = [
-        f"SmolLM2-135M in {result['scheme']}: one process on a core, and two by layers, each on a core of its own, over "
-        f"loopback. Prompts are read in {result['pieces']} pieces. Medians of {result['rounds']} rounds, in turns.",
+        f"SmolLM2-135M in {result['scheme']}: one process on a core, and two by layers, each on a core of its own, "
+        f"over loopback. Prompts are read in {result['pieces']} pieces. Medians of {result['rounds']} rounds, in turns.",
         "",
         "| | one process, s | two, s | times as fast | tokens |",
         "| --- | ---: | ---: | ---: | --- |",
