@@ -29,7 +29,8 @@ def pipeline(result: dict[str, Any]) -> str:
     }
     text = [
         f"SmolLM2-135M in {result['scheme']}: one process on a core, and two by layers, each on a core of its own, "
-        f"over loopback. Prompts are read in {result['pieces']} pieces. Medians of {result['rounds']} rounds, in turns.",
+        f"over loopback. Prompts are read in {result['pieces']} pieces. "
+        f"Medians of {result['rounds']} rounds, in turns.",
         "",
         "| | one process, s | two, s | times as fast | tokens |",
         "| --- | ---: | ---: | ---: | --- |",
