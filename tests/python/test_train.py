@@ -203,6 +203,18 @@ def test_autocast_computes_in_bfloat16():
     assert set(seen) == {torch.bfloat16}
 
 
+@pytest.mark.parametrize("capability", ["avx512_bf16", "bf16", "avx512_vnni", None])
+def test_autocast_is_left_to_the_processor(monkeypatch, capability):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True}, raising=False)
+    seen = []
+    result = train(
+        make(), of=lambda model, batch: seen.append(model(batch[0]).dtype) or loss(model, batch), autocast="auto"
+    )
+    cast = torch.bfloat16 if capability in ("avx512_bf16", "bf16") else None
+    assert result.autocast is cast
+    assert set(seen) == {cast or torch.float32}
+
+
 def test_parameters_of_the_loss_are_trained_and_frozen_ones_are_not():
     class Scaled(nn.Module):
         def __init__(self):

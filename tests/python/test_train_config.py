@@ -54,7 +54,7 @@ def test_a_name_alone_will_do():
         ({"accumulate": 0}, ValueError, "accumulate must be 1 or more"),
         ({"clip": 0}, ValueError, "clip must be above 0"),
         ({"clip": -1.0}, ValueError, "clip must be 0 or more"),
-        ({"autocast": "fp16"}, ValueError, "unknown autocast 'fp16'; this version knows bf16"),
+        ({"autocast": "fp16"}, ValueError, "unknown autocast 'fp16'; this version knows bf16, auto"),
         ({"train_mode": 1}, TypeError, "train_mode must be a bool"),
         ({"early_stop": 3}, TypeError, r"early_stop must be EarlyStop\(...\) or None, got int"),
         ({"early_stop": {"patience": 0}}, ValueError, "EarlyStop: patience must be 1 or more"),

@@ -193,7 +193,8 @@ def _train(task: Task, stage: FineTuneStage | DistilStage, loss: Loss, notes: tu
         progress=task.progress,
     )
     early = ", stopped early" if result.stopped_early else ""
-    said = f"{result.steps} steps{early}, the last with a loss of {result.loss:.4g}"
+    cast = "" if result.autocast is None else f" in {result.autocast}".replace("torch.", "")
+    said = f"{result.steps} steps{cast}{early}, the last with a loss of {result.loss:.4g}"
     if gradual is not None:
         notes = (*notes, *_pruned_gradually(gradual))
     if prepare is None or prepare.report is None:

@@ -44,7 +44,7 @@ SCHEDULERS: dict[str, str] = {
 """Names of schedules, and of their classes in ``torch.optim.lr_scheduler``."""
 WARMED_UP = ("warmup_constant", "warmup_cosine", "warmup_linear")
 """Names of schedules that rise first: a ``LinearLR`` and another, in a ``SequentialLR``."""
-AUTOCAST = ("bf16",)
+AUTOCAST = ("bf16", "auto")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ class FitConfig:
             otherwise the arguments of what follows. None leaves the learning rate as it is.
         accumulate: batches whose gradients are averaged for one step.
         clip: the largest norm of all gradients together; None does not clip.
-        autocast: ``"bf16"``: the forward pass in bfloat16 where ``torch.autocast`` allows. None: in the model's dtype.
+        autocast: ``"bf16"``: the forward pass in bfloat16 where ``torch.autocast`` allows. ``"auto"``: the same, but
+            only on devices that multiply bfloat16 themselves; others are slower at it. None: in the model's dtype.
         train_mode: calls ``model.train()`` first. False leaves the modes as they are: dropout stays off in a model in
             eval mode, and batch normalisations keep their statistics.
         seed: of Python's, NumPy's and torch's generators.

@@ -58,6 +58,8 @@ class FitResult:
     """Whether it ended before its time."""
     resumed_at: int
     """The step of the checkpoint that it went on from; 0 when it began anew."""
+    autocast: torch.dtype | None
+    """What the forward pass was cast to; None: it was not."""
 
 
 class Patience:

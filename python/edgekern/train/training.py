@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from edgekern.calibration.observe import inference
 from edgekern.config import FitConfig
 from edgekern.config.checks import kind_of
+from edgekern.train.autocast import autocast_dtype
 from edgekern.train.build import make_optimizer, make_scheduler
 from edgekern.train.callbacks import Callback
 from edgekern.train.checkpoint import write_checkpoint
@@ -59,7 +60,9 @@ class Training:
         self.log = Log(None)
         self.checkpoint: Path | None = None
         self.evaluated_at = -1
-        self._autocast = _autocast(self.parameters[0].device.type, config.autocast)
+        device = self.parameters[0].device.type
+        self.autocast = autocast_dtype(device, config.autocast)
+        self._cast = partial(torch.autocast, device, self.autocast, enabled=self.autocast is not None)
 
     def _count_steps(self) -> int | None:
         config = self.config
@@ -134,7 +137,7 @@ class Training:
         run.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
         for batch in group:
-            with self._autocast():
+            with self._cast():
                 parts = _parts(self.loss(self.model, batch), number)
             for name, part in parts.items():
                 sums[name] = sums.get(name, 0.0) + part.item() / len(group)
@@ -201,7 +204,8 @@ class Training:
         run = self.run
         best = self.patience.best if self.patience else None
         before = found["run"]["step"] if found else 0
-        return FitResult(run.step, self.feed.epoch, run.loss, run.metrics, best, self.stopped_early, before)
+        early = self.stopped_early
+        return FitResult(run.step, self.feed.epoch, run.loss, run.metrics, best, early, before, self.autocast)
 
 
 def _trainable(model: nn.Module, loss: object) -> list[nn.Parameter]:
@@ -222,7 +226,3 @@ def _parts(given: object, step: int) -> dict[str, Tensor]:
             f"loss: expected a scalar tensor, or a mapping of such with one as 'loss'; in step {step} got {shape}"
         )
     return {"loss": total.squeeze(), **{name: part.detach() for name, part in parts.items() if name != "loss"}}
-
-
-def _autocast(device: str, kind: str | None) -> Callable[[], AbstractContextManager[Any]]:
-    return nullcontext if kind is None else lambda: torch.autocast(device, torch.bfloat16)
