@@ -204,7 +204,7 @@ def test_recipes_that_come_along():
     pytest.importorskip("torch")
     from edgekern.compress import CompressError, recipe_names, recipe_of
 
-    assert recipe_names() == ("distil-half", "int4", "int8", "sparse80-int8", "tiny-llm")
+    assert recipe_names() == ("distil-half", "int4", "int8", "sparse50-int8", "sparse80-int8", "tiny-llm")
     for name in recipe_names():
         recipe = recipe_of(name)
         assert recipe.name == name
