@@ -54,8 +54,8 @@ def compress(model: str, recipe: str, folder: str, *texts: str) -> dict[str, Any
     """Runs ``edgekern compress`` on the model in a folder; what its record says of the time."""
     run = RUNS / model
     machine, start = describe_machine(), time.perf_counter()
-    command = [sys.executable, "-m", "edgekern", "compress", folder, "--recipe", recipe, "-o", str(run), *texts]
-    subprocess.run(command, check=True)
+    program = [sys.executable, "-m", "edgekern_cli", "compress"]
+    subprocess.run([*program, folder, "--recipe", recipe, "-o", str(run), *texts], check=True)
     seconds = time.perf_counter() - start
     stages = read_record(run).stages
     found = {
