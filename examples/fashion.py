@@ -21,7 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import edgekern as ek
 from edgekern.bench.interleave import interleave
 from edgekern.config import Config
+from edgekern.evaluate.fashion import load_fashion_mnist
 
+Data = tuple[Tensor, Tensor]
+"""Images [N, 1, 28, 28] and their classes [N]."""
 BATCH, TEMPERATURE, HARD = 128, 4.0, 0.1
 
 
@@ -49,6 +52,12 @@ def small(seed: int) -> nn.Sequential:
     return network((12, 24, 48, 64), 2, seed)
 
 
+def clothes(learned: int, tested: int) -> tuple[Data, Data]:
+    """So many images to learn from, and so many to test with."""
+    train, test = (load_fashion_mnist(train=which) for which in (True, False))
+    return (train[0][:learned], train[1][:learned]), (test[0][:tested], test[1][:tested])
+
+
 def multiplications(model: nn.Module) -> int:
     """In convolutions and linear layers, for one image.
 
@@ -61,7 +70,7 @@ def multiplications(model: nn.Module) -> int:
 
 
 @torch.inference_mode()
-def accuracy(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
+def accuracy(model: nn.Module, data: Data) -> float:
     """Percent of the images whose class the model finds."""
     model.eval()
     found = torch.cat([model(images).argmax(1) for images in data[0].split(500)])
@@ -156,6 +165,13 @@ def to_int8(model: nn.Module, images: Tensor) -> nn.Module:
     ek.convert_(made, ek.Int8(activations="static"), data=images[:500].split(100))
     ek.link_(made)
     return made
+
+
+def to_time(name: str, floats: nn.Module, native: dict[str, nn.Module], images: Tensor) -> dict[str, nn.Module]:
+    """A network as it is and with its norms folded, and native ones, whose convolutions then run in one call."""
+    plain = copy.deepcopy(floats).to(memory_format=torch.contiguous_format)
+    frozen = {name: ek.freeze(model, images[:1]) for name, model in native.items()}
+    return {name: plain, f"{name}, norms folded": folded(floats, images), **frozen}
 
 
 def latencies(models: dict[str, nn.Module], images: Tensor, seconds: float) -> dict[str, dict[str, float]]:

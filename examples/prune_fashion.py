@@ -12,24 +12,22 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from fashion import (
+    Data,
     Images,
     accuracy,
     by_labels,
-    folded,
+    clothes,
     large,
     latencies,
     multiplications,
     prune,
     run_as_script,
     to_int8,
+    to_time,
     train,
 )
-from torch import Tensor, nn
-
-import edgekern as ek
-from edgekern.evaluate.fashion import load_fashion_mnist
+from torch import nn
 
 PATTERN = "2x4"
 
@@ -48,9 +46,7 @@ class Effort:
 QUICK = Effort(dense=1, pruned=2, images=2_000, tested=1_000, seeds=1)
 
 
-def one_seed(
-    dense: nn.Module, data: Images, test: tuple[Tensor, Tensor], effort: Effort, folder: Path
-) -> tuple[dict, nn.Module]:
+def one_seed(dense: nn.Module, data: Images, test: Data, effort: Effort, folder: Path) -> tuple[dict, nn.Module]:
     """Scores of a copy of the network that is pruned, and of that in int8; and the last."""
     pruned = copy.deepcopy(dense)
     zeros = prune(pruned, PATTERN, data, effort.pruned, by_labels, folder / f"large-pruned-{data.seed}.pt")
@@ -63,8 +59,7 @@ def one_seed(
 def run(quick: bool, folder: Path) -> dict:
     """All of it; the results. Latencies are those of the last pruned network."""
     effort = QUICK if quick else Effort()
-    images, classes = (part[: effort.images] for part in load_fashion_mnist(train=True))
-    test = tuple(part[: effort.tested] for part in load_fashion_mnist(train=False))
+    (images, classes), test = clothes(effort.images, effort.tested)
     dense = train(large(0), Images(images, classes, 0), effort.dense, by_labels, folder / "large-0.pt")
     converted = to_int8(dense, images)
     found = {"effort": asdict(effort), "pattern": PATTERN, "multiplications": multiplications(dense)}
@@ -76,10 +71,7 @@ def run(quick: bool, folder: Path) -> dict:
         rows.append(row)
     forms = [module.choice.form for module in pruned.modules() if hasattr(module, "choice")]
     found |= {"rows": rows, "forms": forms}
-    plain = copy.deepcopy(dense).to(memory_format=torch.contiguous_format)
-    models = {"float32": plain, "float32, norms folded": folded(dense, images)}
-    # Their convolutions run in one call.
-    models |= {"int8": ek.freeze(converted, images[:1]), "pruned, int8": ek.freeze(pruned, images[:1])}
+    models = to_time("float32", dense, {"int8": converted, "pruned, int8": pruned}, images)
     found["milliseconds"] = latencies(models, test[0], seconds=1 if quick else 20)
     print(json.dumps({"forms": forms, "milliseconds": found["milliseconds"]}))
     return found

@@ -24,7 +24,7 @@ from edgekern.nn.huge_pages import gather_weights_
 from edgekern.nn.layers import Layer, find_layers, objection, obstacle, tied_weights
 from edgekern.nn.memory import part_of_a_model
 from edgekern.nn.schemes import empty_native, weight_bytes_as
-from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths, uninterrupted
+from edgekern.nn.swap import replace, return_freed_memory, settle, uninterrupted
 from edgekern.nn.tables import holders_of, is_tied
 from edgekern.plan import Conversion, ConvertError, Decision, FilterFn, check_filter_fn, check_model, plan
 from edgekern.summary import DENSE, LayerRow, Report
@@ -144,7 +144,7 @@ def dense_(model: nn.Module) -> Report:
     with uninterrupted():
         for layer, dense in steps:
             replace(layer, dense)
-        settle_fused_paths(model)
+        settle(model)
         vars(model).pop(_LEFT_ALONE, None)
     return Report(tuple(rows))
 
@@ -289,7 +289,7 @@ def _commit(model: nn.Module, steps: list[_Step]) -> None:
             if freed >= largest:  # keeps the peak within the original and two layers
                 return_freed_memory()
                 freed = 0
-        settle_fused_paths(model)
+        settle(model)
     return_freed_memory()
 
 

@@ -168,7 +168,7 @@ def test_no_data_do_worse_than_a_value_error(data):
         ('[[stage]]\nkind = "convert"\nscheme = "int8"\nname = "../x"', "name must be small letters"),
         ('[[stage]]\nkind = "convert"', "'convert' has no scheme, and no stage before it rounds"),
         ('[[stage]]\nkind = "distil"\nfit = { steps = 1, optimiser = "sgd" }', "there is no option 'optimiser'"),
-        ('[[stage]]\nkind = "distil"\nfit = 3', "FitConfig: expected a mapping"),
+        ('[[stage]]\nkind = "distil"\nfit = 3', "FitConfig: expected a table"),
         (
             '[[stage]]\nkind = "distil"\nfit = { steps = 1 }\nlayers = 1.5',
             "layers must be a number of blocks, or a share",

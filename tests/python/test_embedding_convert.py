@@ -374,6 +374,37 @@ def test_adopted_models_keep_the_tie(tmp_path):
     assert torch.equal(logits(again), logits(model))
 
 
+@pytest.mark.parametrize("way", ["converted", "adopted", "read", "loaded"])
+def test_transformers_ties_a_converted_head_no_more(tmp_path, way):
+    config = PerLayer({"lm_head": Int8(), "_default": Int8()})
+    model = tiny()
+    if way in ("converted", "adopted"):
+        ek.convert_(model, config)
+    if way == "adopted":
+        adopt_(model, config)
+    if way in ("read", "loaded"):
+        model = loaded(folder_of(model, tmp_path / "float"), config)
+    if way == "loaded":
+        model.save_pretrained(tmp_path / "out")
+        model = loaded(tmp_path / "out")
+    expected = logits(model)
+    model.tie_weights()
+    assert model.model.embed_tokens.table is model.lm_head
+    assert torch.equal(logits(model), expected)
+    ek.dense_(model)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    model.tie_weights()
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_ties_of_float_layers_stay():
+    model = tiny()
+    ek.convert_(model, Int8())  # leaves the head alone
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    model.tie_weights()
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -139,9 +139,11 @@ def test_a_student_is_taught_pruned_and_converted(tmp_path):
     assert sum(isinstance(module, Int8Conv2d) for module in student.modules()) == 4
     again, _ = distill_fashion.one_seed(known, data, (images, classes), effort, tmp_path)
     assert again == row  # from the checkpoints
-    times = fashion.latencies({"teacher": teacher, "student": student}, images, seconds=0.1)
+    models = fashion.to_time("teacher", teacher, {"student": student}, images)
+    assert [*models] == ["teacher", "teacher, norms folded", "student"]
+    times = fashion.latencies(models, images, seconds=0.1)
     assert [*times] == ["1 image", "64 images"]
-    assert all(min(found.values()) > 0 and [*found] == ["teacher", "student"] for found in times.values())
+    assert all(min(found.values()) > 0 and [*found] == [*models] for found in times.values())
 
 
 def test_a_network_is_pruned_in_blocks(tmp_path):

@@ -58,6 +58,7 @@ def test_a_name_alone_will_do():
         ({"train_mode": 1}, TypeError, "train_mode must be a bool"),
         ({"early_stop": 3}, TypeError, r"early_stop must be EarlyStop\(...\) or None, got int"),
         ({"early_stop": {"patience": 0}}, ValueError, "EarlyStop: patience must be 1 or more"),
+        ({"early_stop": {}}, ValueError, "EarlyStop: it needs patience"),
         ({"early_stop": {"patience": 1, "mode": "up"}}, ValueError, "unknown mode 'up'; this version knows min, max"),
     ],
 )

@@ -24,10 +24,8 @@ from edgekern.checkpoint.records import (
     TensorRecord,
     check,
     check_fields,
-    conv_record,
     layer_record,
     strings,
-    table_record,
     tensor_record,
 )
 from edgekern.config import Int4
@@ -122,15 +120,15 @@ class Manifest:
         check_fields(data, cls, "the file")
         return cls(
             edgekern_version=check(data, "edgekern_version", str, "the file"),
-            layers=tuple(layer_record(entry) for entry in check(data, "layers", list, "the file")),
+            layers=tuple(layer_record(LayerRecord, entry) for entry in check(data, "layers", list, "the file")),
             tensors={
                 name: tensor_record(name, entry) for name, entry in check(data, "tensors", dict, "the file").items()
             },
             aliases=_aliases(data),
             non_persistent=_non_persistent(data),
             sparse=_sparse(data),
-            tables=tuple(table_record(entry) for entry in check(data, "tables", list, "the file")),
-            convs=tuple(conv_record(entry) for entry in check(data, "convs", list, "the file")),
+            tables=tuple(layer_record(TableRecord, entry) for entry in check(data, "tables", list, "the file")),
+            convs=tuple(layer_record(ConvRecord, entry) for entry in check(data, "convs", list, "the file")),
             size=check(data, "size", int, "the file"),
             sha256=check(data, "sha256", str, "the file"),
         )

@@ -23,7 +23,7 @@ from edgekern.checkpoint.write import sha256_of
 from edgekern.nn import NativeEmbedding, NativeLayer
 from edgekern.nn.layers import Layer
 from edgekern.nn.memory import part_of_a_model
-from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths
+from edgekern.nn.swap import replace, return_freed_memory, settle
 
 Keep = Callable[[str], bool]
 Change = Callable[[str, NativeLayer], nn.Module]
@@ -77,7 +77,7 @@ def load_part(
         made = native if change is None or isinstance(native, NativeEmbedding) else change(layer.name, native)
         replace(layer, made)
     part.fill(model, states, hidden)
-    settle_fused_paths(model)
+    settle(model)
     return_freed_memory()
     return manifest.sha256
 

@@ -24,7 +24,7 @@ from edgekern.checkpoint.write import sha256_of
 from edgekern.nn import NATIVE_CONVS, NATIVE_EMBEDDINGS, NATIVE_LINEARS, NativeEmbedding, NativeLayer, NativeLinear
 from edgekern.nn.huge_pages import gather_weights_
 from edgekern.nn.memory import part_of_a_model
-from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths, uninterrupted
+from edgekern.nn.swap import replace, return_freed_memory, settle, uninterrupted
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -70,7 +70,7 @@ def load(model: M, directory: str | os.PathLike[str]) -> M:
         for layer, native in zip(layers, natives, strict=True):
             replace(layer, native)
         fill(model, plan)
-        settle_fused_paths(model)
+        settle(model)
     gather_weights_(model)
     return_freed_memory()
     return model

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from types import UnionType
+from typing import Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 from edgekern.checkpoint.errors import CheckpointFormatError
 from edgekern.config import Scheme, scheme_from_dict
@@ -78,76 +79,46 @@ Record: TypeAlias = LayerRecord | ConvRecord | TableRecord
 """What is said of a native layer of any kind."""
 
 
-def layer_record(data: Any) -> LayerRecord:
-    """A linear layer's entry as a record.
+Kind = TypeVar("Kind", LayerRecord, ConvRecord, TableRecord)
+
+
+def layer_record(kind: type[Kind], data: Any) -> Kind:
+    """A layer's entry as a record of its kind.
 
     Raises:
-        CheckpointFormatError: a field that is missing or of another type, as for the others here.
+        CheckpointFormatError: a field that is missing or of another type than the record's.
     """
-    names, scheme, where = _named(data, LayerRecord)
-    return LayerRecord(
-        names=names,
-        scheme=scheme,
-        in_features=check(data, "in_features", int, where),
-        out_features=check(data, "out_features", int, where),
-        activation=check(data, "activation", str, where),
-        dtype=check(data, "dtype", str, where),
-        bias_dtype=None if data["bias_dtype"] is None else check(data, "bias_dtype", str, where),
-    )
-
-
-def conv_record(data: Any) -> ConvRecord:
-    """A convolution's entry as a record."""
-    names, scheme, where = _named(data, ConvRecord)
-    return ConvRecord(
-        names=names,
-        scheme=scheme,
-        in_channels=check(data, "in_channels", int, where),
-        out_channels=check(data, "out_channels", int, where),
-        kernel_size=_sizes(data, "kernel_size", 2, where),
-        stride=_sizes(data, "stride", 2, where),
-        padding=data["padding"] if isinstance(data["padding"], str) else _sizes(data, "padding", 2, where),
-        dilation=_sizes(data, "dilation", 2, where),
-        groups=check(data, "groups", int, where),
-        padding_mode=check(data, "padding_mode", str, where),
-        same_padding=check(data, "same_padding", bool, where),
-        pads=None if data["pads"] is None else _sizes(data, "pads", 4, where),
-        activation=check(data, "activation", str, where),
-        dtype=check(data, "dtype", str, where),
-        bias_dtype=None if data["bias_dtype"] is None else check(data, "bias_dtype", str, where),
-    )
-
-
-def table_record(data: Any) -> TableRecord:
-    """A table's entry as a record."""
-    names, scheme, where = _named(data, TableRecord)
-    return TableRecord(
-        names=names,
-        scheme=scheme,
-        num_embeddings=check(data, "num_embeddings", int, where),
-        embedding_dim=check(data, "embedding_dim", int, where),
-        dtype=check(data, "dtype", str, where),
-        tied_to=None if data["tied_to"] is None else check(data, "tied_to", str, where),
-    )
-
-
-def _named(data: Any, record: type) -> tuple[tuple[str, ...], Scheme, str]:
-    """What records have in common: names, scheme, and what to call it in messages."""
-    check_fields(data, record, "a layer")
+    check_fields(data, kind, "a layer")
     names = strings(data, "names", "a layer")
     if not names:
         raise CheckpointFormatError(f"{MANIFEST_FILE}: a layer has no names")
     where = f"layer {names[0]!r}"
+    found: dict[str, Any] = {"names": names, "scheme": _scheme(data, where)}
+    types = get_type_hints(kind)
+    return kind(**found, **{name: _field(data, name, types[name], where) for name in types if name not in found})
+
+
+def _scheme(data: Mapping[str, Any], where: str) -> Scheme:
     try:
         scheme = scheme_from_dict(check(data, "scheme", dict, where))
     except (TypeError, ValueError) as error:
         raise CheckpointFormatError(f"{MANIFEST_FILE}: {where}: {error}") from None
     if scheme.carried_out_by != "convert_":
         raise CheckpointFormatError(f"{MANIFEST_FILE}: {where}: {scheme.format!r} is not a format of stored weights")
-    return names, scheme, where
+    return scheme
 
 
-def _sizes(data: Mapping[str, Any], key: str, count: int, where: str) -> Any:
+def _field(data: Mapping[str, Any], key: str, expected: Any, where: str) -> Any:
+    """The field ``key``, a plain value or so many whole numbers, or what else its type allows."""
+    first, *others = get_args(expected) if isinstance(expected, UnionType) else [expected]
+    if type(data[key]) in others:
+        return data[key]
+    if get_origin(first) is tuple:
+        return _sizes(data, key, len(get_args(first)), where)
+    return check(data, key, first, where)
+
+
+def _sizes(data: Mapping[str, Any], key: str, count: int, where: str) -> tuple[int, ...]:
     value = check(data, key, list, where)
     if len(value) != count or not all(type(size) is int for size in value):
         raise CheckpointFormatError(f"{MANIFEST_FILE}: {where}: {key} must be {count} whole numbers, got {value!r}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-import tempfile
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,9 +19,8 @@ from ..evaluate import Encoder, SimilarityTask, load_lee50, load_minilm, load_si
 from ..machine import describe_machine
 from ..report.chart import draw_demo
 from ..report.demo import BatchTiming, DemoResult, Pair, demo_table
-from ..report.energy import energy_note
 from ..summary import Report
-from .demo_progress import Step, progress
+from .demo_parts import Step, progress, save_and_load, show, write
 
 BATCHES, SEQUENCE = (1, 32), 128
 MAX_QUALITY_LOSS = 0.01  # in correlation; rounding to int8 moves it by a tenth of that
@@ -41,13 +38,9 @@ def run(quick: bool, output: Path) -> DemoResult:
     console = Console()
     with progress(console, total=5 + len(BATCHES)) as step:
         result, report = _measure(quick, step)
-    output.joinpath("demo.json").write_text(json.dumps(result, indent=2) + "\n")
-    output.joinpath("explain.txt").write_text(f"{report}\n")
+    write(result, report, output)
     draw_demo(result, output / "demo.png")
-    console.print(demo_table(result))
-    console.print(energy_note(result["energy"]), style="dim", highlight=False, markup=False)
-    for failure in result["failures"]:
-        console.print(f"[bold red]FAILED[/] {failure}")
+    show(result, [demo_table(result)], console)
     console.print(f"Written to {output}: demo.json, demo.png, explain.txt")
     return result
 
@@ -122,10 +115,7 @@ def _sizes(dense: nn.Module, report: Report) -> dict[str, Pair]:
 def _round_trip(int8: Encoder) -> tuple[int, bool]:
     """Saves the converted model and loads it into a fresh one: bytes on disk, and whether outputs agree bit for bit."""
     fresh = load_minilm().model
-    with tempfile.TemporaryDirectory() as folder:
-        ek.save(int8.model, folder)
-        size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
-        ek.load(fresh, folder)
+    size = save_and_load(int8.model, fresh)
     inputs = int8.random_inputs(2, SEQUENCE)
     with torch.inference_mode():
         expected, got = int8.model(**inputs).last_hidden_state, fresh(**inputs).last_hidden_state

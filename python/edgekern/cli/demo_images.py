@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -20,8 +18,7 @@ from ..bench.interleave import interleave
 from ..evaluate.images import ImageClassifier, Photograph, efficientnet_lite0, imagenet_photographs
 from ..machine import describe_machine
 from ..report.demo_images import Guess, ImageDemoResult, Timing, guess_table, image_demo_table
-from ..report.energy import energy_note
-from .demo_progress import Step, progress
+from .demo_parts import Step, progress, save_and_load, show, write
 
 BATCHES = (1, 8)
 MOST_LOST = 1  # of the photographs; rounding to int8 turns close calls, and there are twenty
@@ -40,13 +37,8 @@ def run(quick: bool, output: Path) -> ImageDemoResult:
     console = Console()
     with progress(console, total=7) as step:
         result, explained = _measure(quick, step)
-    output.joinpath("demo.json").write_text(json.dumps(result, indent=2) + "\n")
-    output.joinpath("explain.txt").write_text(f"{explained}\n")
-    console.print(image_demo_table(result))
-    console.print(guess_table(result))
-    console.print(energy_note(result["energy"]), style="dim", highlight=False, markup=False)
-    for failure in result["failures"]:
-        console.print(f"[bold red]FAILED[/] {failure}")
+    write(result, explained, output)
+    show(result, [image_demo_table(result), guess_table(result)], console)
     console.print(f"Written to {output}: demo.json, explain.txt")
     return result
 
@@ -131,10 +123,7 @@ def _round_trip(int8: ImageClassifier, images: Tensor) -> tuple[int, bool]:
     """Saves the converted model and loads it into a fresh one: bytes on disk, and whether outputs agree bit for bit."""
     fresh = efficientnet_lite0().model
     ek.fuse_(fresh, images[:1])
-    with tempfile.TemporaryDirectory() as folder:
-        ek.save(int8.model, folder)
-        size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
-        ek.load(fresh, folder)
+    size = save_and_load(int8.model, fresh)
     ek.link_(fresh)
     return size, torch.equal(_scores(int8.model, images[:2]), _scores(fresh, images[:2]))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def check_choice(name: str, value: object, known: tuple[str, ...], scheme: str) -> None:
@@ -36,6 +38,26 @@ def settled_rows(given: object, scheme: str) -> tuple[int, ...]:
     for count in rows:
         check_count("rows", count, 1, scheme)
     return tuple(sorted(set(rows)))
+
+
+def from_options(kind: type[Any], options: object, owner: str) -> Any:
+    """An object of a dataclass, from a table of what it is made with.
+
+    Raises:
+        TypeError: no table, or an option of another type.
+        ValueError: an option that there is not, one that is missing, or a value out of range.
+    """
+    if not isinstance(options, Mapping):
+        raise TypeError(f"{owner}: expected a table of options, got {kind_of(options)}")
+    fields = dataclasses.fields(kind)
+    known = [field.name for field in fields]
+    if unknown := sorted(options.keys() - set(known)):
+        said = ", ".join(map(repr, unknown))
+        raise ValueError(f"{owner}: there is no option {said}; there are {', '.join(known)}")
+    needed = [field.name for field in fields if field.default is dataclasses.MISSING]
+    if missing := [name for name in needed if name not in options]:
+        raise ValueError(f"{owner}: it needs {' and '.join(missing)}")
+    return kind(**options)
 
 
 def kind_of(value: object) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgekern.config.checks import check_choice, check_count, check_number, kind_of
+from edgekern.config.checks import check_choice, check_count, check_number, from_options, kind_of
 from edgekern.config.toml_file import read_toml
 
 # Names are looked up here and nowhere else, so that a string from a file can never name something to import.
@@ -142,7 +142,7 @@ class FitConfig:
             known = (*SCHEDULERS, *WARMED_UP)
             object.__setattr__(self, "scheduler", _named("scheduler", self.scheduler, known))
         if isinstance(self.early_stop, Mapping):
-            object.__setattr__(self, "early_stop", _from_options(EarlyStop, self.early_stop))
+            object.__setattr__(self, "early_stop", from_options(EarlyStop, self.early_stop, "EarlyStop"))
         if not isinstance(self.early_stop, EarlyStop | None):
             raise TypeError(f"FitConfig: early_stop must be EarlyStop(...) or None, got {kind_of(self.early_stop)}")
 
@@ -162,7 +162,7 @@ class FitConfig:
         Raises:
             TypeError, ValueError: as when made; an option that there is not.
         """
-        return _from_options(cls, options)
+        return from_options(cls, options, "FitConfig")
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> FitConfig:
@@ -177,16 +177,6 @@ class FitConfig:
             return cls.from_dict(read_toml(path))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
-
-
-def _from_options(kind: type[Any], options: object) -> Any:
-    if not isinstance(options, Mapping):
-        raise TypeError(f"{kind.__name__}: expected a mapping of options, got {kind_of(options)}")
-    known = [field.name for field in dataclasses.fields(kind)]
-    if unknown := sorted(options.keys() - set(known)):
-        said = ", ".join(map(repr, unknown))
-        raise ValueError(f"{kind.__name__}: there is no option {said}; there are {', '.join(known)}")
-    return kind(**options)
 
 
 def _named(option: str, given: object, known: tuple[str, ...]) -> dict[str, Any]:

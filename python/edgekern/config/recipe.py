@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekern.config.checks import check_count, kind_of
+from edgekern.config.checks import check_count, from_options, kind_of
 from edgekern.config.stage import Stage
 from edgekern.config.stages import ConvertStage, EvaluateStage, stage_from_dict
 from edgekern.config.toml_file import read_toml
@@ -103,7 +103,7 @@ class Recipe:
             raise ValueError(f"stage: expected a list of tables, [[stage]], got {kind_of(given)}")
         stages = tuple(_read_stage(number, table) for number, table in enumerate(given, 1))
         try:
-            return cls(data.get("name", "unnamed"), stages, _read_text(data.get("text", {})))
+            return cls(data.get("name", "unnamed"), stages, from_options(Text, data.get("text", {}), "text"))
         except TypeError as error:
             raise ValueError(str(error)) from None
 
@@ -143,15 +143,6 @@ def _read_stage(number: int, table: object) -> Stage:
         return stage_from_dict(table)
     except (TypeError, ValueError) as error:
         raise ValueError(f"[[stage]] number {number}: {error}") from None
-
-
-def _read_text(table: object) -> Text:
-    if not isinstance(table, Mapping):
-        raise ValueError(f"text: expected a table, got {kind_of(table)}")
-    known = [field.name for field in dataclasses.fields(Text)]
-    if unknown := sorted(table.keys() - set(known)):
-        raise ValueError(f"text: there is no option {unknown[0]!r}; there are {', '.join(known)}")
-    return Text(**table)
 
 
 def _begun_with_evaluation(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgekern.config.checks import check_count, check_number, kind_of
+from edgekern.config.checks import check_count, check_number, from_options, kind_of
 from edgekern.config.fit import FitConfig
 from edgekern.config.gradual import AGP
 from edgekern.config.per_layer import Config, check_config, needing_data, schemes_in
@@ -165,16 +165,5 @@ def stage_from_dict(data: object) -> Stage:
     if "fit" in options:
         options["fit"] = FitConfig.from_dict(options["fit"])
     if "schedule" in options:
-        options["schedule"] = _schedule(options["schedule"])
+        options["schedule"] = from_options(AGP, options["schedule"], "schedule")
     return made(**options)
-
-
-def _schedule(table: object) -> AGP:
-    if not isinstance(table, Mapping):
-        raise TypeError(f"schedule: expected a table, as {{ begin = 1, end = 500, every = 10 }}; got {kind_of(table)}")
-    known = [field.name for field in dataclasses.fields(AGP)]
-    if unknown := sorted(table.keys() - set(known)):
-        raise ValueError(f"schedule: there is no option {unknown[0]!r}; there are {', '.join(known)}")
-    if missing := [name for name in ("begin", "end") if name not in table]:
-        raise ValueError(f"schedule: it needs {' and '.join(missing)}")
-    return AGP(**table)

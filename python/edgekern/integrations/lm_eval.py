@@ -16,7 +16,6 @@ from lm_eval.models.huggingface import HFLM
 
 from edgekern.config import scheme_from_dict
 from edgekern.integrations.transformers import load_model, load_tokenizer
-from edgekern.nn import NativeLinear
 
 
 @register_model("edgekern")
@@ -49,8 +48,6 @@ class EdgekernLM(HFLM):
             raise FileNotFoundError(f"pretrained: {pretrained} holds no tokenizer; text needs one, as tokenizer.json")
         config = None if scheme is None else scheme_from_dict({"format": scheme})
         model = load_model(pretrained, config, dtype)
-        if isinstance(model.get_output_embeddings(), NativeLinear):
-            model.config.tie_word_embeddings = False  # the harness has transformers tie them again
         super().__init__(pretrained=model, tokenizer=tokenizer, **options)
 
 

@@ -26,7 +26,7 @@ from edgekern.nn.convolution import options_of
 from edgekern.nn.huge_pages import gather_weights_
 from edgekern.nn.layers import CONV, Layer, find_layers, structural_obstacle
 from edgekern.nn.memory import part_of_a_model
-from edgekern.nn.swap import replace, return_freed_memory, settle_fused_paths
+from edgekern.nn.swap import replace, return_freed_memory, settle
 from edgekern.nn.tables import holders_of
 
 _DTYPES = {dtype_name(dtype): dtype for dtype in NativeLayer.DTYPES}
@@ -176,7 +176,7 @@ class StoredLayers:
                     raise CheckpointMismatchError(f"layer {layer.name!r} cannot be packed: {error}") from None
                 replace(layer, native)
                 progress(sum(tensor.nbytes for tensor in tensors.values()))
-        settle_fused_paths(self._model)
+        settle(self._model)
         gather_weights_(self._model)
         return_freed_memory()
 

@@ -6,12 +6,20 @@ import ctypes
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import cast
 
 from torch import nn
 
-from edgekern.nn import NATIVE_CONVS, NATIVE_EMBEDDINGS, NATIVE_LINEARS, NativeLinear, QATLinear
+from edgekern.nn import (
+    NATIVE_CONVS,
+    NATIVE_EMBEDDINGS,
+    NATIVE_LINEARS,
+    NativeEmbedding,
+    NativeLayer,
+    NativeLinear,
+    QATLinear,
+)
 from edgekern.nn.fused import FusedConv2d, FusedLinear
 from edgekern.nn.layers import Layer
 
@@ -45,6 +53,11 @@ _OWN_ATTRIBUTES = {
 _FUSED_PATHS = ((nn.TransformerEncoderLayer, "activation_relu_or_gelu"), (nn.TransformerEncoder, "use_nested_tensor"))
 _SAVED_PATH = "_edgekern_fused_path"
 
+# Where classes of transformers say which parameters `tie_weights()` makes one tensor, by name. Native layers have no
+# parameters, and those that share packed weights do so without it.
+_TIES = "_tied_weights_keys"
+_SAVED_TIES = "_edgekern_tied_weights_keys"
+
 
 def replace(layer: Layer, new: nn.Module) -> None:
     """Puts ``new`` wherever ``layer`` stands, with its training flag, hooks and what users attached to it."""
@@ -57,21 +70,52 @@ def replace(layer: Layer, new: nn.Module) -> None:
         place.parent._modules[place.attribute] = new
 
 
-def settle_fused_paths(model: nn.Module) -> None:
-    """Turns PyTorch's fused transformer path off where it would bypass native layers, or such as train for it; back on
-    where none are left."""
+def settle(model: nn.Module) -> None:
+    """Has what goes round the layers of a model know which of them are native now; to be called after an exchange.
+
+    PyTorch's fused transformer path is off where it would bypass native layers, or such as train for it, and
+    transformers ties none of their parameters. Where none are left, both are as they were.
+    """
     for module in model.modules():
-        for cls, switch in _FUSED_PATHS:
-            if not isinstance(module, cls):
-                continue
-            native = any(isinstance(child, NativeLinear | QATLinear) for child in module.modules())
-            saved = vars(module).get(_SAVED_PATH)
-            if native and saved is None:
-                setattr(module, _SAVED_PATH, getattr(module, switch))
-                setattr(module, switch, False)
-            elif not native and saved is not None:
-                setattr(module, switch, saved)
-                delattr(module, _SAVED_PATH)
+        _settle_fused_path(module)
+        _settle_ties(module)
+
+
+def _settle_fused_path(module: nn.Module) -> None:
+    for cls, switch in _FUSED_PATHS:
+        if not isinstance(module, cls):
+            continue
+        native = any(isinstance(child, NativeLinear | QATLinear) for child in module.modules())
+        saved = vars(module).get(_SAVED_PATH)
+        if native and saved is None:
+            setattr(module, _SAVED_PATH, getattr(module, switch))
+            setattr(module, switch, False)
+        elif not native and saved is not None:
+            setattr(module, switch, saved)
+            delattr(module, _SAVED_PATH)
+
+
+def _settle_ties(module: nn.Module) -> None:
+    saved = vars(module).get(_SAVED_TIES)
+    ties = getattr(module, _TIES, None) if saved is None else saved
+    if not isinstance(ties, dict):
+        return
+    left = {name: source for name, source in ties.items() if not _of_native(module, name, source)}
+    if left != ties:
+        setattr(module, _SAVED_TIES, ties)
+        setattr(module, _TIES, left)
+    elif saved is not None:
+        setattr(module, _TIES, saved)
+        delattr(module, _SAVED_TIES)
+
+
+def _of_native(module: nn.Module, *names: str) -> bool:
+    """Whether one of the parameters is a native layer's; names may be patterns for those of several layers, too."""
+    for name in names:
+        with suppress(AttributeError):
+            if isinstance(module.get_submodule(name.rpartition(".")[0]), NativeLayer | NativeEmbedding):
+                return True
+    return False
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from torch import nn
 
 from edgekern.config import Config, Int4, Int8, PerLayer, check_config
 from edgekern.nn.qat_linear import QATLinear, become_float_, become_qat_, untrainable
-from edgekern.nn.swap import settle_fused_paths, uninterrupted
+from edgekern.nn.swap import settle, uninterrupted
 from edgekern.plan import FilterFn, check_filter_fn, check_model, plan
 from edgekern.qat.report import QATReport, QATRow
 from edgekern.qat.task import Preparing, QATError
@@ -56,7 +56,7 @@ def prepare_qat_(model: nn.Module, config: Config, filter_fn: FilterFn | None = 
             if to is not None:
                 become_qat_(layer.linear, to)
             rows.append(QATRow(layer.name, layer.kind, layer.shape, to, decision.reason))
-        settle_fused_paths(model)
+        settle(model)
     return QATReport(tuple(rows))
 
 
@@ -71,4 +71,4 @@ def undo_qat_(model: nn.Module) -> None:
         for module in model.modules():
             if isinstance(module, QATLinear):
                 become_float_(module)
-        settle_fused_paths(model)
+        settle(model)

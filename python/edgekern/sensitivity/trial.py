@@ -17,7 +17,7 @@ from edgekern.kernels import Range
 from edgekern.nn import NativeLayer
 from edgekern.nn.layers import Layer
 from edgekern.nn.schemes import empty_native, obstacle_in_scheme
-from edgekern.nn.swap import replace, settle_fused_paths, uninterrupted
+from edgekern.nn.swap import replace, settle, uninterrupted
 from edgekern.plan import ConvertError
 from edgekern.prune.apply import prune_
 from edgekern.quantize import quantize_
@@ -71,7 +71,7 @@ def trial(
             with uninterrupted():
                 for layer, new in zip(unit.layers, complete, strict=True):
                     replace(layer, new)
-                settle_fused_paths(model)
+                settle(model)
             yield Trial(complete, complete, zeros)
 
 
@@ -125,7 +125,7 @@ def _restored(model: nn.Module, layers: tuple[Layer, ...], *, weights: bool) -> 
             for layer in layers:
                 for place in layer.places:
                     place.parent._modules[place.attribute] = layer.module
-            settle_fused_paths(model)
+            settle(model)
 
 
 def _zeros(weight: Tensor) -> int:
