@@ -59,6 +59,8 @@ def caps(tier: str | None, isa: str | None) -> dict[str, str]:
 
 def run(benchmark: str, plan: Plan, tier: str | None, isa: str | None, output: Path | None) -> None:
     """Measure `plan` into `output`, or into results/BENCHMARK-CPU[-TIER][-ISA]-DATE.jsonl."""
+    from edgekern.bench import Joules  # after the options have been looked at: it imports torch
+
     console = Console(stderr=True)
     machine = describe_machine()
     if output is None:
@@ -68,7 +70,7 @@ def run(benchmark: str, plan: Plan, tier: str | None, isa: str | None, output: P
         console.print(f"[yellow]{warning}[/yellow]")
     settings = {"tier": tier, "isa": isa, "rounds": plan.rounds, "round_seconds": plan.seconds}
     try:
-        write_results(plan, {"benchmark": benchmark, **machine, **settings}, output, console)
+        write_results(plan, {"benchmark": benchmark, **machine, **settings}, output, console, Joules())
     except WorkerError as error:
         console.print(f"[red]{escape(str(error))}[/red]")
         raise typer.Exit(1) from None

@@ -97,6 +97,10 @@ class Worker:
         """Time the prepared task for about `seconds`; returns seconds a call. Raises WorkerError."""
         return self._ask(do="sample", seconds=seconds)["samples"]
 
+    def repeat(self, seconds: float) -> int:
+        """Run the prepared task for about `seconds`, at least once; returns how often. Raises WorkerError."""
+        return self._ask(do="repeat", seconds=seconds)["calls"]
+
     def profile(self) -> dict[str, float]:
         """Seconds a call spends in each part of the prepared task. Raises WorkerError."""
         return self._ask(do="profile")["profile"]

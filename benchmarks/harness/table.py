@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from harness.machine import QUIET_SHARE, LoadMeter
 from harness.process import Worker, WorkerError
+
+if TYPE_CHECKING:
+    from edgekern.bench import Joules  # imports torch
 
 Record = dict[str, Any]
 SCHEMA = 1  # of the results files
@@ -62,8 +65,12 @@ def _start_workers(plan: Plan, threads: int, stack: ExitStack) -> Iterator[Worke
             yield {"kind": "failure", "subject": name, "threads": threads, "reason": str(error)}
 
 
-def _measure_task(plan: Plan, workers: Sequence[Worker], task: dict[str, Any]) -> Iterator[Record]:
-    """All workers that take part, on one task. A subject that fails gets a failure record and the others go on."""
+def _measure_task(plan: Plan, workers: Sequence[Worker], task: dict[str, Any], joules: Joules) -> Iterator[Record]:
+    """All workers that take part, on one task. A subject that fails gets a failure record and the others go on.
+
+    Energy comes last: rounds are too short for sensors. It is measured here, beside the worker, as a rival's own Python
+    need not have edgekern; a sensor's figure is the machine's anyway, and all other workers are stopped.
+    """
     workers = [worker for worker in workers if plan.takes_part(worker.name, task)]
     load = LoadMeter(worker.pid for worker in workers)
     facts: dict[str, Record] = {}
@@ -80,17 +87,19 @@ def _measure_task(plan: Plan, workers: Sequence[Worker], task: dict[str, Any]) -
         for i in range(len(ready)):  # another one goes first each round
             worker = ready[(turn + i) % len(ready)]
             samples[worker.name] += worker.sample(plan.seconds)
+    spent = {worker.name: joules.of_calls(worker.repeat) for worker in ready}
     foreign = round(load.foreign_share(), 3)
     for worker in ready:
         kind = "limit" if worker.name in plan.limits else "timing"
         timing = statistics_of(samples[worker.name], plan.rounds)
         own = {"subject": worker.name, "threads": worker.threads, **task}
-        yield {"kind": kind, **own, **timing, **facts[worker.name], "foreign_load": foreign}
+        found = {**timing, "joules": spent[worker.name], **facts[worker.name], "foreign_load": foreign}
+        yield {"kind": kind, **own, **found}
         if worker.name in plan.profiled:
             yield {"kind": "profile", **own, "seconds": worker.profile()}
 
 
-def measure(plan: Plan, on_step: Callable[[str], None]) -> Iterator[Record]:
+def measure(plan: Plan, on_step: Callable[[str], None], joules: Joules) -> Iterator[Record]:
     """Yield a record for every subject, thread count and task; `on_step` is told what is next."""
     for threads in plan.threads:
         with ExitStack() as stack:
@@ -103,11 +112,14 @@ def measure(plan: Plan, on_step: Callable[[str], None]) -> Iterator[Record]:
                     yield started
             for task in plan.tasks:
                 on_step(f"{task['name']}, {threads} thread{'s' if threads > 1 else ''}")
-                yield from _measure_task(plan, workers, task)
+                yield from _measure_task(plan, workers, task, joules)
 
 
-def write_results(plan: Plan, header: Record, path: Path, console: Console) -> None:
-    """Measure, and write header and records to `path`; a run cut short leaves what it has in `path`.part."""
+def write_results(plan: Plan, header: Record, path: Path, console: Console, joules: Joules) -> None:
+    """Measure, and write header and records to `path`; a run cut short leaves what it has in `path`.part.
+
+    The header says by which sensor `joules` measures, or why there are none.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -129,8 +141,8 @@ def write_results(plan: Plan, header: Record, path: Path, console: Console) -> N
             progress.update(bar, description=text, completed=steps)
             steps += 1
 
-        print(json.dumps({"kind": "header", "schema": SCHEMA, **header}), file=file)
-        for record in measure(plan, on_step):
+        print(json.dumps({"kind": "header", "schema": SCHEMA, **header, "energy": joules.to_dict()}), file=file)
+        for record in measure(plan, on_step, joules):
             print(json.dumps(record), file=file, flush=True)
             loads.append(record.get("foreign_load", 0.0))
             if record["kind"] == "failure":

@@ -98,6 +98,10 @@ def serve(name: str, threads: int, requests: TextIO, replies: TextIO) -> None:
                     samples, position = time_calls(subject.calls, request["seconds"], position)
                     gc.enable()
                     answer({"samples": samples})
+                elif request["do"] == "repeat":
+                    began = position
+                    _, position = time_calls(subject.calls, request["seconds"], began)
+                    answer({"calls": position - began})
                 else:
                     answer({"profile": subject.profile()})
             except Exception as error:

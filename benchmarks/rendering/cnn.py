@@ -9,7 +9,18 @@ from rivals.cnn_task import OTHER
 
 from rendering.bars import geometric_mean
 from rendering.charts import label
-from rendering.pages import MISSING, best_rival, facts, is_ours, marked, milliseconds, percent, plural, table
+from rendering.pages import (
+    MISSING,
+    best_rival,
+    facts,
+    is_ours,
+    joules_table,
+    marked,
+    milliseconds,
+    percent,
+    plural,
+    table,
+)
 from rendering.results import Cell, Results, profile_of
 
 TITLES = {
@@ -145,6 +156,7 @@ def cnn_section(results: Results) -> str:
         cells = [cell for cell in results.cells if cell.task["network"] == network]
         parts += [f"#### {TITLES[network]}", _times_table(results, cells), _int8_layers(cells)]
         parts += [_ahead(results, cells, subject) for subject in COMPARED]
+        parts.append(joules_table(cells))
     profiles = [_profile_table(results, network, subject) for network in networks for subject in COMPARED]
     if any(profiles):
         parts += ["#### Where the time goes, one image", LAYERS_EXPLANATION, *profiles]

@@ -8,7 +8,19 @@ from collections.abc import Iterable, Sequence
 from rendering.bars import geometric_mean
 from rendering.charts import label
 from rendering.cnn import COMPARED, TITLES
-from rendering.pages import MISSING, best_rival, facts, is_ours, marked, microseconds, percent, plural, ratio, table
+from rendering.pages import (
+    MISSING,
+    best_rival,
+    facts,
+    is_ours,
+    joules_table,
+    marked,
+    microseconds,
+    percent,
+    plural,
+    ratio,
+    table,
+)
 from rendering.results import Cell, Results
 
 OURS = "edgekern-static-nhwc"  # what the static rivals are compared with, layer by layer
@@ -103,5 +115,9 @@ def conv2d_section(results: Results) -> str:
         for threads in sorted({cell.threads for cell in results.cells}):
             cells = [c for c in results.cells if (c.task["network"], c.threads) == (network, threads)]
             rows = [*(_row(cell, subjects) for cell in cells), _sums(cells, subjects)]
-            parts += [f"#### {TITLES[network]}, {plural(threads)}, µs", table(header, rows)]
+            parts += [
+                f"#### {TITLES[network]}, {plural(threads)}, µs",
+                table(header, rows),
+                joules_table(cells),
+            ]
     return "\n\n".join(part for part in parts if part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rendering.charts import label
-from rendering.pages import facts, marked, plural, table
+from rendering.pages import facts, joules_table, marked, plural, table
 from rendering.results import Cell, Results
 
 EXPLANATION = (
@@ -41,4 +41,5 @@ def language_model_section(results: Results, charts: Sequence[str]) -> str:
     columns = [f"{cell.name}, {plural(cell.threads)}" for cell in results.cells]
     title = f"## SmolLM2-135M, a language model: {results.title}"
     charted = [f"![{results.title}](img/{name})" for name in charts]
-    return "\n\n".join([title, facts(results), EXPLANATION, table(["", *columns, "error"], rows), *charted])
+    parts = [title, facts(results), EXPLANATION, table(["", *columns, "error"], rows)]
+    return "\n\n".join(part for part in [*parts, joules_table(results.cells), *charted] if part)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from harness.table import Record
 
+from edgekern.report.energy import energy_note, joules_text
 from rendering.bars import Bar, geometric_mean, int4_bars, linear_bars, model_bars, tabled
 from rendering.charts import label
 from rendering.results import FLOOR, OURS, Cell, Results, profile_of, short_name
@@ -90,7 +91,7 @@ def plural(count: int) -> str:
 
 
 def facts(results: Results) -> str:
-    """Machine, versions and settings; who disturbed; who was not measured, and why."""
+    """Machine, versions and settings; what joules are of, if any; who disturbed; who was not measured, and why."""
     header = results.header
     versions = ", ".join(f"{name} {version}" for name, version in sorted(results.versions.items()))
     kernel = f" edgekern ran its {results.kernel()} kernels." if results.kernel() else ""
@@ -99,6 +100,8 @@ def facts(results: Results) -> str:
         f"{header['memory_bytes'] / 2**30:.0f} GiB; {header['system']}; Python {header['python']}, {versions}. "
         f"Commit {header['commit'] or 'unknown'}, {header['date'][:10]}, {header['rounds']} rounds.{kernel}"
     ]
+    if any(cell.joules(name) is not None for cell in results.cells for name in cell.timings):
+        paragraphs.append(f"{energy_note(header['energy'])}.")
     disturbed, total = results.disturbed()
     if disturbed:
         paragraphs.append(f"**{disturbed} of {total} cells were measured while other programs used the machine.**")
@@ -106,6 +109,22 @@ def facts(results: Results) -> str:
         paragraphs.append("Not measured:")
         paragraphs.append("\n".join(_failure_line(record) for record in results.failures))
     return "\n\n".join(paragraphs)
+
+
+def joules_table(cells: Sequence[Cell]) -> str:
+    """Joules of everybody: a column for each subject of `cells`, and a row where any of them was measured.
+
+    Empty where none was, as without a sensor.
+    """
+    subjects = dict.fromkeys(name for cell in cells for name in cell.timings)
+    spent = {(cell.name, cell.threads): [cell.joules(name) for name in subjects] for cell in cells}
+    rows = [
+        [f"{name}, {plural(threads)}", *map(joules_text, joules)]
+        for (name, threads), joules in spent.items()
+        if any(each is not None for each in joules)
+    ]
+    unit = "J/token" if "tokens" in cells[0].task else "J/inference"
+    return table([unit, *map(label, subjects)], rows) if rows else ""
 
 
 def _failure_line(record: Record) -> str:
@@ -155,6 +174,7 @@ def linear_section(results: Results, charts: Sequence[str]) -> str:
         header = ["M x K x N", *map(label, subjects), "ahead", "of the machine"]
         parts.append(f"### {plural(threads)}, µs\n\nThe best rival is in italics.")
         parts.append(table(header, rows))
+    parts.append(joules_table(results.cells))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -174,7 +194,7 @@ def model_section(results: Results, charts: Sequence[str]) -> str:
     parts.append("The error is the distance of the pooled embeddings from float32's, in proportion.")
     if FLOOR in results.subjects():
         parts.append(f"No linear kernel can bring the model below the row '{label(FLOOR)}'.")
-    parts.append(_profile_table(results))
+    parts += [joules_table(results.cells), _profile_table(results)]
     return "\n\n".join(part for part in parts if part)
 
 

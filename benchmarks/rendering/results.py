@@ -37,6 +37,11 @@ class Cell:
         record = self.timings.get(subject)
         return record["median_s"] if record else None
 
+    def joules(self, subject: str) -> float | None:
+        """Of a call, or of a token where the task has tokens; None where it was not measured."""
+        spent = self.timings.get(subject, {}).get("joules")  # older files do not have it
+        return None if spent is None else spent / self.task.get("tokens", 1)
+
     def best_rival(self) -> tuple[str, float] | None:
         """The fastest of the others, and its median seconds."""
         rivals = [

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 
 from harness.subject import FLOAT_CHANNELS, INT4_FORMS
 
 from rendering.bars import Bar, geometric_mean, worst
 from rendering.charts import label
-from rendering.pages import bars_table, facts, microseconds, plural, ratio, table
+from rendering.pages import bars_table, facts, joules_table, microseconds, plural, ratio, table
 from rendering.results import Cell, Results
 
 DENSE = "edgekern-dense"
 INT4_DENSE, *INT4_SPARSE = (f"edgekern-int4-{form}" for form in INT4_FORMS)
+SPARSE = "edgekern sparse"  # the fastest form of a cell
 INT4 = (INT4_DENSE, *INT4_SPARSE)
 F32, F16 = (tuple(f"edgekern-{dtype}-{channels}" for channels in FLOAT_CHANNELS) for dtype in ("f32", "f16"))
 DEEPSPARSE = ("deepsparse-fp32", "deepsparse-int8")
@@ -115,6 +117,14 @@ def _row(cell: Cell, floats: Iterable[Sequence[str]], others: Sequence[str]) -> 
     ]
 
 
+def _columns(cell: Cell, floats: Mapping[str, Sequence[str]], others: Sequence[str]) -> Cell:
+    """The cell with the subjects of its row alone, the fastest of several by the name of their column."""
+    fastest = {SPARSE: sparse_form(cell)} | {title: _fastest(cell, subjects) for title, subjects in floats.items()}
+    timings = {title: cell.timings[found[1]] for title, found in fastest.items() if found}
+    timings |= {name: cell.timings[name] for name in (DENSE, *others) if name in cell.timings}
+    return dataclasses.replace(cell, timings=timings)
+
+
 def _int4_bars(results: Results) -> list[Bar]:
     """The goals for int4, where the file has any."""
     cells = [cell for cell in results.cells if cell.seconds(INT4_DENSE) is not None]
@@ -146,7 +156,7 @@ def sparse_section(results: Results, charts: Sequence[str]) -> str:
     parts.append(EXPLANATION)
     header = [
         "M x K x N",
-        "edgekern sparse",
+        SPARSE,
         "form",
         "dense int8 / sparse",
         "DeepSparse / sparse",
@@ -159,4 +169,5 @@ def sparse_section(results: Results, charts: Sequence[str]) -> str:
         cells = [cell for cell in results.cells if (cell.task["pattern"], cell.task["sparsity"]) == mask]
         parts.append(f"### {mask_name(*mask)} zeros, µs")
         parts.append(table(header, [_row(cell, floats.values(), others) for cell in cells]))
-    return "\n\n".join(parts)
+        parts.append(joules_table([_columns(cell, floats, others) for cell in cells]))
+    return "\n\n".join(part for part in parts if part)

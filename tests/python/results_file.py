@@ -17,6 +17,16 @@ MACHINE = {
 }
 
 
+WATTS = 10.0
+ENERGY = {"source": "rapl", "scope": "package", "why_none": None}
+JOULES_NOTE = "J by rapl, package; of the whole machine, others' work included."
+
+
+def with_joules(records: list[dict]) -> list[dict]:
+    """The records of a machine that takes WATTS, measured by the sensor of ENERGY."""
+    return [r | {"joules": WATTS * r["median_s"]} if r["kind"] == "timing" else r for r in records]
+
+
 def write_file(folder: Path, records: list[dict], benchmark: str = "linear", **header: object) -> Path:
     full = {"kind": "header", "schema": 1, "benchmark": benchmark, **MACHINE, "date": "2026-01-02T00:00:00+00:00"}
     full |= {"tier": None, "isa": None, "rounds": 7, "round_seconds": 0.06} | header

@@ -15,7 +15,7 @@ import render  # noqa: E402
 from rendering.cnn import cnn_section, layer_table  # noqa: E402
 from rendering.conv2d import ahead, conv2d_section, peak_share  # noqa: E402
 from rendering.results import newest, read_results, short_name  # noqa: E402
-from results_file import write_file  # noqa: E402
+from results_file import ENERGY, JOULES_NOTE, with_joules, write_file  # noqa: E402
 
 FACTS = {"samples": 9, "rounds": 7, "foreign_load": 0.0}
 NHWC = "edgekern-nhwc"
@@ -117,6 +117,33 @@ def test_whole_networks(tmp_path: Path) -> None:
     assert "edgekern static, channels_last:" not in page
     assert "- torch.compile float32, all cells, 2 threads: no compiler" in page
     assert "in floats" not in page
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "records", "section", "header", "row"),
+    [
+        (
+            "conv2d",
+            single_layers(),
+            conv2d_section,
+            "edgekern, channels_last | edgekern static, channels_last | torch float32 | ONNX Runtime int8, static",
+            f"{DEPTHWISE}, 2 threads | 0.03 | 0.02 | 0.04 | 0.01",
+        ),
+        (
+            "cnn",
+            networks(),
+            cnn_section,
+            "edgekern, channels_last | edgekern, NCHW | torch float32 | ONNX Runtime int8, static",
+            "resnet18-b8, 2 threads | 0.4 | 0.5 | 1.6 | 0.2",
+        ),
+    ],
+    ids=["conv2d", "cnn"],
+)
+def test_joules(tmp_path: Path, benchmark: str, records: list, section: object, header: str, row: str) -> None:
+    page = section(read_results(write_file(tmp_path, with_joules(records), benchmark, energy=ENERGY)))
+    assert page.count(JOULES_NOTE) == 1
+    assert f"| J/inference | {header} |" in page
+    assert f"| {row} |" in page
 
 
 def test_a_layer_left_in_floats_is_told(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers", minversion="5")
 
-from results_file import write_file  # noqa: E402
+from results_file import ENERGY, JOULES_NOTE, with_joules, write_file  # noqa: E402
 from tiny_llama import tiny  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,3 +158,11 @@ def test_the_page(tmp_path):
     assert "| llama.cpp Q8_0 | *512.0* | **200.0** | 10.0% |" in page
     assert render.charts_of(results) == []
     assert render.SECTIONS["lm"] is language_model_section
+
+
+def test_joules_of_a_token(tmp_path):
+    page = language_model_section(read_results(write_file(tmp_path, with_joules(records()), "lm", energy=ENERGY)), [])
+    assert page.count(JOULES_NOTE) == 1
+    assert "| J/token | edgekern int8, head float32 | torch float32 | llama.cpp Q8_0 |" in page
+    assert "| pp512, 2 threads | 0.00977 | 0.0391 | 0.0195 |" in page  # 10 W for 0.5, 2 and 1 s, over 512 tokens
+    assert page.endswith("| tg64, 2 threads | 0.0625 | 0.156 | 0.05 |")

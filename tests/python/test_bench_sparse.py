@@ -21,7 +21,7 @@ from harness.subject import SUBJECTS, load_subject  # noqa: E402
 from rendering.pages import table  # noqa: E402
 from rendering.results import read_results  # noqa: E402
 from rendering.sparse import sparse_bars, sparse_section  # noqa: E402
-from results_file import write_file  # noqa: E402
+from results_file import ENERGY, JOULES_NOTE, with_joules, write_file  # noqa: E402
 from rivals import linear_layer  # noqa: E402
 from rivals.sparse_mask import random_mask  # noqa: E402
 
@@ -240,3 +240,13 @@ def test_pages_have_a_table_for_each_mask(tmp_path: Path) -> None:
     assert "| 128x768x3072, 2 threads | 1,000 | blocks_4 | 3.00 | **0.50** | - | 3,000 | 500 |" in docs
     assert docs.index("### 4x4, 80 % zeros, µs") < docs.index("### unstructured, 70 % zeros, µs")
     assert render.charts_of(results) == []
+
+
+def test_joules_are_those_of_the_row(tmp_path: Path) -> None:
+    times = {DENSE: 4e-3, BLOCKS: 1e-3, "edgekern__blocks_8": 2e-3, "edgekern__f32__1": 5e-4, DEEP: 1.5e-3}
+    records = with_joules(cell(WIDE, **times)) + cell(DECODE, **{DENSE: 3e-3})
+    section = sparse_section(read_results(write_file(tmp_path, records, "sparse", energy=ENERGY)), [])
+    assert section.count(JOULES_NOTE) == section.count("J/inference") == 1
+    header = "| J/inference | edgekern sparse | edgekern sparse float32 | edgekern dense | DeepSparse int8 |"
+    row = f"| {WIDE}, 2 threads | 0.01 | 0.005 | 0.04 | 0.015 |"
+    assert f"{header}\n| --- | ---: | ---: | ---: | ---: |\n{row}\n\n###" in section

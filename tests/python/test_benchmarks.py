@@ -23,10 +23,14 @@ from harness.machine import LoadMeter, cpu_slug, describe_machine  # noqa: E402
 from harness.process import Worker, WorkerError  # noqa: E402
 from harness.tier import tier_environment  # noqa: E402
 from rendering.bars import geometric_mean, int4_bars, linear_bars, model_bars  # noqa: E402
-from rendering.pages import linear_section, readme_block  # noqa: E402
+from rendering.pages import linear_section, model_section, readme_block  # noqa: E402
 from rendering.results import Results, newest, read_results  # noqa: E402
-from results_file import MACHINE, write_file  # noqa: E402
+from results_file import ENERGY, JOULES_NOTE, MACHINE, with_joules, write_file  # noqa: E402
 from rivals.int4_weights import pack_nibbles, quantize_int4  # noqa: E402
+from sensor_trees import INA226, write  # noqa: E402
+
+from edgekern.bench import Joules  # noqa: E402
+from edgekern.energy import EnergyMeter, Host  # noqa: E402
 
 
 def timing(name: str, subject: str, seconds: float, threads: int = 2, **extra: object) -> dict:
@@ -146,6 +150,35 @@ def test_pages_show_what_failed_and_who_disturbed(tmp_path: Path) -> None:
     assert "2 of 2 cells were measured while other programs used the machine" in text
     assert "| 128x768x3072 | 1,000 | 9,000 | *2,000* | - | 2.00 | 90% of peak |" in text
     assert "| 1x768x3072, cold | 100 | - | - | *300* | 3.00 | 95% of bandwidth |" in text
+
+
+def test_joules_have_a_table_of_their_own_where_a_sensor_was(tmp_path: Path) -> None:
+    *records, last = with_joules(good_records())
+    del last["joules"]
+    section = linear_section(read_results(write_file(tmp_path, [*records, last], energy=ENERGY)), [])
+    assert section.count(JOULES_NOTE) == 1
+    assert section.endswith(
+        "| J/inference | edgekern | torch float32 | ONNX Runtime int8 | quantize_dynamic (x86) |\n"
+        "| --- | ---: | ---: | ---: | ---: |\n"
+        "| 128x768x3072, 2 threads | 0.01 | 0.09 | 0.02 | - |\n"
+        "| 1x768x3072-cold, 2 threads | 0.001 | - | - | - |"
+    )
+
+
+def test_pages_say_nothing_of_joules_without_a_sensor(tmp_path: Path) -> None:
+    older = read_results(write_file(tmp_path, good_records()))
+    energy = {"source": None, "scope": None, "why_none": "no energy was measured: there is no sensor"}
+    records = [record | {"joules": None} for record in good_records()]
+    assert linear_section(read_results(write_file(tmp_path, records, energy=energy)), []) == linear_section(older, [])
+
+
+def test_a_models_joules_stand_behind_its_times(tmp_path: Path) -> None:
+    task = {"name": "batch 32", "batch": 32, "sequence": 128}
+    records = [timing("1x1x1", f"minilm-{name}", 0.01) | task for name in ("edgekern", "torch-fp32")]
+    results = read_results(write_file(tmp_path, with_joules(records), "model", energy=ENERGY))
+    section = model_section(results, [])
+    assert "| J/inference | edgekern | torch float32 |" in section
+    assert section.endswith("| batch 32, 2 threads | 0.1 | 0.1 |")
 
 
 def test_readme_leaves_forced_results_out(tmp_path: Path) -> None:
@@ -315,17 +348,19 @@ def test_a_worker_is_stopped_between_requests_and_survives_a_failure(sleeper: di
             process.prepare({"name": "bad"})
         assert process.prepare({"name": "good"}) == {"relative_error": 0.0, "python": "ours"}
         assert min(process.sample(5e-3)) >= 1e-3
+        assert 1 <= process.repeat(1e-2) <= (1e-2 + worker.WARMUP_SECONDS) / 1e-3 + 1
         assert state_of(process.pid) == "T"
     assert not Path(f"/proc/{process.pid}").exists()
 
 
-def run_plan(folder: Path, tasks: list[str], **plan: object) -> Results:
+def run_plan(folder: Path, tasks: list[str], joules: Joules | None = None, **plan: object) -> Results:
     """The results of a run with those tasks on one thread."""
     made = [{"name": name, "m": 1, "k": 8, "n": 8, "cold": False} for name in tasks]
     full = {"limits": [], "threads": [1], "rounds": 2, "seconds": 5e-3} | plan
     header = {"benchmark": "linear", **MACHINE, "date": "2026-01-01", "tier": None, "isa": None}
-    table.write_results(table.Plan(tasks=made, **full), header, folder / "results/x.jsonl", table.Console(quiet=True))
-    return read_results(folder / "results/x.jsonl")
+    path = folder / "results/x.jsonl"
+    table.write_results(table.Plan(tasks=made, **full), header, path, table.Console(quiet=True), joules or Joules())
+    return read_results(path)
 
 
 def test_a_run_writes_a_file_that_reads_back(sleeper: dict[str, str], tmp_path: Path) -> None:
@@ -337,6 +372,45 @@ def test_a_run_writes_a_file_that_reads_back(sleeper: dict[str, str], tmp_path: 
         ("sleeper", "bad"),
     ]
     assert not (tmp_path / "results/x.jsonl.part").exists()
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What workers are asked for, as they are."""
+    found: list[str] = []
+    for name in ("sample", "repeat"):
+
+        def noted(self: Worker, seconds: float, name: str = name, plain: object = getattr(Worker, name)) -> object:
+            found.append(name)
+            return plain(self, seconds)
+
+        monkeypatch.setattr(Worker, name, noted)
+    return found
+
+
+def joules_of(root: Path) -> Joules:
+    """Of a machine whose files are all below `root`."""
+    return Joules(EnergyMeter(host=Host(root, "aarch64")))
+
+
+def test_joules_of_a_call_are_measured_after_the_times(
+    sleeper: dict[str, str], asked: list[str], tmp_path: Path
+) -> None:
+    write(tmp_path / "root", INA226)
+    joules = joules_of(tmp_path / "root")
+    results = run_plan(tmp_path, ["good"], joules, subjects=["sleeper"], environment=sleeper)
+    assert results.header["energy"] == {"source": "hwmon:ina226:power1", "scope": "rail", "why_none": None}
+    # Its 4.15 W for at least a millisecond a call, and less than for the second that all of the calls take.
+    assert 4.15 * 1e-3 <= results.cells[0].joules("sleeper") < 4.15 * 0.5
+    assert asked == ["sample", "sample", "repeat"]
+
+
+def test_joules_are_null_without_a_sensor(sleeper: dict[str, str], asked: list[str], tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    results = run_plan(tmp_path, ["good"], joules_of(tmp_path / "root"), subjects=["sleeper"], environment=sleeper)
+    assert results.cells[0].timings["sleeper"]["joules"] is None
+    assert results.header["energy"]["why_none"].startswith("no energy was measured: ")
+    assert asked == ["sample", "sample"]
 
 
 def test_a_subject_that_dies_does_not_end_the_run(sleeper: dict[str, str], tmp_path: Path) -> None:
@@ -376,7 +450,7 @@ def test_a_subject_is_left_out_of_tasks_that_are_not_its(sleeper: dict[str, str]
 def test_a_required_subject_that_does_not_start_ends_the_run(sleeper: dict[str, str], tmp_path: Path) -> None:
     plan = table.Plan(["nobody"], [], [1], [], 1, 1e-3, sleeper, required=["nobody"])
     with pytest.raises(WorkerError, match="nobody"):
-        table.write_results(plan, {}, tmp_path / "x.jsonl", table.Console(quiet=True))
+        table.write_results(plan, {}, tmp_path / "x.jsonl", table.Console(quiet=True), Joules())
     assert not (tmp_path / "x.jsonl").exists()
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from edgekern.energy import EnergyMeter, EnergyResult
@@ -55,11 +56,14 @@ class Joules:
         if self._meter.source is None:
             return None
         call()
-        count, end = 0, time.perf_counter() + max(_CALL_SECONDS, self._meter.least_seconds)
+        return self.of_calls(partial(_repeat, call))
+
+    def of_calls(self, repeat: Callable[[float], int]) -> float | None:
+        """As ``of_call``, of calls made by ``repeat(seconds)``, as in another process, which returns how many."""
+        if self._meter.source is None:
+            return None
         with self.span() as span:
-            while time.perf_counter() < end:
-                call()
-                count += 1
+            count = repeat(max(_CALL_SECONDS, self._meter.least_seconds))
         return None if span.joules is None else span.joules / count
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,6 +81,15 @@ def measured(joules: Joules | None) -> Iterator[Span]:
     span = Span()
     with _timed(span):
         yield span
+
+
+def _repeat(call: Callable[[], object], seconds: float) -> int:
+    """Calls for so many seconds; returns how often."""
+    count, end = 0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        call()
+        count += 1
+    return count
 
 
 @contextmanager
