@@ -4,8 +4,8 @@
     python benchmarks/parallel.py --quick    shorter ones, and two rounds
 
 One process reads a prompt in one call, which is its fastest way. Rounds are interleaved: while the two work, the one
-waits for a message, and the other way round. Tokens that are written are compared. Results are printed, and kept
-with -o.
+waits for a message, and the other way round. Joules of a task are measured after that, where the machine has a sensor.
+Tokens that are written are compared. Results are printed, and kept with -o.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import nn
 
 import edgekern as ek
 from edgekern import parallel
+from edgekern.bench import Joules
 from edgekern.machine import describe_machine
 
 TASKS = ("", "one", "many", "write")
@@ -179,7 +180,7 @@ def main() -> None:
     arguments = [word for name in names for word in (f"--{name}", str(getattr(options, name)))]
     arguments += ["--cores", *map(str, options.cores)]
     one, two = Subject("alone", arguments, 1), Subject("stage", arguments, 2)
-    lines = []
+    joules, lines = Joules(), []
     for task in ("one", "many", "write"):
         seconds: dict[str, list[float]] = {"one": [], "two": []}
         found = {}
@@ -190,7 +191,8 @@ def main() -> None:
                     seconds[name].append(took)
         ratio = median(seconds["one"]) / median(seconds["two"])
         same = found["one"] == found["two"]
-        lines.append({"task": task, "seconds": seconds, "ahead": ratio, "same_tokens": same})
+        spent = {name: joules.of_call(partial(subject.do, task)) for name, subject in (("one", one), ("two", two))}
+        lines.append({"task": task, "seconds": seconds, "joules": spent, "ahead": ratio, "same_tokens": same})
         print(f"{task}: one process {median(seconds['one']):.3f} s, two {median(seconds['two']):.3f} s, "
               f"{ratio:.2f} times; {'the same tokens' if same else 'OTHER TOKENS'}")  # fmt: skip
     plan = json.loads(two.ready)
@@ -198,7 +200,7 @@ def main() -> None:
     two.end()
     if options.output:
         head = {"machine": describe_machine(), **{name: getattr(options, name) for name in names}}
-        found = {**head, "rounds": rounds, "plan": plan, "rows": lines}
+        found = {**head, "rounds": rounds, "plan": plan, "energy": joules.to_dict(), "rows": lines}
         options.output.write_text(json.dumps(found, indent=2) + "\n")
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from page_marks import ROOT, replace, settle
 
+from edgekern.report.energy import energy_note, joules_text
+
 RESULTS = ROOT / "benchmarks/results"
 
 
@@ -32,14 +34,24 @@ def pipeline(result: dict[str, Any]) -> str:
         f"over loopback. Prompts are read in {result['pieces']} pieces. "
         f"Medians of {result['rounds']} rounds, in turns.",
         "",
-        "| | one process, s | two, s | times as fast | tokens |",
-        "| --- | ---: | ---: | ---: | --- |",
     ]
+    measured = any(_joules(row, name) is not None for row in result["rows"] for name in ("one", "two"))
+    columns = ["one process, s", "two, s", "times as fast", *(["one process, J", "two, J"] if measured else [])]
+    text += [f"| | {' | '.join(columns)} | tokens |", f"| --- | {' | '.join(['---:'] * len(columns))} | --- |"]
     for row in result["rows"]:
         one, two = (median(row["seconds"][name]) for name in ("one", "two"))
         tokens = "the same" if row["same_tokens"] else "others"
-        text.append(f"| {tasks[row['task']]} | {one:.3f} | {two:.3f} | {row['ahead']:.2f} | {tokens} |")
-    return "\n".join([*text, "", f"{_machine(result['machine'])}."])
+        figures = [f"{one:.3f}", f"{two:.3f}", f"{row['ahead']:.2f}"]
+        if measured:
+            figures += [joules_text(_joules(row, name)) for name in ("one", "two")]
+        text.append(f"| {tasks[row['task']]} | {' | '.join(figures)} | {tokens} |")
+    below = [f"{_machine(result['machine'])}.", *([f"{energy_note(result['energy'])}."] if measured else [])]
+    return "\n".join([*text, "", " ".join(below)])
+
+
+def _joules(row: dict[str, Any], name: str) -> float | None:
+    """Of a task; None where there was no sensor, and in older files."""
+    return row.get("joules", {}).get(name)
 
 
 def tensor(result: dict[str, Any]) -> str:
