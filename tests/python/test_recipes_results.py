@@ -32,8 +32,12 @@ def test_half_of_the_weights():
     text = render_recipes.smollm2(
         {
             **RUN,
-            **{"recipe": "sparse", "text": [20, 1024], "prompt": "Why?", "answers": {"taught": "So."}},
-            **{"perplexity": scores, "tokens_per_second": rates},
+            "recipe": "sparse",
+            "text": [20, 1024],
+            "prompt": "Why?",
+            "answers": {"taught": "So."},
+            "perplexity": scores,
+            "tokens_per_second": rates,
         }
     )
     assert "| pruned | 60.00 |  |  |" in text
