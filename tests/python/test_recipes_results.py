@@ -15,21 +15,21 @@ RUN = {"machine": MACHINE, "timed_on": MACHINE, "seconds": 90, "stages": {"disti
 
 
 def test_half_of_the_layers():
-    scores = {"6 layers": {"Lee50": 0.5}, "3 of them, untaught": {"Lee50": 0.25}, "3 layers": {"Lee50": 0.45}}
-    times = {"1": {"6 layers": 10.0, "3 layers": 4.0}}
-    text = render_recipes.minilm(
+    scores = {"MiniLM-L6": {"Lee50": 0.5}, "3 of 6 layers, untaught": {"Lee50": 0.25}, "3 layers": {"Lee50": 0.45}}
+    times = {"1": {"MiniLM-L6": 10.0, "3 layers": 4.0}}
+    text = render_recipes.encoder(
         {**RUN, "recipe": "half", "rows": [32, 128], "scores": scores, "milliseconds": times},
     )
     assert "1.5 minutes in all (distil 80 s)" in text
     assert "| | Lee50 | 32 x 128 tokens, 1 thread, ms |" in text
-    assert "| 3 of them, untaught | 0.250 (50%) |  |" in text
+    assert "| 3 of 6 layers, untaught | 0.250 (50%) |  |" in text
     assert "| 3 layers | 0.450 (90%) | 4.0 (2.50x) |" in text
 
 
 def test_half_of_the_weights():
     scores = {"float32": 20.0, "pruned": 60.0, "taught": 30.0, "taught, int8": 32.0}
     rates = {"2": {"float32": 10.0, "int8": 50.0, "taught, int8": 60.0}}
-    text = render_recipes.smollm2(
+    text = render_recipes.language_model(
         {
             **RUN,
             "recipe": "sparse",
