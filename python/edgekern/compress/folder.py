@@ -53,7 +53,8 @@ class Folder:
         if wrong := misfit(cast(Any, model)):
             raise CompressError(
                 f"stage {stage.name!r}: its student cannot be written as {self.name} is: {wrong}. Take another width, "
-                "or layers alone; edgekern.compress(), from Python, takes any student"
+                "after which hidden_size is a multiple of the number of heads, and of a BERT all heads are left, or "
+                "layers alone; edgekern.compress(), from Python, takes any student"
             )
 
     def write(self, model: nn.Module, config: Config | None, folder: Path) -> None:
