@@ -1,17 +1,19 @@
 """Recipes that come along, at full length on real models: what they take, what is left, and how fast that is.
 
-    python benchmarks/recipes.py minilm       distil-half: MiniLM with 3 of its 6 layers; twenty minutes of two cores
-    python benchmarks/recipes.py smollm2      sparse50-int8: SmolLM2-135M with half of its weights; half an hour
+    python benchmarks/recipes.py distil-half       MiniLM with 3 of its 6 layers; ten to twenty minutes of two cores
+    python benchmarks/recipes.py sparse80-int8     MiniLM with a fifth of its weights, in blocks; likewise
+    python benchmarks/recipes.py sparse50-int8     SmolLM2-135M with half of its weights; half an hour
 
-Both learn from the Wikipedia articles that `edgekern.evaluate.wikipedia_prose` reads; perplexity is that of the first
+All learn from the Wikipedia articles that `edgekern.evaluate.wikipedia_prose` reads; perplexity is that of the first
 pages, which nothing learns from. Runs are those of `edgekern compress`, in build/recipes: one that is there is only
-scored and timed, and one that was killed goes on. Results are written into benchmarks/results/recipe-<model>.json, and
+scored and timed, and one that was killed goes on. Results are written into benchmarks/results/recipe-<name>.json, and
 `python scripts/render_recipes.py` renders docs/compress.md. Needs the [lm] extra and requirements-data.txt.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import subprocess
 import sys
@@ -50,9 +52,9 @@ ROWS = (32, 128)  # texts of a call, tokens of each
 THREADS = (1, 2)
 
 
-def compress(model: str, recipe: str, folder: str, *texts: str) -> dict[str, Any]:
+def compress(recipe: str, folder: str, *texts: str) -> dict[str, Any]:
     """Runs ``edgekern compress`` on the model in a folder; what its record says of the time."""
-    run = RUNS / model
+    run = RUNS / recipe
     machine, start = describe_machine(), time.perf_counter()
     program = [sys.executable, "-m", "edgekern_cli", "compress"]
     subprocess.run([*program, folder, "--recipe", recipe, "-o", str(run), *texts], check=True)
@@ -87,19 +89,17 @@ def text_file(name: str, text: str) -> str:
 # ---------------------------------------------------------------------------------------------- MiniLM
 
 
-def minilm() -> dict[str, Any]:
-    """Half of an encoder's layers: similarities as people see them, before and after, and milliseconds."""
-    teacher = load_minilm()
+def minilm(recipe: str) -> dict[str, Any]:
+    """An encoder with less of its layers or weights: what its scores and a call's milliseconds come to."""
+    teacher, untaught, taught = load_minilm(), *ENCODERS[recipe]
     paragraphs = [line for line in wikipedia_prose().splitlines() if line.strip() and not line.startswith(" = ")]
     text = text_file("paragraphs.txt", "\n".join(paragraphs))
-    found = compress("minilm", "distil-half", teacher.model.config.name_or_path, "--data", text)
-    run = RUNS / "minilm"
-    student = ek.student_from(teacher.model, layers=3)
+    found = compress(recipe, teacher.model.config.name_or_path, "--data", text)
+    run = RUNS / recipe
     models = {
-        "6 layers": teacher.model,
-        "3 of them, untaught": student,
-        "3 layers": after(ek.student_from(teacher.model, layers=3), run, "distil"),
-        "3 layers, int8": type(teacher.model).from_pretrained(run / "model").eval(),
+        "MiniLM-L6": teacher.model,
+        **{name: make(teacher.model, run) for name, make in (untaught, taught)},
+        f"{taught[0]}, int8": type(teacher.model).from_pretrained(run / "model").eval(),
     }
     tasks = [load_lee50(), load_wordsim353(), load_simlex999(), load_sentiment()]
     scores = {}
@@ -107,8 +107,26 @@ def minilm() -> dict[str, Any]:
         encoder = Encoder(model, teacher.tokenizer)
         scores[name] = {task.name: float(task.score(encoder.encode)) for task in tasks}
         print(name, scores[name], flush=True)
-    del models["3 of them, untaught"]
+    del models[untaught[0]]
     return {**found, "scores": scores, "rows": ROWS, "milliseconds": call_times(models, teacher.random_inputs(*ROWS))}
+
+
+def half(model: nn.Module, _: Path | None = None) -> nn.Module:
+    """3 of 6 layers, as they are."""
+    return ek.student_from(model, layers=3)
+
+
+ENCODERS = {
+    "distil-half": (
+        ("3 of 6 layers, untaught", half),
+        ("3 layers", lambda model, run: after(half(model), run, "distil")),
+    ),
+    "sparse80-int8": (
+        ("80 % zeros, untaught", lambda model, run: after(copy.deepcopy(model), run, "prune-80")),
+        ("80 % zeros", lambda model, run: after(copy.deepcopy(model), run, "distil-80")),
+    ),
+}
+"""By recipe: the model without its last training, and with it; each by a name, and a function of the first model."""
 
 
 def call_times(models: Mapping[str, nn.Module], inputs: Mapping[str, Any]) -> dict[int, dict[str, float]]:
@@ -126,7 +144,7 @@ def call_times(models: Mapping[str, nn.Module], inputs: Mapping[str, Any]) -> di
 # ---------------------------------------------------------------------------------------------- SmolLM2
 
 
-def smollm2() -> dict[str, Any]:
+def smollm2(recipe: str) -> dict[str, Any]:
     """Half of a language model's weights: perplexity, pruned, taught, and in int8; and tokens a second."""
     lm = load_smollm2()
     prose = wikipedia_prose()
@@ -134,8 +152,8 @@ def smollm2() -> dict[str, Any]:
     ends = lm.tokenizer(prose, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     cut = ends[WINDOWS * TOKENS - 1][1]
     texts = ("--data", text_file("learnt.txt", prose[cut:]), "--eval", text_file("judged.txt", prose[:cut]))
-    found = compress("smollm2", "sparse50-int8", lm.model.config.name_or_path, *texts)
-    run = RUNS / "smollm2"
+    found = compress(recipe, lm.model.config.name_or_path, *texts)
+    run = RUNS / recipe
     scores, answers = {}, {}
     models = {
         "float32": lambda: load_smollm2().model,
@@ -180,13 +198,12 @@ def token_rates(lm: LanguageModel, run: Path) -> dict[int, dict[str, float]]:
 def main() -> None:
     """Runs, scores, times; writes the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", choices=("minilm", "smollm2"))
-    options = parser.parse_args()
-    found = {"minilm": minilm, "smollm2": smollm2}[options.model]()
-    path = RESULTS / f"recipe-{options.model}.json"
-    path.write_text(
-        json.dumps({"kind": f"recipe-{options.model}", "timed_on": describe_machine(), **found}, indent=1) + "\n"
-    )
+    parser.add_argument("recipe", choices=(*ENCODERS, "sparse50-int8"))
+    recipe = parser.parse_args().recipe
+    found = (minilm if recipe in ENCODERS else smollm2)(recipe)
+    path = RESULTS / f"recipe-{recipe}.json"
+    about = {"kind": f"recipe-{recipe}", "timed_on": describe_machine()}
+    path.write_text(json.dumps({**about, **found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,15 +15,16 @@ from page_marks import ROOT, replace, settle
 RESULTS = ROOT / "benchmarks/results"
 
 
-def minilm(result: dict[str, Any]) -> str:
-    """Half of an encoder's layers."""
+def encoder(result: dict[str, Any]) -> str:
+    """MiniLM with less of its layers or weights."""
     scores, times = result["scores"], result["milliseconds"]
-    before = scores["6 layers"]
+    first = next(iter(scores))
+    before = scores[first]
     texts, tokens = result["rows"]
     columns = [f"{texts} x {tokens} tokens, {count} thread{'s' * (count != '1')}, ms" for count in times]
     text = [
         f"`{result['recipe']}` on MiniLM-L6, with the paragraphs of 93 Wikipedia articles: {_duration(result)} What is "
-        "kept of the scores of all six layers is in brackets, and so is how much faster than these the others are.",
+        "kept of its scores is in brackets, and so is how much faster the others are.",
         "",
         "| | " + " | ".join([*before, *columns]) + " |",
         "| --- |" + " ---: |" * (len(before) + len(columns)),
@@ -31,12 +32,12 @@ def minilm(result: dict[str, Any]) -> str:
     for name, found in scores.items():
         cells = [f"{score:.3f} ({score / before[task]:.0%})" for task, score in found.items()]
         for of in times.values():
-            cells.append(f"{of[name]:.1f} ({of['6 layers'] / of[name]:.2f}x)" if name in of else "")
+            cells.append(f"{of[name]:.1f} ({of[first] / of[name]:.2f}x)" if name in of else "")
         text.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join([*text, "", _machine(result)])
 
 
-def smollm2(result: dict[str, Any]) -> str:
+def language_model(result: dict[str, Any]) -> str:
     """Half of a language model's weights."""
     scores, rates = result["perplexity"], result["tokens_per_second"]
     windows, tokens = result["text"]
@@ -75,13 +76,12 @@ def _machine(result: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    path = ROOT / "docs/compress.md"
-    page = path.read_text()
-    for render in (minilm, smollm2):
-        result = RESULTS / f"recipe-{render.__name__}.json"
-        if result.exists():
-            page = replace(page, result.stem, render(json.loads(result.read_text())))
-    return settle(path, page)
+    shown = ROOT / "docs/compress.md"
+    page = shown.read_text()
+    for path in sorted(RESULTS.glob("recipe-*.json")):
+        result = json.loads(path.read_text())
+        page = replace(page, path.stem, (encoder if "scores" in result else language_model)(result))
+    return settle(shown, page)
 
 
 if __name__ == "__main__":

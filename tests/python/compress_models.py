@@ -62,6 +62,21 @@ def everything(steps=12):
     )
 
 
+def narrower(steps=12):
+    """A recipe whose students have fewer blocks, channels fewer than they, and zeros on the way to both."""
+    return Recipe(
+        "narrower",
+        (
+            QUICK,
+            PRUNE,
+            DistilStage(fit=fit(steps), width=0.5),
+            DistilStage(name="again", fit=fit(steps), layers=1, width=0.5),
+            ConvertStage(scheme=Int8()),
+            dataclasses.replace(QUICK, layers=True, name="after"),
+        ),
+    )
+
+
 def converted(*stages, name="small"):
     """A recipe that ends with a conversion."""
     return Recipe(name, (*stages, ConvertStage(scheme=Int8())))

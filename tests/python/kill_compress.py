@@ -1,6 +1,8 @@
 """Compresses in child processes that are killed at random moments, until one ends; run by test_compress_kill.py.
 
-    python kill_compress.py FOLDER ROUNDS SEED
+    python kill_compress.py FOLDER ROUNDS SEED RECIPE
+
+RECIPE is a function of compress_models.py.
 
 A child is killed after a random time, or just before or after one of the moments at which a file gets its name.
 """
@@ -13,8 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+import compress_models
 import torch
-from compress_models import build, data, everything
 from forked import finished, start
 
 from edgekern import compress
@@ -41,7 +43,8 @@ def counted(replace, dies_at, before):
 def whole_run(folder: Path, dies_at: int = 0, before: bool = False) -> None:
     """A run, in a process of its own."""
     os.replace = counted(os.replace, dies_at, before)
-    compress(build, everything(STEPS), folder, data(), progress=False)
+    recipe = getattr(compress_models, sys.argv[4])(STEPS)
+    compress(compress_models.build, recipe, folder, compress_models.data(), progress=False)
     folder.with_suffix(".renames").write_text(str(renames))
 
 

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("tomli_w")
 
-from compress_models import PRUNE, QUICK, build, converted, everything, fit, run  # noqa: E402
+from compress_models import PRUNE, QUICK, build, converted, everything, fit, narrower, run  # noqa: E402
 from small_models import native_names  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -170,6 +170,32 @@ def test_half_of_the_blocks(tmp_path):
     last = done.record.stages[-1].measured
     assert {layer.error for layer in last.layers} == {None}  # block 0 is another block than at first
     assert last.quality > 0
+
+
+def test_narrower_students(tmp_path):
+    given = build()
+    torch.manual_seed(1)  # which must not matter
+    done = run(tmp_path / "out", narrower(), given)
+    model = done.model
+    assert [len(model.blocks), *model.blocks[0].up.dense().weight.shape, *model.embed.weight.shape] == [1, 16, 8, 40, 8]
+    distil = done.record.stages[2]
+    assert any("learnt from logits with weight 1 and 2 blocks inside" in note for note in distil.notes)
+    fresh = ek.student_from(build(), width=0.5, example_inputs=torch.arange(12)[None])
+    loaded = ek.load(ek.student_from(fresh, 1, 0.5, torch.arange(12)[None]), tmp_path / "out/model")
+    ids = torch.arange(12)[None]
+    with torch.inference_mode():
+        assert torch.equal(loaded(ids), model(ids))
+    assert {layer.error for layer in done.record.stages[-1].measured.layers} == {None}  # they are other layers
+    torch.manual_seed(2)
+    again = run(tmp_path / "again", narrower(), given)
+    assert [stage.outputs for stage in again.record.stages] == [stage.outputs for stage in done.record.stages]
+
+
+def test_narrower_students_that_cannot_be_made_are_noticed_before_anything_begins(tmp_path):
+    recipe = converted(PRUNE, DistilStage(fit=fit(4), width=0.99))
+    with pytest.raises(ek.PruneError, match="nothing to shrink: all 4 groups are left alone"):
+        run(tmp_path / "out", recipe)
+    assert not (tmp_path / "out/stages").exists()
 
 
 def test_a_network_of_convolutions_with_a_measure_of_its_own(tmp_path):

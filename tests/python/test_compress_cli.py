@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -15,7 +16,7 @@ pytest.importorskip("tomli_w")
 
 import transformers  # noqa: E402
 from tiny_llama import WORDS, add_tokenizer, folder_of, logits, tiny  # noqa: E402
-from transformers import AutoModel, AutoModelForCausalLM  # noqa: E402
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM  # noqa: E402
 
 import edgekern as ek  # noqa: E402
 import edgekern.integrations.transformers  # noqa: E402 - registers the method
@@ -119,6 +120,61 @@ def test_a_language_model(llama, files):
     again = command(llama, files, files / "tuned.toml", "--eval", str(files / "held.txt"))
     assert "finished: " in again.stderr
     assert again.stdout == done.stdout
+
+
+READ = """
+import sys
+import edgekern.integrations.transformers, torch
+from transformers import AutoModelForCausalLM
+torch.set_num_threads(1)
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+with torch.inference_mode():
+    torch.save(model(torch.arange(24)[None] * 3 % 96).logits, sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("scheme", ["int8", None])
+def test_a_narrower_language_model(llama, files, scheme):
+    recipe = RECIPE.replace("layers = 2", "layers = 2\nwidth = 0.5\nhard = 0.5").replace("TUNE", "")
+    recipe = recipe.replace('[[stage]]\nkind = "convert"\nscheme = "int8"\n', "") if scheme is None else recipe
+    (files / "narrow.toml").write_text(recipe)
+    done = command(llama, files, files / "narrow.toml")
+    assert done.exit_code == 0, done.output
+    read = AutoModelForCausalLM.from_pretrained(files / "out/model")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+    assert {name: getattr(read.config, name) for name in sizes} == sizes
+    assert len(read.model.layers) == 2
+    last = read_record(files / "out").stages[-1].measured
+    ids = torch.tensor([WORDS.index(word) for word in (files / "text.txt").read_text().split()])
+    assert last.quality == pytest.approx(perplexity(read, windows(ids[: 16 * 3], 16, 3)), rel=1e-5)
+    if scheme is None:
+        config = AutoConfig.from_pretrained(files / "out/model")
+        with torch.device("meta"):
+            built = AutoModelForCausalLM.from_config(config)
+        assert [(name, each.shape) for name, each in built.named_parameters()] == [
+            (name, each.shape) for name, each in read.named_parameters()
+        ]
+    subprocess.run([sys.executable, "-c", READ, files / "out/model", files / "logits.pt"], check=True)
+    assert torch.equal(torch.load(files / "logits.pt"), logits(read))
+    again = command(llama, files, files / "narrow.toml")
+    assert "finished: " in again.stderr
+    assert again.stdout == done.stdout
+
+
+def test_an_encoder_that_no_config_describes(bert, files):
+    recipe = RECIPE.replace("TUNE", "")
+    (files / "half.toml").write_text(recipe.replace("layers = 2", "width = 0.5"))
+    message = (
+        r"stage 'distil': its student cannot be written as .*bert is: its encoder.layer.0.attention.self.query.weight "
+        r"is \[16, 32\], and by its BertConfig \[32, 32\]. Take another width, .* of a BERT all heads are left, or "
+    )
+    with pytest.raises(ek.CompressError, match=message):
+        command(bert, files, files / "half.toml", "--eval", str(files / "held.txt"))
+    assert not (files / "out/stages").exists()
+    (files / "inner.toml").write_text(recipe.replace("layers = 2", "width = 0.9"))  # which rounds to all heads
+    done = command(bert, files, files / "inner.toml", "--eval", str(files / "held.txt"))
+    assert done.exit_code == 0, done.output
+    assert AutoModel.from_pretrained(files / "out/model").config.intermediate_size == 56
 
 
 @pytest.mark.parametrize("name", ["int8", "int4"])

@@ -18,11 +18,15 @@ ROUNDS = int(os.environ.get("EDGEKERN_TEST_KILLS", "2"))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
-def test_killed_runs_end_with_the_same_bits(tmp_path):
+@pytest.mark.parametrize("recipe", ["everything", "narrower"])
+def test_killed_runs_end_with_the_same_bits(tmp_path, recipe):
     seed = random.randrange(10**6)
     script = Path(__file__).with_name("kill_compress.py")
     done = subprocess.run(
-        [sys.executable, script, tmp_path, str(ROUNDS), str(seed)], capture_output=True, text=True, timeout=1200
+        [sys.executable, script, tmp_path, str(ROUNDS), str(seed), recipe],
+        capture_output=True,
+        text=True,
+        timeout=1200,
     )
     assert done.returncode == 0, f"seed {seed}: {done.stderr}"
     print(f"seed {seed}", done.stdout, sep="\n")

@@ -53,6 +53,7 @@ def test_what_a_file_means(tmp_path):
         [[stage]]
         kind = "distil"
         layers = 0.5
+        width = 0.75
         fit = { steps = 10, optimizer = { name = "sgd", lr = 0.1 } }
         [[stage]]
         kind = "convert"
@@ -70,7 +71,12 @@ def test_what_a_file_means(tmp_path):
         (
             EvaluateStage(name="before", threads=(1, 2)),
             PruneStage(name="prune", scheme=ek.Prune(0.8, "4x4")),
-            DistilStage(name="distil", layers=0.5, fit=ek.FitConfig(steps=10, optimizer={"name": "sgd", "lr": 0.1})),
+            DistilStage(
+                name="distil",
+                layers=0.5,
+                width=0.75,
+                fit=ek.FitConfig(steps=10, optimizer={"name": "sgd", "lr": 0.1}),
+            ),
             ConvertStage(name="convert", scheme=ek.PerLayer(rules)),
             EvaluateStage(name="evaluate", threads=(1, 2)),
         ),
@@ -101,7 +107,7 @@ RECIPES = [
             EvaluateStage(threads=(1, 4), seconds=0.5, layers=False),
             PruneStage(scheme=ek.Prune(0.5, "4x4", "sparsegpt", joint=ek.Int4(32)), sequential=False),
             FineTuneStage(fit=FIT, qat=ek.PerLayer({"b": ek.Int8(), "a": None, "_default": ek.Int4()})),
-            DistilStage(fit=ek.FitConfig(steps=3), layers=2, soft=0.5, hidden=0, hard=0.5, keep_zeros=False),
+            DistilStage(fit=ek.FitConfig(steps=3), layers=2, width=0.5, soft=0.5, hidden=0, hard=0.5, keep_zeros=False),
             FineTuneStage(fit=FIT, prune=ek.Prune(0.8, "4x4", "movement"), schedule=ek.AGP(5, 50, 5, 0.5)),
             QuantizeStage(scheme=ek.AWQ(ek.GPTQ(ek.Int4(32)), steps=3)),
             ConvertStage(),
@@ -174,6 +180,9 @@ def test_no_data_do_worse_than_a_value_error(data):
             "layers must be a number of blocks, or a share",
         ),
         ('[[stage]]\nkind = "distil"\nfit = { steps = 1 }\nlayers = 0', "layers must be 1 or more"),
+        ('[[stage]]\nkind = "distil"\nfit = { steps = 1 }\nwidth = "half"', "width must be a number, got str"),
+        ('[[stage]]\nkind = "distil"\nfit = { steps = 1 }\nwidth = 1.5', "width must be 0 to 1, got 1.5"),
+        ('[[stage]]\nkind = "distil"\nfit = { steps = 1 }\nwidth = 1', "width must be a share above 0 and below 1"),
         ('[[stage]]\nkind = "distil"\nfit = { steps = 1 }\nsoft = 0\nhidden = 0', "expected one of them above"),
         (GRADUAL.replace("schedule", "fit_schedule"), "'distil' has no option 'fit_schedule'; it has"),
         (GRADUAL.replace("schedule = { begin = 1, end = 9 }", ""), "go together; it has no schedule, as { begin = 1"),

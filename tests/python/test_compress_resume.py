@@ -10,12 +10,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("tomli_w")
 
-from compress_models import BLOCKS, PRUNE, QUICK, build, converted, data, fit, run  # noqa: E402
+from compress_models import BLOCKS, PRUNE, QUICK, build, converted, data, fit, narrower, run  # noqa: E402
 from torch import nn  # noqa: E402
 
 import edgekern as ek  # noqa: E402
 from edgekern import CompressData, CompressError, compress  # noqa: E402
-from edgekern.compress import inputs  # noqa: E402
+from edgekern.compress import inputs, structure  # noqa: E402
 from edgekern.compress import run as engine  # noqa: E402
 from edgekern.compress.record_file import read_record  # noqa: E402
 from edgekern.config import ConvertStage, DistilStage, FineTuneStage, PruneStage, QuantizeStage  # noqa: E402
@@ -58,6 +58,36 @@ def test_a_longer_recipe_goes_on_after_a_shorter_one(pruned):
     assert done.record.stages[:2] == first.stages
     assert (done.record.recipe, done.record.complete) == ("longer", True)
     assert isinstance(done.model.embed, ek.nn.Int8Embedding)
+
+
+def test_narrower_students_are_gone_on_with_after_each_stage(tmp_path, monkeypatch):
+    recipe = narrower(6)
+    whole = run(tmp_path / "whole", recipe)
+    carry_out = engine.carry_out
+
+    def stopped(task):
+        if task.folder.name in stops:
+            stops.remove(task.folder.name)
+            raise KeyboardInterrupt
+        return carry_out(task)
+
+    stops = {path.name for path in (tmp_path / "whole/stages").iterdir()}
+    monkeypatch.setattr(engine, "carry_out", stopped)
+    while stops:
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "out", recipe)
+    done = run(tmp_path / "out", recipe)
+    assert [stage.outputs for stage in done.record.stages] == [stage.outputs for stage in whole.record.stages]
+    for name in ("model.safetensors", "edgekern.json"):
+        assert (tmp_path / "out/model" / name).read_bytes() == (tmp_path / "whole/model" / name).read_bytes()
+
+
+def test_what_stays_of_a_narrower_student_is_not_chosen_again(tmp_path, monkeypatch):
+    first = run(tmp_path / "out", ek.Recipe("first", (DistilStage(fit=fit(2), width=0.5),)))
+    monkeypatch.setattr(structure, "student_from", lambda *_: pytest.fail("the weights it goes by are others now"))
+    again = run(tmp_path / "out", converted(DistilStage(fit=fit(2), width=0.5)))
+    assert again.record.stages[0] == first.record.stages[0]
+    assert again.model.blocks[0].up.dense().weight.shape == (32, 8)
 
 
 def test_a_stage_that_fails_leaves_the_others(tmp_path, capsys):

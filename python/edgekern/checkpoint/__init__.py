@@ -12,7 +12,7 @@ from edgekern.checkpoint.errors import (
     CheckpointUnsupportedError,
     CheckpointVersionError,
 )
-from edgekern.checkpoint.read import load
+from edgekern.checkpoint.read import load, stored_shapes
 from edgekern.checkpoint.write import save
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "CheckpointVersionError",
     "load",
     "save",
+    "stored_shapes",
 ]

@@ -76,6 +76,21 @@ def load(model: M, directory: str | os.PathLike[str]) -> M:
     return model
 
 
+def stored_shapes(directory: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
+    """The shape of each entry of the state dict that ``save`` wrote, of a model without native layers.
+
+    Raises:
+        CheckpointError: see ``load``.
+    """
+    folder = Path(directory)
+    manifest = read_manifest(folder)
+    shapes = {name: record.shape for name, record in manifest.tensors.items()}
+    tensors = _open_tensors(folder, manifest) if manifest.sparse else {}
+    for name in manifest.sparse:
+        shapes[name] = tuple(tensors[f"{name.rpartition('.')[0]}.shape"].tolist())
+    return shapes | {name: shapes[stored] for name, stored in manifest.aliases.items()}
+
+
 # ------------------------------------------------------------------------------------------------- the files
 
 

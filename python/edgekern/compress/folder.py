@@ -11,8 +11,8 @@ from torch import nn
 from edgekern.checkpoint.write import sha256_of
 from edgekern.compress.data import digest, digest_of_model
 from edgekern.compress.errors import CompressError
-from edgekern.config import Config
-from edgekern.integrations.folders import CAUSAL, kind_of_folder, load_floats, longest_of, save_folder
+from edgekern.config import Config, Stage
+from edgekern.integrations.folders import CAUSAL, kind_of_folder, load_floats, longest_of, misfit, save_folder
 from edgekern.integrations.transformers import load_tokenizer
 
 
@@ -48,6 +48,14 @@ class Folder:
 
     def digest(self) -> str:
         return digest([digest_of_model(self.fresh()), sha256_of(self._folder / "config.json")])
+
+    def check(self, model: nn.Module, stage: Stage) -> None:
+        if wrong := misfit(cast(Any, model)):
+            raise CompressError(
+                f"stage {stage.name!r}: its student cannot be written as {self.name} is: {wrong}. Take another width, "
+                "after which hidden_size is a multiple of the number of heads, and of a BERT all heads are left, or "
+                "layers alone; edgekern.compress(), from Python, takes any student"
+            )
 
     def write(self, model: nn.Module, config: Config | None, folder: Path) -> None:
         save_folder(cast(Any, model), self.tokenizer, config, folder)

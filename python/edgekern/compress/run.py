@@ -41,10 +41,9 @@ from edgekern.compress.steps import (
     carry_out,
     joined,
     read_conversion,
-    removes_blocks,
-    restructured,
     write_conversion,
 )
+from edgekern.compress.structure import narrows, rebuilt, restructured, restructures
 from edgekern.compress.subject import InMemory, Subject
 from edgekern.config import Config, ConvertStage, Recipe, Stage, write_recipe
 from edgekern.config.checks import kind_of
@@ -96,7 +95,7 @@ def compress(
         model: a module, or a function that builds one with the same weights each time.
         recipe: a ``Recipe``; the name of one that comes along, as ``"int8"``; or a TOML file.
         output: folder of the run; see ``compress/layout.py``. ``edgekern.load(fresh, output + "/model")`` reads the
-            finished model, where no stage has left blocks out.
+            finished model; after a stage that has left blocks or channels out, into a ``student_from`` without them.
         data: what stages calibrate, train and evaluate with.
         restart: removes what a run has written into ``output``, and begins anew.
         progress: shows progress bars, and says on stderr which stage begins.
@@ -158,6 +157,7 @@ class _Run:
         if self.record.complete and (self.root / MODEL).is_dir():
             self.say(f"finished: {self.root / MODEL} holds the model; --restart begins anew")
             return Compressed(self._model(), self.root, self.record)
+        self._try_students()
         for number in range(len(self.record.stages), len(self.recipe.stages)):
             self._stage(number)
         model = self._model()
@@ -167,6 +167,17 @@ class _Run:
         self._keep(replace(self.record, complete=True))
         self.say(f"written to {self.root / MODEL}")
         return Compressed(self._model(), self.root, self.record)
+
+    def _try_students(self) -> None:
+        """Errors of narrower students that cannot be made, or not be written, before hours of other work."""
+        left = self.recipe.stages[len(self.record.stages) :]
+        if not any(map(narrows, left)):
+            return
+        model = self._model()
+        for stage in left:
+            model = restructured(model, stage, self.data)
+            if narrows(stage):
+                self.subject.check(model, stage)
 
     def _begun(self) -> RunRecord:
         """The record of the run so far, which is checked, or a new one."""
@@ -227,7 +238,7 @@ class _Run:
             subject=self.subject,
             data=self.data,
             prepared=self._prepared(),
-            same_layers=not any(map(removes_blocks, self._ended())),
+            same_layers=not any(map(restructures, self._ended())),
             progress=self.progress,
         )
         outcome = carry_out(task)
@@ -263,7 +274,7 @@ class _Run:
         """The model as the last stage that changed it has written it, in eval mode."""
         model, last = self.subject.fresh(), -1
         for number, stage in enumerate(self._ended()):
-            model = restructured(model, stage)
+            model = rebuilt(model, stage, self.data, self._folder(number))
             last = number if stage.changes_model else last
         return model if last < 0 else load(model, self._folder(last))
 

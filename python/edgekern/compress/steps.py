@@ -17,6 +17,7 @@ from edgekern.checkpoint.atomic import written_whole
 from edgekern.compress.data import CALIBRATION, TRAINING, CompressData
 from edgekern.compress.measure import Quality, measure
 from edgekern.compress.record import Measured
+from edgekern.compress.structure import example_of, narrows, restructured
 from edgekern.compress.subject import Subject
 from edgekern.config import (
     Config,
@@ -32,13 +33,14 @@ from edgekern.config import (
     config_from_dict,
 )
 from edgekern.convert import convert_
-from edgekern.distill import Distiller, DistillError, Hidden, block_stacks, map_layers, student_from
+from edgekern.distill import Distiller, DistillError, Hidden, map_layers
 from edgekern.distill.outputs import logits_of
 from edgekern.match import DEFAULT
 from edgekern.prune import PruneReport, prune_
 from edgekern.qat import undo_qat_
 from edgekern.quantize import quantize_
 from edgekern.train import Callback, KeepZeros, PrepareQAT, PruneGradually, fit
+from edgekern.train.generators import kept_generators, seed_all
 from edgekern.train.training import Loss
 
 CONVERSION = "conversion.json"
@@ -57,7 +59,7 @@ class Task:
         subject: gives the model that the run began with.
         data: of the run.
         prepared: what stages before have rounded weights to, or trained for, since the last conversion.
-        same_layers: whether the model still has all its layers.
+        same_layers: whether the model still has all its layers, as wide as they were.
         progress: whether bars are shown.
     """
 
@@ -84,21 +86,6 @@ class Outcome:
 def carry_out(task: Task) -> Outcome:
     """Does what the stage says, to ``task.model``."""
     return _STEPS[task.stage.kind](task)
-
-
-def removes_blocks(stage: Stage) -> bool:
-    """Whether a stage leaves blocks of the model out."""
-    return isinstance(stage, DistilStage) and stage.layers is not None
-
-
-def restructured(model: nn.Module, stage: Stage) -> nn.Module:
-    """A model with the blocks that a stage leaves; what they hold means nothing yet."""
-    if not isinstance(stage, DistilStage) or stage.layers is None:
-        return model
-    if isinstance(stage.layers, int):
-        return student_from(model, stage.layers)
-    counts = {name: max(1, round(stage.layers * len(stack))) for name, stack in block_stacks(model).items()}
-    return student_from(model, counts or 1)  # where there are no stacks, that says so
 
 
 # ---------------------------------------------------------------------------------------------- pruning and rounding
@@ -153,21 +140,24 @@ def _fine_tune(task: Task) -> Outcome:
 def _distil(task: Task) -> Outcome:
     stage = _of(task.stage, DistilStage)
     teacher = task.subject.fresh()
-    task.model = restructured(task.model, stage)
-    example = task.data.first(TRAINING)
-    soft = float(_has_logits(task.model, example, labels=stage.hard > 0)) if stage.soft is None else stage.soft
+    task.model = restructured(task.model, stage, task.data)
+    if narrows(stage):
+        task.subject.check(task.model, stage)
+    soft = float(_has_logits(task.model, example_of(stage, task.data))) if stage.soft is None else stage.soft
     layers = _pairs(task.model, teacher, stage.hidden)
     hidden = Hidden(layers, 1.0 if stage.hidden is None else stage.hidden) if layers else None
-    distiller = Distiller(
-        task.model,
-        teacher,
-        temperature=stage.temperature,
-        soft=soft,
-        hard=stage.hard,
-        hidden=hidden,
-        causal=task.data.causal,
-        example_inputs=example,
-    )
+    with kept_generators():
+        seed_all(stage.fit.seed)  # projections of layers that became narrower begin at random
+        distiller = Distiller(
+            task.model,
+            teacher,
+            temperature=stage.temperature,
+            soft=soft,
+            hard=stage.hard,
+            hidden=hidden,
+            causal=task.data.causal,
+            example_inputs=task.data.first(TRAINING),
+        )
     learnt = [f"logits with weight {soft:g}"] * (soft > 0) + [f"{len(layers)} blocks inside"] * bool(layers)
     return _train(task, stage, distiller, (f"learnt from {' and '.join(learnt) or 'labels'}",))
 
@@ -212,11 +202,9 @@ def _pruned_gradually(gradual: PruneGradually) -> tuple[str, ...]:
     return (said, *(_left_alone(gradual.report.skipped) if gradual.report else ()))
 
 
-def _has_logits(model: nn.Module, batch: Any, labels: bool) -> bool:
-    """Whether it gives logits for a batch, of which the last of several arguments may be labels."""
-    args, kwargs = arguments(batch)
-    kwargs.pop("labels", None)
-    args = args[:-1] if labels and args else args
+def _has_logits(model: nn.Module, example: Any) -> bool:
+    """Whether it gives logits for a batch without labels."""
+    args, kwargs = arguments(example)
     try:
         with inference(model):
             logits_of(model(*args, **kwargs), "student")

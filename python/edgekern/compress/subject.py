@@ -12,7 +12,7 @@ from torch import nn
 from edgekern.checkpoint import save
 from edgekern.compress.data import digest_of_model
 from edgekern.compress.errors import CompressError
-from edgekern.config import Config
+from edgekern.config import Config, Stage
 from edgekern.config.checks import kind_of
 
 
@@ -27,6 +27,9 @@ class Subject(Protocol):
 
     def digest(self) -> str:
         """SHA-256 of all that tells it from others."""
+
+    def check(self, model: nn.Module, stage: Stage) -> None:
+        """CompressError unless what a stage makes of the model's structure is something that ``write`` can write."""
 
     def write(self, model: nn.Module, config: Config | None, folder: Path) -> None:
         """Writes the compressed model into a folder that is there and empty.
@@ -69,6 +72,9 @@ class InMemory:
                 "model: the function builds a model with other weights at each call; seed it, or load weights in it"
             )
         return found
+
+    def check(self, model: nn.Module, stage: Stage) -> None:
+        """Any model can be saved."""
 
     def write(self, model: nn.Module, config: Config | None, folder: Path) -> None:
         save(model, folder, overwrite=True)

@@ -97,6 +97,7 @@ class DistilStage(TrainingStage):
     Attributes:
         layers: of each stack of blocks, how many to keep: a number, or a share below 1; as ``student_from`` does. None
             keeps all, and teaches the model as it is, pruned as it may be.
+        width: share of the channels and heads to keep, above 0 and below 1; as ``student_from`` does. None keeps all.
         soft: weight of the teacher's logits; None is 1 for a model that has logits, 0 for one that has not.
         hidden: weight of what blocks of the same depth give; None is 1 for a model that has such blocks, otherwise 0.
         hard: weight of labels, which the data then have to hold.
@@ -106,6 +107,7 @@ class DistilStage(TrainingStage):
     kind: ClassVar[str] = "distil"
 
     layers: int | float | None = None
+    width: float | None = None
     soft: float | None = None
     hidden: float | None = None
     hard: float = 0.0
@@ -122,6 +124,10 @@ class DistilStage(TrainingStage):
             raise ValueError(f"{self.owner}: soft, hidden and hard are 0; expected one of them above, to learn from")
         if self.layers is not None:
             self._check_layers()
+        if self.width is not None:
+            check_number("width", self.width, 1.0, self.owner)
+            if self.width in (0, 1):
+                raise ValueError(f"{self.owner}: width must be a share above 0 and below 1, got {self.width}")
 
     def _check_layers(self) -> None:
         if isinstance(self.layers, float):

@@ -32,7 +32,7 @@ def student_from(
     one. Blocks that differ, as those of a ResNet do and those of T5, are not taken apart.
 
     Narrower blocks are those that :func:`edgekern.shrink_` makes, by magnitude: channels and heads go, through norms
-    too. Sizes in a Hugging Face ``config`` stay as they were then.
+    too, and sizes in a Hugging Face ``config`` become the new ones, where they can describe what is left.
 
     Args:
         teacher: any module; it stays as it is.

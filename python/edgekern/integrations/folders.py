@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from edgekern.config import Config, write_config
@@ -49,6 +50,16 @@ def load_floats(folder: str | os.PathLike[str], kind: str, dtype: str) -> PreTra
         if kind == CAUSAL:
             return load_model(folder, dtype=dtype)
         return AutoModel.from_pretrained(folder, dtype=dtype, **LOCAL).eval()
+
+
+def misfit(model: PreTrainedModel) -> str:
+    """The first tensor that a model built from its config has in another shape; empty where there is none."""
+    with torch.device("meta"):
+        shapes = {name: list(tensor.shape) for name, tensor in type(model)(model.config).state_dict().items()}
+    for name, tensor in model.state_dict().items():
+        if list(tensor.shape) != shapes.get(name):
+            return f"its {name} is {list(tensor.shape)}, and by its {type(model.config).__name__} {shapes.get(name)}"
+    return ""
 
 
 def save_folder(model: PreTrainedModel, tokenizer: Any, config: Config | None, folder: Path) -> None:

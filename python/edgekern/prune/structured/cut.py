@@ -73,6 +73,12 @@ class Journal:
                 new.index_fill_(dim, (~mask).nonzero().view(-1).to(new.device), 0)
             self._exchange(tensor, new)
 
+    def exchange_config(self, old: object, new: object) -> None:
+        """Hands all modules with one Hugging Face config another one."""
+        for module in self._model.modules():
+            if vars(module).get("config") is old:
+                self._set(module, "config", new)
+
     def _exchange(self, tensor: Tensor, new: Tensor) -> None:
         if isinstance(tensor, nn.Parameter):
             new = nn.Parameter(new, tensor.requires_grad)

@@ -65,6 +65,8 @@ class ShrinkReport:
     """Of every parameter and buffer that became smaller: its shape before and now."""
     before: Size
     after: Size
+    config: str = ""
+    """What became of a Hugging Face model's config; empty where there is none."""
 
     @property
     def shrunk(self) -> tuple[ShrinkRow, ...]:
@@ -89,6 +91,7 @@ class ShrinkReport:
             "shapes": {name: [list(before), list(after)] for name, (before, after) in self.shapes.items()},
             "before": dataclasses.asdict(self.before),
             "after": dataclasses.asdict(self.after),
+            "config": self.config,
         }
 
     def __str__(self) -> str:
@@ -112,7 +115,7 @@ class ShrinkReport:
             f"{len(self)} groups: {len(self.shrunk)} shrunk, {len(self.skipped)} left alone; "
             f"parameters {before.parameters:,} -> {after.parameters:,}, "
             f"{size_text(before.nbytes)} -> {size_text(after.nbytes)}, "
-            f"multiplications {before.macs:,} -> {after.macs:,}"
+            f"multiplications {before.macs:,} -> {after.macs:,}{self.config and f'; {self.config}'}"
         )
 
 

@@ -15,6 +15,7 @@ from edgekern.config import Config, check_config
 from edgekern.nn.layers import find_layers
 from edgekern.plan import check_model
 from edgekern.prune.structured.choose import UNREACHED, Job, choose_units, cuts_of, plan_jobs
+from edgekern.prune.structured.config import mend_config
 from edgekern.prune.structured.cut import Cut, Journal
 from edgekern.prune.structured.groups import find_groups, owners_of
 from edgekern.prune.structured.report import ShrinkReport, ShrinkRow, Size
@@ -33,8 +34,9 @@ def shrink_(model: nn.Module, config: Config, example_inputs: Any, data: Iterabl
     Before anything is final, the model runs on ``example_inputs`` twice, once with the units taken out and once with
     the same units whole but unread; groups for which the results differ are left alone.
 
-    Parameters that become smaller are new objects: make optimizers afterwards. Sizes in a Hugging Face ``config`` stay
-    as they were; ``shrink_like_`` gives a freshly built model the shapes of a saved one.
+    Parameters that become smaller are new objects: make optimizers afterwards. ``shrink_like_`` gives a freshly built
+    model the shapes of a saved one. A Hugging Face model gets a ``config`` of its new sizes, for ``from_pretrained`` to
+    build it by; where none describes it, as with blocks of several sizes, it keeps the old one, and the report says so.
 
     Args:
         model: any module that ``torch.export`` can trace.
@@ -65,14 +67,15 @@ def shrink_(model: nn.Module, config: Config, example_inputs: Any, data: Iterabl
         _check_not_idle(jobs)
         journal.take_out(cuts_of(jobs))
         after = _size(model, example_inputs)
+        config_note = mend_config(journal, model, cuts_of(jobs), example_inputs)
     changed = {name: (shapes[name], shape) for name, shape in _shapes(model).items() if shape != shapes[name]}
-    return ShrinkReport((*map(_row, jobs), *_rows_without_group(model, jobs)), changed, before, after)
+    return ShrinkReport((*map(_row, jobs), *_rows_without_group(model, jobs)), changed, before, after, config_note)
 
 
 def shrink_like_(model: nn.Module, state: Mapping[str, Tensor], example_inputs: Any) -> None:
     """Gives a freshly built model the shapes of one that was shrunk, so that it can load its state dict.
 
-    Its values have no meaning until then. All or nothing, as ``shrink_``.
+    Its values have no meaning until then. All or nothing, as ``shrink_``; a Hugging Face ``config`` likewise.
 
     Args:
         model: built as the shrunk one was.
@@ -100,6 +103,7 @@ def shrink_like_(model: nn.Module, state: Mapping[str, Tensor], example_inputs: 
                     f"state: {name!r} has shape {list(state[name].shape)}; without the channels and heads that are "
                     f"gone from others, this model's has {list(shape)}. Is it built as the one that was shrunk?"
                 )
+        mend_config(journal, model, cuts, example_inputs)
 
 
 # ---------------------------------------------------------------------------------------------- before and after

@@ -46,12 +46,12 @@ def _failure(journal: Journal, model: nn.Module, cuts: list[Cut], batch: Any) ->
             return f"the model's code does not run without them: {lines[0]}"
     if [out.shape for out in got] != [out.shape for out in expected]:
         return f"outputs would become {[list(out.shape) for out in got]}, from {[list(out.shape) for out in expected]}"
-    if any(cut.group.mixing for cut in cuts) or all(map(_close, got, expected)):
+    if any(cut.group.mixing for cut in cuts) or all(map(close, got, expected)):
         return ""
     return "taken out, they change more than what they said to the layers that read them"
 
 
-def _close(got: Tensor, expected: Tensor) -> bool:
+def close(got: Tensor, expected: Tensor) -> bool:
     """Equal but for rounding, which is of another order in smaller products."""
     if not got.is_floating_point():
         return torch.equal(got, expected)
