@@ -21,25 +21,45 @@ def _machine(facts: dict[str, Any]) -> str:
 
 
 def pipeline(result: dict[str, Any]) -> str:
-    """One process on one core against two on two."""
-    tasks = {
-        "one": f"reading {result['prompt']} tokens",
-        "many": f"reading {result['batch']} prompts of {result['prompt']} tokens",
-        "write": f"writing {result['written']} tokens after {result['prompt'] // 4}",
-    }
+    """One process on one core against two on two, over several networks."""
+    networks = result["networks"]
+    slow = [each for each in networks if "rate" in each]
+    same = all(row["same_tokens"] for each in networks for row in each["rows"])
     text = [
-        f"SmolLM2-135M in {result['scheme']}: one process on a core, and two by layers, each on a core of its own, "
-        f"over loopback. Prompts are read in {result['pieces']} pieces. "
-        f"Medians of {result['rounds']} rounds, in turns.",
+        f"SmolLM2-135M in {result['scheme']}: one process on a core, and two by layers, each on a core of its own. "
+        f"Prompts are read in {result['pieces']} pieces. Seconds, medians of {result['rounds']} rounds, in turns; in "
+        f"brackets, how many times as fast as one process in the same rounds. "
+        f"{'Tokens are the same each time.' if same else 'Not all tokens are the same.'}",
         "",
-        "| | one process, s | two, s | times as fast | tokens |",
-        "| --- | ---: | ---: | ---: | --- |",
+        f"| | reading {result['prompt']} tokens | {result['batch']} prompts of {result['prompt']} | "
+        f"writing {result['written']} tokens after {result['prompt'] // 4} |",
+        "| --- | ---: | ---: | ---: |",
     ]
-    for row in result["rows"]:
-        one, two = (median(row["seconds"][name]) for name in ("one", "two"))
-        tokens = "the same" if row["same_tokens"] else "others"
-        text.append(f"| {tasks[row['task']]} | {one:.3f} | {two:.3f} | {row['ahead']:.2f} | {tokens} |")
+    alone = [[time for each in networks for time in each["rows"][task]["seconds"]["one"]] for task in range(3)]
+    text.append("| one process | " + " | ".join(f"{median(times):.3f}" for times in alone) + " |")
+    for each in networks:
+        cells = [f"{median(row['seconds']['two']):.3f} ({row['ahead']:.2f})" for row in each["rows"]]
+        text.append(f"| two over {_called(each)} | " + " | ".join(cells) + " |")
+    if slow:
+        seen = (
+            f"{1e3 * each['round_trip']:.2f} ms there and back and {each['measured_rate'] / 1e6:.0f} Mbit/s"
+            for each in slow
+        )
+        share = max(each["link_share"] for each in slow)
+        text += [
+            "",
+            "Networks are links between two namespaces of one machine, in which packets wait as long as they would on "
+            f"a wire. Programs see {', '.join(seen)}. While ranks work, the link takes up to {share:.0%} of a core, "
+            "which they then lack.",
+        ]
     return "\n".join([*text, "", f"{_machine(result['machine'])}."])
+
+
+def _called(network: dict[str, Any]) -> str:
+    if "rate" not in network:
+        return "loopback"
+    rate = f"{network['rate'] / 1e6:,.0f} Mbit/s"
+    return f"{rate}, {1e3 * network['delay']:g} ms each way"
 
 
 def tensor(result: dict[str, Any]) -> str:

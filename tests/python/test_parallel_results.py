@@ -16,10 +16,19 @@ MACHINE = {"cpu": "A CPU", "isa": "avx2", "versions": {"torch": "2.13.0"}, "comm
 def test_times_of_a_pipeline():
     head = {"machine": MACHINE, "scheme": "int8", "prompt": 512, "batch": 8, "written": 32, "pieces": 8, "rounds": 3}
     row = {"task": "many", "seconds": {"one": [4.0, 3.0, 9.0], "two": [2.0, 2.5, 1.0]}, "ahead": 2.0}
-    rows = [{**row, "same_tokens": True}, {**row, "task": "write", "same_tokens": False}]
-    text = render_parallel.pipeline({**head, "rows": rows})
-    assert "| reading 8 prompts of 512 tokens | 4.000 | 2.000 | 2.00 | the same |" in text
-    assert "| writing 32 tokens after 128 | 4.000 | 2.000 | 2.00 | others |" in text
+    near = {"network": "loopback", "rows": [{**row, "same_tokens": True}] * 3}
+    text = render_parallel.pipeline({**head, "networks": [near]})
+    assert "| one process | 4.000 | 4.000 | 4.000 |\n| two over loopback | 2.000 (2.00) | 2.000 (2.00) |" in text
+    assert "Tokens are the same each time." in text
+    assert "namespaces" not in text
+    far = {"network": "40mbit", "delay": 3e-3, "rate": 40e6, "round_trip": 6.1e-3, "measured_rate": 37.6e6}
+    far |= {"link_share": 0.024, "rows": [{**row, "same_tokens": False, "ahead": 0.5}] * 3}
+    text = render_parallel.pipeline({**head, "networks": [near, far]})
+    assert "| two over 40 Mbit/s, 3 ms each way | 2.000 (0.50) |" in text
+    assert (
+        "Programs see 6.10 ms there and back and 38 Mbit/s. While ranks work, the link takes up to 2% of a core" in text
+    )
+    assert "Not all tokens are the same." in text
 
 
 def test_perplexities_within_layers():
