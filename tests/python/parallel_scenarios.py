@@ -222,6 +222,31 @@ def prunes(rank: int, folder: Path, stop: int = 40, resume: bool = False) -> dic
     return {"weights": [p.tolist() for p in model.parameters()], "metric": result.metrics["value"], "zeros": sparsity}
 
 
+def norms(rank: int, folder: Path, ranks: int) -> dict:
+    """What a batch norm has seen of its input, and buffers of other kinds, after some steps."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3))
+    model.register_buffer("flag", torch.tensor(True))
+    model.register_buffer("own", torch.zeros(2, dtype=torch.float64))
+
+    def remember(module, args, y):
+        model.own.add_(args[0].sum())
+
+    model[0].register_forward_hook(remember)
+    data = [(torch.randn(16, 6) + i, torch.randint(3, (16,))) for i in range(4)]
+    config = ek.FitConfig(steps=7, optimizer={"name": "sgd", "lr": 0.1}, accumulate=2)
+
+    def loss(model, batch):
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    if ranks == 1:
+        ek.fit(model, data, loss, config, progress=False)
+    else:
+        with join() as group:
+            parallel.fit(model, data, loss, config, group, progress=False)
+    return {name: tensor.tolist() for name, tensor in model.state_dict().items()}
+
+
 def not_finite(rank: int, folder: Path) -> dict:
     """A loss that is NaN on one rank alone."""
     with join() as group:
@@ -266,6 +291,6 @@ SCENARIOS = {
     function.__name__: function
     for function in (
         *(pipeline, chain, write_for_long, adds_for_long, wrong_plan, other_checkpoint, joins, fails),
-        *(tensor, tensor_rules, distill, prunes, not_finite, limited, pins),
+        *(tensor, tensor_rules, distill, prunes, norms, not_finite, limited, pins),
     )
 }

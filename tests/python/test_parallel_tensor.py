@@ -142,5 +142,15 @@ def test_what_one_rank_prunes_all_do(ranks, tmp_path):
     assert again[0]["weights"] == again[1]["weights"] == one["weights"]
 
 
+def test_batch_norms_go_by_what_all_ranks_have_seen(ranks):
+    one, two = succeeded(ranks("norms", 2, {"ranks": 2}))
+    alone = succeeded(ranks("norms", 1, {"ranks": 1}))[0]
+    assert one == two
+    assert one["0.running_mean"] == pytest.approx(alone["0.running_mean"], rel=1e-5)
+    assert one["0.running_var"] == pytest.approx(alone["0.running_var"], rel=0.1)  # of halves, about their own means
+    assert one["0.num_batches_tracked"] == alone["0.num_batches_tracked"] == 14
+    assert one["own"] != alone["own"]  # rank 0 has seen half of the rows
+
+
 def test_a_loss_that_is_not_finite_stops_all(ranks):
     failed(ranks("not_finite", 2), "TrainError: the loss of step 1 is nan")

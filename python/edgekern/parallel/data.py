@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from edgekern import train
 from edgekern.config import FitConfig
+from edgekern.parallel.buffers import share_buffers
 from edgekern.parallel.errors import ParallelError
 from edgekern.parallel.group import Group
 from edgekern.parallel.reduce import sum_over
@@ -22,6 +24,10 @@ from edgekern.prune import MaskLock
 from edgekern.train import Callback, FitResult, KeepZeros, PruneGradually, Run
 from edgekern.train.feed import Batches
 from edgekern.train.training import Evaluate, Loss
+
+_RENAMED = "forward_sync_buffers" in signature(DistributedDataParallel).parameters  # torch renames it
+_NO_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
+"""For DDP, which would take all buffers of rank 0 before each forward; ``share_buffers`` does more, after each step."""
 
 
 def fit(
@@ -41,7 +47,8 @@ def fit(
     """:func:`edgekern.fit` on all ranks of a group: the same weights on all of them, at the start and at the end.
 
     Every rank goes through the same batches, and computes with its own rows of each, so that a step is that of one rank
-    with the whole batch. The loss that is logged is the mean over ranks, and so are metrics; a loss that is not
+    with the whole batch, but for batch norms: each rank normalises its rows by themselves, and running statistics are
+    the means over ranks. The loss that is logged is the mean over ranks, and so are metrics; a loss that is not
     finite on one rank stops all. Where weights are pruned, masks and weights are those of rank 0.
 
     Args:
@@ -67,7 +74,9 @@ def fit(
     group.agree("the weights to begin with", group_state)
     group.agree("the options of the training", repr(config.to_dict()))
     step = _Step(model, loss)
-    shared = DistributedDataParallel(step, find_unused_parameters=find_unused_parameters) if group.size > 1 else step
+    shared: nn.Module = step
+    if group.size > 1:
+        shared = DistributedDataParallel(step, find_unused_parameters=find_unused_parameters, **_NO_BUFFERS)
     own = _Own(checkpoint, group)
     follow = _Follow(group, callbacks)
     # A shared step may last long, but a rank that stops in the middle of one is noticed by the others.
@@ -165,7 +174,10 @@ class _MeanLoss(nn.Module):
 
 
 class _Follow(Callback):
-    """Keeps pruned weights and masks those of rank 0, wherever a callback has pruned; the last of all callbacks."""
+    """Keeps buffers the same, and pruned weights and masks those of rank 0, wherever a callback has pruned.
+
+    It is the last of all callbacks.
+    """
 
     def __init__(self, group: Group, callbacks: Sequence[Callback]) -> None:
         self._group = group
@@ -177,10 +189,11 @@ class _Follow(Callback):
         self._group.agree("masks", self.masks())
 
     def after_step(self, run: Run) -> None:
+        share_buffers(run.model, self._group)
         reports: list[object] = [each.report for each in self._pruning]
         if any(new is not old for new, old in zip(reports, self._reports or [None] * len(reports), strict=True)):
-            for tensor in (*run.model.parameters(), *run.model.buffers()):
-                self._group.broadcast(tensor.detach())
+            for parameter in run.model.parameters():
+                self._group.broadcast(parameter.detach())
             for lock in self._locks():
                 state = {name: mask.to(torch.uint8) for name, mask in lock.state_dict().items()}
                 lock.load_state_dict({name: self._group.broadcast(mask).bool() for name, mask in state.items()})
