@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,18 +15,14 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from edgekern import train
 from edgekern.config import FitConfig
-from edgekern.parallel.buffers import share_buffers
 from edgekern.parallel.errors import ParallelError
 from edgekern.parallel.group import Group
+from edgekern.parallel.norms import SharedNorms
 from edgekern.parallel.reduce import sum_over
 from edgekern.prune import MaskLock
 from edgekern.train import Callback, FitResult, KeepZeros, PruneGradually, Run
 from edgekern.train.feed import Batches
 from edgekern.train.training import Evaluate, Loss
-
-_RENAMED = "forward_sync_buffers" in signature(DistributedDataParallel).parameters  # torch renames it
-_NO_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
-"""For DDP, which would take all buffers of rank 0 before each forward; ``share_buffers`` does more, after each step."""
 
 
 def fit(
@@ -47,9 +42,9 @@ def fit(
     """:func:`edgekern.fit` on all ranks of a group: the same weights on all of them, at the start and at the end.
 
     Every rank goes through the same batches, and computes with its own rows of each, so that a step is that of one rank
-    with the whole batch, but for batch norms: each rank normalises its rows by themselves, and running statistics are
-    the means over ranks. The loss that is logged is the mean over ranks, and so are metrics; a loss that is not
-    finite on one rank stops all. Where weights are pruned, masks and weights are those of rank 0.
+    with the whole batch: batch norms go by the rows of all ranks. The loss that is logged is the mean over ranks, and
+    so are metrics; a loss that is not finite on one rank stops all. Where weights are pruned, masks and weights are
+    those of rank 0, and so are buffers.
 
     Args:
         model, batches, loss, config, callbacks, evaluate: as for ``edgekern.fit``, the same on all ranks. The rows of a
@@ -73,10 +68,8 @@ def fit(
         group_state = _digest(model)
     group.agree("the weights to begin with", group_state)
     group.agree("the options of the training", repr(config.to_dict()))
-    step = _Step(model, loss)
-    shared: nn.Module = step
-    if group.size > 1:
-        shared = DistributedDataParallel(step, find_unused_parameters=find_unused_parameters, **_NO_BUFFERS)
+    step = _Step(model, loss, group)
+    shared = DistributedDataParallel(step, find_unused_parameters=find_unused_parameters) if group.size > 1 else step
     own = _Own(checkpoint, group)
     follow = _Follow(group, callbacks)
     # A shared step may last long, but a rank that stops in the middle of one is noticed by the others.
@@ -92,6 +85,8 @@ def fit(
         progress=progress and group.rank == 0,
     )
     own.remove()
+    for buffer in model.buffers():
+        group.broadcast(buffer)
     group.agree("the weights in the end", _digest(model))
     group.agree("masks in the end", follow.masks())
     return result
@@ -144,13 +139,15 @@ def _rows_of(batch: Any, group: Group) -> Any:
 class _Step(nn.Module):
     """Model and loss as one module, so that DDP sees the parameters of both, and the loss a model with plain names."""
 
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, group: Group) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
+        self._group = group
 
     def forward(self, batch: Any) -> Tensor | Mapping[str, Tensor]:
-        return self.loss(self.model, batch)
+        with SharedNorms(self._group):
+            return self.loss(self.model, batch)
 
 
 class _MeanLoss(nn.Module):
@@ -174,10 +171,7 @@ class _MeanLoss(nn.Module):
 
 
 class _Follow(Callback):
-    """Keeps buffers the same, and pruned weights and masks those of rank 0, wherever a callback has pruned.
-
-    It is the last of all callbacks.
-    """
+    """Keeps pruned weights and masks those of rank 0, wherever a callback has pruned; the last of all callbacks."""
 
     def __init__(self, group: Group, callbacks: Sequence[Callback]) -> None:
         self._group = group
@@ -189,11 +183,10 @@ class _Follow(Callback):
         self._group.agree("masks", self.masks())
 
     def after_step(self, run: Run) -> None:
-        share_buffers(run.model, self._group)
         reports: list[object] = [each.report for each in self._pruning]
         if any(new is not old for new, old in zip(reports, self._reports or [None] * len(reports), strict=True)):
-            for parameter in run.model.parameters():
-                self._group.broadcast(parameter.detach())
+            for tensor in (*run.model.parameters(), *run.model.buffers()):
+                self._group.broadcast(tensor.detach())
             for lock in self._locks():
                 state = {name: mask.to(torch.uint8) for name, mask in lock.state_dict().items()}
                 lock.load_state_dict({name: self._group.broadcast(mask).bool() for name, mask in state.items()})
