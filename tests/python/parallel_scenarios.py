@@ -22,14 +22,15 @@ PROMPT = torch.arange(1, 41)[None] * 7 % 96
 BATCH = torch.arange(5 * 12).reshape(5, 12) * 5 % 96
 
 
+_BOTH = {"lm_head": ek.Int8(), "model.embed_tokens": ek.Int8(), "_default": ek.Int8()}
+CONFIGS = {None: None, "int8": ek.Int8(), "int4": ek.Int4(group_size=32), "head": ek.PerLayer(_BOTH)}
+
+
 def model_of(scheme: str | None = None, **options) -> nn.Module:
     """The same on every rank."""
     model = tiny(**options)
-    schemes = {"int8": ek.Int8(), "int4": ek.Int4(group_size=32), "head": None}
-    if scheme == "head":
-        ek.convert_(model, ek.PerLayer({"lm_head": ek.Int8(), "model.embed_tokens": ek.Int8(), "_default": ek.Int8()}))
-    elif scheme:
-        ek.convert_(model, schemes[scheme])
+    if scheme:
+        ek.convert_(model, CONFIGS[scheme])
     return model
 
 
@@ -54,8 +55,9 @@ def pipeline(rank: int, folder: Path, scheme: str | None = None, checkpoint: str
     """Generation of one prompt, of a batch, of padded prompts, with an end; and logits."""
     with join() as group:
         model = model_of(scheme) if checkpoint is None else empty()
-        plan = parallel.plan(model, group, PROMPT, checkpoint=checkpoint, cache_tokens=100)
-        pipe = parallel.CausalPipeline(model, plan, group, checkpoint)
+        given = {"checkpoint": checkpoint, "scheme": None if checkpoint is None else CONFIGS[scheme]}
+        plan = parallel.plan(model, group, PROMPT, cache_tokens=100, **given)
+        pipe = parallel.CausalPipeline(model, plan, group, **given)
         mine = rank == 0
         mask = torch.ones_like(BATCH)
         mask[1, :5] = mask[3, :9] = 0
@@ -117,11 +119,11 @@ def wrong_plan(rank: int, folder: Path) -> dict:
     return {}
 
 
-def other_checkpoint(rank: int, folder: Path, checkpoints: list[str]) -> dict:
-    """Each rank reads a folder of its own."""
+def other_checkpoint(rank: int, folder: Path, checkpoints: list[str], schemes: tuple = (None, None)) -> dict:
+    """Each rank reads a folder of its own, by a scheme of its own."""
     with join() as group:
         plan = parallel.plan(model_of(), group, PROMPT)
-        parallel.CausalPipeline(empty(), plan, group, checkpoints[rank])
+        parallel.CausalPipeline(empty(), plan, group, checkpoints[rank], scheme=CONFIGS[schemes[rank]])
     return {}
 
 
@@ -147,7 +149,8 @@ def tensor(
         found = {}
         for compress in (False, True):
             model = model_of(scheme, **(sizes or {})) if checkpoint is None else empty()
-            named = parallel.tensor_parallel_(model, group, compress=compress, checkpoint=checkpoint)
+            given = {"checkpoint": checkpoint, "scheme": None if checkpoint is None else CONFIGS[scheme]}
+            named = parallel.tensor_parallel_(model, group, compress=compress, **given)
             with torch.inference_mode():
                 found[str(compress)] = model(BATCH).logits.tolist()
             found["names"] = named
@@ -262,7 +265,9 @@ def not_finite(rank: int, folder: Path) -> dict:
     return {}
 
 
-def limited(rank: int, folder: Path, checkpoint: str, sizes: dict, room: int, ranks: int) -> dict:
+def limited(
+    rank: int, folder: Path, checkpoint: str, sizes: dict, room: int, ranks: int, scheme: str | None = None
+) -> dict:
     """Loads under a limit of memory, and writes."""
     with join() as group:
         model = empty(**sizes)
@@ -273,7 +278,8 @@ def limited(rank: int, folder: Path, checkpoint: str, sizes: dict, room: int, ra
         ends = [units * i // ranks for i in range(ranks + 1)]
         stages = [parallel.StagePlan(a, b, 0.0, 0) for a, b in pairwise(ends)]
         names = tuple(unit.name for unit in cut(model).units)
-        pipe = parallel.CausalPipeline(model, parallel.Plan(tuple(stages), names), group, checkpoint)
+        plan = parallel.Plan(tuple(stages), names)
+        pipe = parallel.CausalPipeline(model, plan, group, checkpoint, scheme=CONFIGS[scheme])
         return {"tokens": pipe.generate(PROMPT, 4).tolist(), "rose": peak("VmData") - before}
 
 

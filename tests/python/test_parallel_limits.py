@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from harness.network import Network, obstacle  # noqa: E402
 from parallel_outcome import NEEDS, failed, succeeded  # noqa: E402
 from parallel_scenarios import PROMPT, model_of  # noqa: E402
+from tiny_llama import folder_of  # noqa: E402
 
 import edgekern as ek  # noqa: E402
 
@@ -24,13 +25,19 @@ SIZES = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 10}
 LAYER = 4 * 512 * 512 * 3 // 4 + 3 * 512 * 1536  # int8; two of the four attention layers have half as many heads
 
 
-def test_a_model_larger_than_a_ranks_memory_runs(ranks, tmp_path):
+@pytest.mark.parametrize("stored", ["converted", "floats"])
+def test_a_model_larger_than_a_ranks_memory_runs(ranks, tmp_path, stored):
+    """Floats take four times the room, and are converted when they are read."""
     model = model_of("int8", **SIZES)
-    ek.save(model, tmp_path / "saved")
+    if stored == "floats":
+        folder_of(model_of(**SIZES), tmp_path / "saved", max_shard_size="20MB")
+    else:
+        ek.save(model, tmp_path / "saved")
     whole = sum(each.packed_bytes for each in model.modules() if hasattr(each, "packed_bytes"))
     assert whole > 0.95 * 10 * LAYER
     room = int(0.75 * whole)
     args = {"checkpoint": str(tmp_path / "saved"), "sizes": SIZES, "room": room}
+    args["scheme"] = "int8" if stored == "floats" else None
     alone = ranks("limited", 1, {**args, "ranks": 1})
     failed(alone, "can't allocate memory", "MemoryError", "not enough memory")
     found = succeeded(ranks("limited", 2, {**args, "ranks": 2}))
