@@ -1,6 +1,6 @@
 """Whether two ranks learn as one does with the whole batch: a student on Fashion-MNIST, distilled while it is pruned.
 
-    python benchmarks/parallel_training.py             about three minutes of a core
+    python benchmarks/parallel_training.py             about two minutes of a core
     python benchmarks/parallel_training.py --quick     few images, to see it work
 
 The student begins with what it has learned dense, and has 80 % zeros at last. What differs for no other reason than
@@ -55,8 +55,8 @@ class Effort:
     teacher: int = 1
     dense: int = 3
     pruned: int = 8
-    taught_with: int = 30_000
-    images: int = 12_000
+    taught_with: int = 20_000
+    images: int = 8_000
     tested: int = 10_000
 
 
