@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -146,7 +147,7 @@ class _Step(nn.Module):
         self._group = group
 
     def forward(self, batch: Any) -> Tensor | Mapping[str, Tensor]:
-        with SharedNorms(self._group):
+        with SharedNorms(self._group) if self._group.size > 1 else nullcontext():
             return self.loss(self.model, batch)
 
 
