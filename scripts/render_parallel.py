@@ -1,6 +1,6 @@
-"""Renders what benchmarks/parallel.py and parallel_tensor.py measured into docs/parallel.md.
+"""Renders what benchmarks/parallel.py, parallel_tensor.py and parallel_training.py measured into docs/parallel.md.
 
-python scripts/render_parallel.py           rewrite docs/parallel.md
+python scripts/render_parallel.py           rewrite docs/parallel.md and its chart
 python scripts/render_parallel.py --check   exit with 1 when docs/parallel.md is not what the results say
 """
 
@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from page_marks import ROOT, replace, settle
+from parallel_chart import draw
 
 RESULTS = ROOT / "benchmarks/results"
 
@@ -82,14 +83,59 @@ def tensor(result: dict[str, Any]) -> str:
     return "\n".join([*text, "", f"{_machine(result['machine'])}."])
 
 
+def training(result: dict[str, Any]) -> str:
+    """What two ranks learn, and one, and what differs by noise alone."""
+    effort, batch = result["effort"], result["batch"]
+    rows = [row for group in result["norms"].values() for row in group]
+    zeros = min(row["zeros"] for row in rows)
+    text = [
+        f"A student on Fashion-MNIST is distilled, and pruned to {zeros:.1%} zeros meanwhile, in {effort['pruned']} "
+        f"epochs of {effort['images']:,} images and batches of {batch}: on one rank, and on two with {batch // 2} rows "
+        "each. What noise does: one rank that takes each batch in two halves adds gradients up in another order (its "
+        "batch norms then go by halves, which those of two ranks do not), and images may come in another order. "
+        "Differences are those from one rank, in proportion: of single steps at the start, and of means over an epoch, "
+        "at most.",
+    ]
+    for norms, group in result["norms"].items():
+        text += [
+            "",
+            f"| {norms} | first {result['first']} steps | whole curve | loss of the last epoch | right, % | masks |",
+            "| --- | ---: | ---: | ---: | ---: | --- |",
+        ]
+        for row in group:
+            away = [f"{row['first']:.1e}", f"{row['curve']:.1e}"] if row is not group[0] else ["", ""]
+            cells = [row["name"], *away, f"{row['last']:.4f}", f"{row['accuracy']:.2f}", _agreement(row)]
+            text.append("| " + " | ".join(cells) + " |")
+    seconds = sum(row["seconds"] for row in rows)
+    return "\n".join(
+        [
+            *text,
+            "",
+            "![Losses, and how far they are from those of one rank](img/parallel-training.png)",
+            "",
+            f"{_machine(result['machine'])}; {seconds:.0f} s of the processor, beside other programs (load "
+            f"{result['machine']['load']}).",
+        ]
+    )
+
+
+def _agreement(row: dict[str, Any]) -> str:
+    if row["ranks"] == 1:
+        return ""
+    same = all(len(set(row[name])) == 1 for name in ("masks", "weights"))
+    return f"and weights the same on {row['ranks']} ranks" if same else "DIFFER"
+
+
+RENDERED = {"parallel-pipeline": pipeline, "parallel-tensor": tensor, "parallel-training": training}
+
+
 def main() -> int:
     path = ROOT / "docs/parallel.md"
     page = path.read_text()
-    times, says = RESULTS / "parallel-pipeline.json", RESULTS / "parallel-tensor.json"
-    if times.exists():
-        page = replace(page, times.stem, pipeline(json.loads(times.read_text())))
-    if says.exists():
-        page = replace(page, says.stem, tensor(json.loads(says.read_text())))
+    for name, render in RENDERED.items():
+        page = replace(page, name, render(json.loads((RESULTS / f"{name}.json").read_text())))
+    if "--check" not in sys.argv[1:]:
+        draw(json.loads((RESULTS / "parallel-training.json").read_text()), ROOT / "docs/img/parallel-training.png")
     return settle(path, page)
 
 

@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import render_parallel  # noqa: E402
+from parallel_chart import draw  # noqa: E402
 
 MACHINE = {"cpu": "A CPU", "isa": "avx2", "versions": {"torch": "2.13.0"}, "commit": "abc"}
 
@@ -36,6 +37,32 @@ def test_perplexities_within_layers():
     row = {"scheme": "int8", "alone": 20.0, "divided": {"floats": {**divided, "perplexity": 20.0}, "int8": divided}}
     text = render_parallel.tensor({"machine": MACHINE, "windows": 2, "tokens": 1024, "rows": [row]})
     assert "| int8 | 20.0000 | 20.0000 (+0.00%) | 1.2e-02 | 20.1000 (+0.50%) | 1.2e-02 |" in text
+
+
+def result_of_a_training():
+    row = {"name": "one rank", "ranks": 1, "seconds": 20.4, "accuracy": 86.064, "zeros": 0.79999, "first": 0.0}
+    row |= {"curve": 0.0, "masks": ["a"], "weights": ["b"], "last": 0.17339, "losses": [0.9, 0.5, 0.2]}
+    two = {**row, "name": "two ranks", "ranks": 2, "first": 4.77e-7, "curve": 0.0321, "masks": ["a", "a"]}
+    two |= {"weights": ["b", "b"], "losses": [0.9, 0.5001, 0.2003]}
+    effort = {"pruned": 8, "images": 8000}
+    head = {"machine": {**MACHINE, "load": 1.5}, "effort": effort, "batch": 128, "thinned": 10, "first": 10}
+    return {**head, "norms": {"batch norms": [row, two]}}
+
+
+def test_losses_of_ranks():
+    result = result_of_a_training()
+    text = render_parallel.training(result)
+    assert "pruned to 80.0% zeros meanwhile, in 8 epochs of 8,000 images and batches of 128" in text
+    assert "| batch norms | first 10 steps |" in text
+    assert "| one rank |  |  | 0.1734 | 86.06 |  |" in text
+    assert "| two ranks | 4.8e-07 | 3.2e-02 | 0.1734 | 86.06 | and weights the same on 2 ranks |" in text
+    result["norms"]["batch norms"][1]["masks"] = ["a", "c"]
+    assert "| DIFFER |" in render_parallel.training(result)
+
+
+def test_losses_are_drawn(tmp_path):
+    draw(result_of_a_training(), tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_committed_page_shows_the_committed_results(monkeypatch):
