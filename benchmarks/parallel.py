@@ -1,11 +1,14 @@
 """Time SmolLM2-135M on one process and on two that share its layers, each process on a core of its own, in one run.
 
-    python benchmarks/parallel.py            prompts of 512 tokens, alone and eight at a time, and 32 tokens written
-    python benchmarks/parallel.py --quick    shorter ones, and two rounds
+    python benchmarks/parallel.py                        prompts of 512 tokens, alone and eight at a time, and 32 tokens
+                                                         written, over loopback and three networks
+    python benchmarks/parallel.py --quick                shorter ones, and two rounds
+    python benchmarks/parallel.py --network loopback     without root
 
 One process reads a prompt in one call, which is its fastest way. Rounds are interleaved: while the two work, the one
 waits for a message, and the other way round. Joules of a task are measured after that, where the machine has a sensor.
-Tokens that are written are compared. Results are printed, and kept with -o.
+Tokens that are written are compared. Networks that are slow, as harness/network.py makes them, take root, and a little
+of the two cores that the ranks have. Results are printed, and kept with -o.
 """
 
 from __future__ import annotations
@@ -17,11 +20,14 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
+from harness.network import Network, obstacle
+from harness.slow_link import enter
 from torch import nn
 
 import edgekern as ek
@@ -30,6 +36,9 @@ from edgekern.bench import Joules
 from edgekern.machine import describe_machine
 
 TASKS = ("", "one", "many", "write")
+NETWORKS = {"1gbit": (0.2e-3, 1e9), "100mbit": (1e-3, 100e6), "40mbit": (3e-3, 40e6)}
+"""Seconds each way, and bits a second, of all but loopback."""
+LOOPBACK = "loopback"
 SCHEMES = {"float32": None, "int8": ek.Int8(), "int4": ek.Int4(group_size=32)}
 
 
@@ -71,6 +80,8 @@ def alone(options: argparse.Namespace) -> None:
 def stage(options: argparse.Namespace) -> None:
     """One of two ranks, each on a core."""
     rank = int(os.environ["RANK"])
+    if options.namespaces:
+        enter(options.namespaces[rank])
     os.sched_setaffinity(0, [options.cores[rank]])
     torch.set_num_threads(1)
     model = load(options.scheme)
@@ -122,20 +133,28 @@ def make_prompts(options: argparse.Namespace) -> dict[str, torch.Tensor]:
 
 
 class Subject:
-    """Processes that do tasks when told to."""
+    """Processes that do tasks when told to; with ``network``, each in a namespace of its own.
 
-    def __init__(self, role: str, arguments: list[str], world: int) -> None:
+    Attributes:
+        ready: what the first of them said when it was.
+        busy: seconds that all tasks have taken.
+    """
+
+    def __init__(self, role: str, arguments: list[str], world: int, network: Network | None = None) -> None:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             port = str(listener.getsockname()[1])
+        where = {"MASTER_ADDR": "127.0.0.1"} if network is None else network.environment
+        namespaces = [] if network is None else ["--namespaces", *network.namespaces]
         self.processes = []
         for rank in range(world):
-            env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1"}
-            env |= {"MASTER_PORT": port, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-            command = [sys.executable, __file__, "--role", role, *arguments]
+            env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_PORT": port, **where}
+            env |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+            command = [sys.executable, __file__, "--role", role, *arguments, *namespaces]
             self.processes.append(
                 subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             )
+        self.busy = 0.0
         self.ready = self._line().removeprefix("ready").strip()
 
     def _line(self) -> str:
@@ -147,6 +166,7 @@ class Subject:
     def do(self, task: str) -> tuple[float, list]:
         print(task, file=self.processes[0].stdin, flush=True)
         seconds, found = json.loads(self._line())
+        self.busy += seconds
         return seconds, found
 
     def end(self) -> None:
@@ -156,10 +176,49 @@ class Subject:
             process.wait(timeout=60)
 
 
+def over(name: str, one: Subject, arguments: list[str], rounds: int, joules: Joules) -> dict:
+    """What two ranks do over a network, in turns with one process."""
+    with ExitStack() as stack:
+        network = None if name == LOOPBACK else stack.enter_context(Network(*NETWORKS[name]))
+        found: dict = {"network": name}
+        if network is not None:
+            delay, rate = NETWORKS[name]
+            trip, measured = network.measure()
+            found |= {"delay": delay, "rate": rate, "round_trip": trip, "measured_rate": measured}
+            print(f"{name}: {1e3 * trip:.2f} ms there and back, {measured / 1e6:.0f} Mbit/s")
+        two = Subject("stage", arguments, 2, network)
+        before = 0.0 if network is None else network.cpu_seconds
+        rows = [compare(task, one, two, rounds, joules) for task in TASKS[1:]]
+        found |= {"plan": json.loads(two.ready), "rows": rows}
+        if network is not None:
+            found["link_share"] = (network.cpu_seconds - before) / two.busy
+        two.end()
+    return found
+
+
+def compare(task: str, one: Subject, two: Subject, rounds: int, joules: Joules) -> dict:
+    """A task, in turns."""
+    seconds: dict[str, list[float]] = {"one": [], "two": []}
+    found = {}
+    for turn in range(rounds + 1):
+        for name, subject in (("one", one), ("two", two)):
+            took, found[name] = subject.do(task)
+            if turn:  # the first warms up
+                seconds[name].append(took)
+    ratio = median(seconds["one"]) / median(seconds["two"])
+    same = found["one"] == found["two"]
+    print(f"{task}: one process {median(seconds['one']):.3f} s, two {median(seconds['two']):.3f} s, "
+          f"{ratio:.2f} times; {'the same tokens' if same else 'OTHER TOKENS'}", flush=True)  # fmt: skip
+    spent = {name: joules.of_call(partial(subject.do, task)) for name, subject in (("one", one), ("two", two))}
+    return {"task": task, "seconds": seconds, "joules": spent, "ahead": ratio, "same_tokens": same}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--role", choices=["alone", "stage"], help=argparse.SUPPRESS)
+    parser.add_argument("--namespaces", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", help="shorter prompts, two rounds")
+    parser.add_argument("--network", nargs="+", choices=[LOOPBACK, *NETWORKS], default=[LOOPBACK, *NETWORKS])
     parser.add_argument("--scheme", choices=list(SCHEMES), default="int8")
     parser.add_argument("--prompt", type=int, help="tokens; 512")
     parser.add_argument("--batch", type=int, default=8, help="prompts at a time")
@@ -176,31 +235,17 @@ def main() -> None:
         return
     if len(options.cores) < 2:
         raise SystemExit("two cores are needed, one for each process")
+    if options.network != [LOOPBACK] and (reason := obstacle()):
+        raise SystemExit(f"--network: {reason}; --network {LOOPBACK} works without")
     names = ("scheme", "prompt", "batch", "written", "pieces")
     arguments = [word for name in names for word in (f"--{name}", str(getattr(options, name)))]
     arguments += ["--cores", *map(str, options.cores)]
-    one, two = Subject("alone", arguments, 1), Subject("stage", arguments, 2)
-    joules, lines = Joules(), []
-    for task in ("one", "many", "write"):
-        seconds: dict[str, list[float]] = {"one": [], "two": []}
-        found = {}
-        for turn in range(rounds + 1):
-            for name, subject in (("one", one), ("two", two)):
-                took, found[name] = subject.do(task)
-                if turn:  # the first warms up
-                    seconds[name].append(took)
-        ratio = median(seconds["one"]) / median(seconds["two"])
-        same = found["one"] == found["two"]
-        spent = {name: joules.of_call(partial(subject.do, task)) for name, subject in (("one", one), ("two", two))}
-        lines.append({"task": task, "seconds": seconds, "joules": spent, "ahead": ratio, "same_tokens": same})
-        print(f"{task}: one process {median(seconds['one']):.3f} s, two {median(seconds['two']):.3f} s, "
-              f"{ratio:.2f} times; {'the same tokens' if same else 'OTHER TOKENS'}")  # fmt: skip
-    plan = json.loads(two.ready)
+    head = {"machine": describe_machine(), **{name: getattr(options, name) for name in names}, "rounds": rounds}
+    joules, one = Joules(), Subject("alone", arguments, 1)
+    networks = [over(name, one, arguments, rounds, joules) for name in options.network]
     one.end()
-    two.end()
     if options.output:
-        head = {"machine": describe_machine(), **{name: getattr(options, name) for name in names}}
-        found = {**head, "rounds": rounds, "plan": plan, "energy": joules.to_dict(), "rows": lines}
+        found = {**head, "energy": joules.to_dict(), "networks": networks}
         options.output.write_text(json.dumps(found, indent=2) + "\n")
 
 

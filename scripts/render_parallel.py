@@ -1,6 +1,6 @@
-"""Renders what benchmarks/parallel.py and parallel_tensor.py measured into docs/parallel.md.
+"""Renders what benchmarks/parallel.py, parallel_tensor.py and parallel_training.py measured into docs/parallel.md.
 
-python scripts/render_parallel.py           rewrite docs/parallel.md
+python scripts/render_parallel.py           rewrite docs/parallel.md and its chart
 python scripts/render_parallel.py --check   exit with 1 when docs/parallel.md is not what the results say
 """
 
@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from page_marks import ROOT, replace, settle
+from parallel_chart import draw
 
 from edgekern.report.energy import energy_note, joules_text
 
@@ -23,35 +24,52 @@ def _machine(facts: dict[str, Any]) -> str:
 
 
 def pipeline(result: dict[str, Any]) -> str:
-    """One process on one core against two on two."""
-    tasks = {
-        "one": f"reading {result['prompt']} tokens",
-        "many": f"reading {result['batch']} prompts of {result['prompt']} tokens",
-        "write": f"writing {result['written']} tokens after {result['prompt'] // 4}",
-    }
+    """One process on one core against two on two, over several networks."""
+    networks = result["networks"]
+    slow = [each for each in networks if "rate" in each]
+    same = all(row["same_tokens"] for each in networks for row in each["rows"])
     text = [
-        f"SmolLM2-135M in {result['scheme']}: one process on a core, and two by layers, each on a core of its own, "
-        f"over loopback. Prompts are read in {result['pieces']} pieces. "
-        f"Medians of {result['rounds']} rounds, in turns.",
+        f"SmolLM2-135M in {result['scheme']}: one process on a core, and two by layers, each on a core of its own. "
+        f"Prompts are read in {result['pieces']} pieces. Seconds, medians of {result['rounds']} rounds, in turns; in "
+        f"brackets, how many times as fast as one process in the same rounds. "
+        f"{'Tokens are the same each time.' if same else 'Not all tokens are the same.'}",
         "",
+        f"| | reading {result['prompt']} tokens | {result['batch']} prompts of {result['prompt']} | "
+        f"writing {result['written']} tokens after {result['prompt'] // 4} |",
+        "| --- | ---: | ---: | ---: |",
     ]
-    measured = any(_joules(row, name) is not None for row in result["rows"] for name in ("one", "two"))
-    columns = ["one process, s", "two, s", "times as fast", *(["one process, J", "two, J"] if measured else [])]
-    text += [f"| | {' | '.join(columns)} | tokens |", f"| --- | {' | '.join(['---:'] * len(columns))} | --- |"]
-    for row in result["rows"]:
-        one, two = (median(row["seconds"][name]) for name in ("one", "two"))
-        tokens = "the same" if row["same_tokens"] else "others"
-        figures = [f"{one:.3f}", f"{two:.3f}", f"{row['ahead']:.2f}"]
-        if measured:
-            figures += [joules_text(_joules(row, name)) for name in ("one", "two")]
-        text.append(f"| {tasks[row['task']]} | {' | '.join(figures)} | {tokens} |")
-    below = [f"{_machine(result['machine'])}.", *([f"{energy_note(result['energy'])}."] if measured else [])]
-    return "\n".join([*text, "", " ".join(below)])
+    alone = [[time for each in networks for time in each["rows"][task]["seconds"]["one"]] for task in range(3)]
+    text.append("| one process | " + " | ".join(f"{median(times):.3f}" for times in alone) + " |")
+    for each in networks:
+        cells = [f"{median(row['seconds']['two']):.3f} ({row['ahead']:.2f})" for row in each["rows"]]
+        text.append(f"| two over {_called(each)} | " + " | ".join(cells) + " |")
+    if slow:
+        seen = (
+            f"{1e3 * each['round_trip']:.2f} ms there and back and {each['measured_rate'] / 1e6:.0f} Mbit/s"
+            for each in slow
+        )
+        share = max(each["link_share"] for each in slow)
+        text += [
+            "",
+            "Networks are links between two namespaces of one machine, in which packets wait as long as they would on "
+            f"a wire. Programs see {', '.join(seen)}. While ranks work, the link takes up to {share:.0%} of a core, "
+            "which they then lack.",
+        ]
+    spent = [[row.get("joules") for row in each["rows"]] for each in networks]  # not in older files
+    if any(found and any(found.values()) for rows in spent for found in rows):
+        text += ["", f"{energy_note(result['energy'])}:", "", *text[2:4]]
+        for each, rows in zip(networks, spent, strict=True):
+            for name, said in (("one", "one process, in turns with"), ("two", "two over")):
+                cells = [joules_text(found[name] if found else None) for found in rows]
+                text.append(f"| {said} {_called(each)} | " + " | ".join(cells) + " |")
+    return "\n".join([*text, "", f"{_machine(result['machine'])}."])
 
 
-def _joules(row: dict[str, Any], name: str) -> float | None:
-    """Of a task; None where there was no sensor, and in older files."""
-    return row.get("joules", {}).get(name)
+def _called(network: dict[str, Any]) -> str:
+    if "rate" not in network:
+        return "loopback"
+    rate = f"{network['rate'] / 1e6:,.0f} Mbit/s"
+    return f"{rate}, {1e3 * network['delay']:g} ms each way"
 
 
 def tensor(result: dict[str, Any]) -> str:
@@ -74,14 +92,59 @@ def tensor(result: dict[str, Any]) -> str:
     return "\n".join([*text, "", f"{_machine(result['machine'])}."])
 
 
+def training(result: dict[str, Any]) -> str:
+    """What two ranks learn, and one, and what differs by noise alone."""
+    effort, batch = result["effort"], result["batch"]
+    rows = [row for group in result["norms"].values() for row in group]
+    zeros = min(row["zeros"] for row in rows)
+    text = [
+        f"A student on Fashion-MNIST is distilled, and pruned to {zeros:.1%} zeros meanwhile, in {effort['pruned']} "
+        f"epochs of {effort['images']:,} images and batches of {batch}: on one rank, and on two with {batch // 2} rows "
+        "each. What noise does: one rank that takes each batch in two halves adds gradients up in another order (its "
+        "batch norms then go by halves, which those of two ranks do not), and images may come in another order. "
+        "Differences are those from one rank, in proportion: of single steps at the start, and of means over an epoch, "
+        "at most.",
+    ]
+    for norms, group in result["norms"].items():
+        text += [
+            "",
+            f"| {norms} | first {result['first']} steps | whole curve | loss of the last epoch | right, % | masks |",
+            "| --- | ---: | ---: | ---: | ---: | --- |",
+        ]
+        for row in group:
+            away = [f"{row['first']:.1e}", f"{row['curve']:.1e}"] if row is not group[0] else ["", ""]
+            cells = [row["name"], *away, f"{row['last']:.4f}", f"{row['accuracy']:.2f}", _agreement(row)]
+            text.append("| " + " | ".join(cells) + " |")
+    seconds = sum(row["seconds"] for row in rows)
+    return "\n".join(
+        [
+            *text,
+            "",
+            "![Losses, and how far they are from those of one rank](img/parallel-training.png)",
+            "",
+            f"{_machine(result['machine'])}; {seconds:.0f} s of the processor, beside other programs (load "
+            f"{result['machine']['load']}).",
+        ]
+    )
+
+
+def _agreement(row: dict[str, Any]) -> str:
+    if row["ranks"] == 1:
+        return ""
+    same = all(len(set(row[name])) == 1 for name in ("masks", "weights"))
+    return f"and weights the same on {row['ranks']} ranks" if same else "DIFFER"
+
+
+RENDERED = {"parallel-pipeline": pipeline, "parallel-tensor": tensor, "parallel-training": training}
+
+
 def main() -> int:
     path = ROOT / "docs/parallel.md"
     page = path.read_text()
-    times, says = RESULTS / "parallel-pipeline.json", RESULTS / "parallel-tensor.json"
-    if times.exists():
-        page = replace(page, times.stem, pipeline(json.loads(times.read_text())))
-    if says.exists():
-        page = replace(page, says.stem, tensor(json.loads(says.read_text())))
+    for name, render in RENDERED.items():
+        page = replace(page, name, render(json.loads((RESULTS / f"{name}.json").read_text())))
+    if "--check" not in sys.argv[1:]:
+        draw(json.loads((RESULTS / "parallel-training.json").read_text()), ROOT / "docs/img/parallel-training.png")
     return settle(path, page)
 
 

@@ -75,7 +75,7 @@ def _system_ticks() -> tuple[int, int]:
     return busy + idle + iowait, busy
 
 
-def _process_ticks(pid: int) -> int:
+def ticks_of(pid: int) -> int:
     """Clock ticks that a process has used, 0 once it is gone."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
@@ -93,7 +93,7 @@ class LoadMeter:
         self._start = self._read()
 
     def _read(self) -> tuple[int, int, int]:
-        return (*_system_ticks(), sum(_process_ticks(pid) for pid in self._pids))
+        return (*_system_ticks(), sum(ticks_of(pid) for pid in self._pids))
 
     def foreign_share(self) -> float:
         """0 on a quiet machine, 1 when others took every core the whole time."""

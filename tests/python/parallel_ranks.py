@@ -6,7 +6,6 @@ scenario, ranks, folder, args, and kill and signal for a rank that is to be ende
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
@@ -23,6 +22,10 @@ import torch
 import transformers
 from parallel_scenarios import PROMPT, SCENARIOS, model_of
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from harness.slow_link import enter
+
 transformers.logging.set_verbosity_error()
 
 
@@ -33,26 +36,13 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def enter(namespace: str) -> None:
-    """Goes into a network namespace that ``ip netns add`` has made."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    file = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-    if libc.setns(file, 0x40000000):  # CLONE_NEWNET
-        raise OSError(ctypes.get_errno(), f"no way into {namespace}")
-    os.close(file)
-
-
 def run_rank(order: dict, rank: int, port: int) -> None:
     """What a forked process does; it ends as any program does."""
     folder = Path(order["folder"])
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(folder / f"rank{rank}.{name}", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(order["ranks"]), "LOCAL_RANK": str(rank)}
-    os.environ |= {
-        "MASTER_ADDR": order.get("address", "127.0.0.1"),
-        "MASTER_PORT": str(port),
-        "LOCAL_WORLD_SIZE": str(order["ranks"]),
-    }
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": str(order["ranks"])}
     if "netns" in order:
         enter(order["netns"][rank])
     os.environ |= order.get("env", {}).get(str(rank), {})

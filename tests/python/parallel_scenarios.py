@@ -22,14 +22,15 @@ PROMPT = torch.arange(1, 41)[None] * 7 % 96
 BATCH = torch.arange(5 * 12).reshape(5, 12) * 5 % 96
 
 
+_BOTH = {"lm_head": ek.Int8(), "model.embed_tokens": ek.Int8(), "_default": ek.Int8()}
+CONFIGS = {None: None, "int8": ek.Int8(), "int4": ek.Int4(group_size=32), "head": ek.PerLayer(_BOTH)}
+
+
 def model_of(scheme: str | None = None, **options) -> nn.Module:
     """The same on every rank."""
     model = tiny(**options)
-    schemes = {"int8": ek.Int8(), "int4": ek.Int4(group_size=32), "head": None}
-    if scheme == "head":
-        ek.convert_(model, ek.PerLayer({"lm_head": ek.Int8(), "model.embed_tokens": ek.Int8(), "_default": ek.Int8()}))
-    elif scheme:
-        ek.convert_(model, schemes[scheme])
+    if scheme:
+        ek.convert_(model, CONFIGS[scheme])
     return model
 
 
@@ -54,8 +55,9 @@ def pipeline(rank: int, folder: Path, scheme: str | None = None, checkpoint: str
     """Generation of one prompt, of a batch, of padded prompts, with an end; and logits."""
     with join() as group:
         model = model_of(scheme) if checkpoint is None else empty()
-        plan = parallel.plan(model, group, PROMPT, checkpoint=checkpoint, cache_tokens=100)
-        pipe = parallel.CausalPipeline(model, plan, group, checkpoint)
+        given = {"checkpoint": checkpoint, "scheme": None if checkpoint is None else CONFIGS[scheme]}
+        plan = parallel.plan(model, group, PROMPT, cache_tokens=100, **given)
+        pipe = parallel.CausalPipeline(model, plan, group, **given)
         mine = rank == 0
         mask = torch.ones_like(BATCH)
         mask[1, :5] = mask[3, :9] = 0
@@ -117,11 +119,11 @@ def wrong_plan(rank: int, folder: Path) -> dict:
     return {}
 
 
-def other_checkpoint(rank: int, folder: Path, checkpoints: list[str]) -> dict:
-    """Each rank reads a folder of its own."""
+def other_checkpoint(rank: int, folder: Path, checkpoints: list[str], schemes: tuple = (None, None)) -> dict:
+    """Each rank reads a folder of its own, by a scheme of its own."""
     with join() as group:
         plan = parallel.plan(model_of(), group, PROMPT)
-        parallel.CausalPipeline(empty(), plan, group, checkpoints[rank])
+        parallel.CausalPipeline(empty(), plan, group, checkpoints[rank], scheme=CONFIGS[schemes[rank]])
     return {}
 
 
@@ -147,7 +149,8 @@ def tensor(
         found = {}
         for compress in (False, True):
             model = model_of(scheme, **(sizes or {})) if checkpoint is None else empty()
-            named = parallel.tensor_parallel_(model, group, compress=compress, checkpoint=checkpoint)
+            given = {"checkpoint": checkpoint, "scheme": None if checkpoint is None else CONFIGS[scheme]}
+            named = parallel.tensor_parallel_(model, group, compress=compress, **given)
             with torch.inference_mode():
                 found[str(compress)] = model(BATCH).logits.tolist()
             found["names"] = named
@@ -222,6 +225,31 @@ def prunes(rank: int, folder: Path, stop: int = 40, resume: bool = False) -> dic
     return {"weights": [p.tolist() for p in model.parameters()], "metric": result.metrics["value"], "zeros": sparsity}
 
 
+def norms(rank: int, folder: Path, ranks: int) -> dict:
+    """What a batch norm has seen of its input, and buffers of other kinds, after some steps."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3))
+    model.register_buffer("flag", torch.tensor(True))
+    model.register_buffer("own", torch.zeros(2, dtype=torch.float64))
+
+    def remember(module, args, y):
+        model.own.add_(args[0].sum())
+
+    model[0].register_forward_hook(remember)
+    data = [(torch.randn(16, 6) + i, torch.randint(3, (16,))) for i in range(4)]
+    config = ek.FitConfig(steps=7, optimizer={"name": "sgd", "lr": 0.1}, accumulate=2)
+
+    def loss(model, batch):
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    if ranks == 1:
+        ek.fit(model, data, loss, config, progress=False)
+    else:
+        with join() as group:
+            parallel.fit(model, data, loss, config, group, progress=False)
+    return {name: tensor.tolist() for name, tensor in model.state_dict().items()}
+
+
 def not_finite(rank: int, folder: Path) -> dict:
     """A loss that is NaN on one rank alone."""
     with join() as group:
@@ -237,7 +265,9 @@ def not_finite(rank: int, folder: Path) -> dict:
     return {}
 
 
-def limited(rank: int, folder: Path, checkpoint: str, sizes: dict, room: int, ranks: int) -> dict:
+def limited(
+    rank: int, folder: Path, checkpoint: str, sizes: dict, room: int, ranks: int, scheme: str | None = None
+) -> dict:
     """Loads under a limit of memory, and writes."""
     with join() as group:
         model = empty(**sizes)
@@ -248,7 +278,8 @@ def limited(rank: int, folder: Path, checkpoint: str, sizes: dict, room: int, ra
         ends = [units * i // ranks for i in range(ranks + 1)]
         stages = [parallel.StagePlan(a, b, 0.0, 0) for a, b in pairwise(ends)]
         names = tuple(unit.name for unit in cut(model).units)
-        pipe = parallel.CausalPipeline(model, parallel.Plan(tuple(stages), names), group, checkpoint)
+        plan = parallel.Plan(tuple(stages), names)
+        pipe = parallel.CausalPipeline(model, plan, group, checkpoint, scheme=CONFIGS[scheme])
         return {"tokens": pipe.generate(PROMPT, 4).tolist(), "rose": peak("VmData") - before}
 
 
@@ -266,6 +297,6 @@ SCENARIOS = {
     function.__name__: function
     for function in (
         *(pipeline, chain, write_for_long, adds_for_long, wrong_plan, other_checkpoint, joins, fails),
-        *(tensor, tensor_rules, distill, prunes, not_finite, limited, pins),
+        *(tensor, tensor_rules, distill, prunes, norms, not_finite, limited, pins),
     )
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +18,7 @@ from torch import nn  # noqa: E402
 
 import edgekern as ek  # noqa: E402
 from edgekern.parallel import tensor_parallel_  # noqa: E402
+from edgekern.parallel.norms import SharedNorms  # noqa: E402
 from edgekern.parallel.slices import grain_of, needs_range, some_inputs, some_outputs  # noqa: E402
 
 pytestmark = NEEDS
@@ -140,6 +143,41 @@ def test_what_one_rank_prunes_all_do(ranks, tmp_path):
     assert one["metric"] == two["metric"] == 0.5
     again = succeeded(ranks("prunes", 2, folder=tmp_path))  # the checkpoint of rank 0 says that all is done
     assert again[0]["weights"] == again[1]["weights"] == one["weights"]
+
+
+def test_batch_norms_go_by_the_rows_of_all_ranks(ranks):
+    one, two = succeeded(ranks("norms", 2, {"ranks": 2}))
+    alone = succeeded(ranks("norms", 1, {"ranks": 1}))[0]
+    assert one == two
+    assert one["0.running_mean"] == pytest.approx(alone["0.running_mean"], rel=1e-5)
+    assert one["0.running_var"] == pytest.approx(alone["0.running_var"], rel=1e-5)
+    for name in ("0.weight", "0.bias", "1.weight"):
+        torch.testing.assert_close(torch.tensor(one[name]), torch.tensor(alone[name]), rtol=1e-4, atol=1e-6)
+    assert one["0.num_batches_tracked"] == alone["0.num_batches_tracked"] == 14
+    assert one["own"] != alone["own"]  # rank 0 has seen half of the rows
+
+
+@pytest.mark.parametrize("shape", [(32, 5), (8, 5, 3, 4)])
+@pytest.mark.parametrize(
+    "options", [{}, {"affine": False}, {"track_running_stats": False}, {"momentum": None}], ids=str
+)
+def test_shared_norms_are_those_of_torch(shape, options):
+    """On one rank, whose rows are all there are."""
+    torch.manual_seed(0)
+    kind = nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d
+    ours, theirs = kind(5, **options), kind(5, **options)
+    found = []
+    for norm, inside in ((ours, SharedNorms(SimpleNamespace(size=1))), (theirs, nullcontext())):
+        torch.manual_seed(1)
+        for _ in range(3):
+            x = (torch.randn(shape) * 2 + 10).requires_grad_()
+            with inside:
+                y = norm(x)
+            (y * torch.randn(shape)).sum().backward()
+        with inside:
+            found.append([y, x.grad, norm.eval()(x), *norm.state_dict().values()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-5)
 
 
 def test_a_loss_that_is_not_finite_stops_all(ranks):

@@ -31,7 +31,7 @@ def tiny(tied=True, kind="Llama", seed=0, **options):
 
 def folder_of(model, folder, **options):
     """The folder, with the model in several files."""
-    model.save_pretrained(folder, max_shard_size="20KB", **options)
+    model.save_pretrained(folder, **{"max_shard_size": "20KB", **options})
     assert len(list(folder.glob("model-*.safetensors"))) > 2
     return folder
 

@@ -36,7 +36,7 @@ def load_part(
     *,
     change: Change | None = None,
     verify: bool = True,
-) -> str:
+) -> None:
     """Fills a part of a model on the meta device with what ``save`` wrote; the rest stays on the meta device.
 
     The checkpoint is compared with the whole model first, so one that belongs to another model is refused whatever part
@@ -49,9 +49,6 @@ def load_part(
         keep: whether a layer, a parameter or a buffer of a name belongs to the part.
         change: what to put in place of a native layer, given its name and the layer.
         verify: compare the checksum, for which the whole file is read, in little memory.
-
-    Returns:
-        The checksum of the tensor file that the checkpoint names; equal where checkpoints are.
 
     Raises:
         TypeError: ``model`` is not a module.
@@ -71,7 +68,7 @@ def load_part(
     part = _Part(stored, manifest, keep)
     states = {name: manifest.aliases.get(name, name) for name in others.state if keep(name)}
     hidden = [name for name in others.hidden if keep(name)]
-    _check_meta(model, [*states, *hidden])
+    check_meta(model, [*states, *hidden])
     natives = part.make(layers)
     for layer, native in natives:
         made = native if change is None or isinstance(native, NativeEmbedding) else change(layer.name, native)
@@ -79,7 +76,6 @@ def load_part(
     part.fill(model, states, hidden)
     settle(model)
     return_freed_memory()
-    return manifest.sha256
 
 
 class _Part:
@@ -167,7 +163,8 @@ def _slot(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     return model.get_submodule(owner), attribute
 
 
-def _check_meta(model: nn.Module, names: list[str]) -> None:
+def check_meta(model: nn.Module, names: list[str]) -> None:
+    """CheckpointMismatchError unless these parameters and buffers have no values yet."""
     for name in names:
         module, attribute = _slot(model, name)
         tensor = {**module._parameters, **module._buffers}.get(attribute)

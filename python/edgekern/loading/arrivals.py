@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from edgekern.nn.huge_pages import gather_weights_
 from edgekern.nn.layers import Layer, obstacle
 from edgekern.nn.memory import part_of_a_model
 from edgekern.nn.schemes import obstacle_in_scheme
-from edgekern.plan import Conversion, ConvertError, check_finite, plan
+from edgekern.plan import Conversion, ConvertError, Decision, check_finite, plan
 from edgekern.summary import Report
 
 
@@ -29,6 +29,7 @@ class Arrivals:
         config: what ``convert_`` takes.
         tied: parameters that will be one tensor with another once the model is filled, and that other: a checkpoint
             may hold either name.
+        keep: whether a layer of a name is wanted; of those that are not, nothing is awaited. None wants all.
 
     Raises:
         TypeError: not a configuration for ``convert_``.
@@ -36,7 +37,13 @@ class Arrivals:
             needs calibration data.
     """
 
-    def __init__(self, model: nn.Module, config: Config, tied: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Config,
+        tied: Mapping[str, str] | None = None,
+        keep: Callable[[str], bool] | None = None,
+    ) -> None:
         self._model = model
         others = {**{source: name for name, source in (tied or {}).items()}, **(tied or {})}
         decisions = plan(model, check_config(config), None, _Awaiting(others), tied)
@@ -46,6 +53,9 @@ class Arrivals:
                 "while it is read; read it as floats, then convert_(model, config, data=batches), and adopt_(model, "
                 "config) of edgekern.integrations.transformers to save it"
             )
+        if keep is not None:  # what shares its weight with a layer that is wanted is wanted too
+            wanted = {_holder(each) for each in decisions if any(map(keep, each.layer.names))}
+            decisions = [each for each in decisions if _holder(each) in wanted]
         self._left_alone = {each.layer.name: LeftAlone(each.reason) for each in decisions if each.scheme is None}
         self._bytes = sum(map(bytes_of, decisions))
         self._awaited: dict[str, _Awaited] = {}
@@ -86,8 +96,8 @@ class Arrivals:
         if awaited.arrived.keys() == awaited.parts.keys():
             self._convert(awaited)
 
-    def finish(self) -> Report:
-        """Converts the layers whose weight is tied to another, now that all is there; what became of every layer.
+    def complete(self) -> None:
+        """Converts the layers whose weight is tied to another, now that all is there.
 
         Raises:
             ConvertError: weights never came; the message names them.
@@ -99,6 +109,14 @@ class Arrivals:
             raise ConvertError(f"the checkpoint has no values for {shown}{more}; it is incomplete, or of another model")
         for awaited in self._tied:
             self._convert(awaited)
+
+    def finish(self) -> Report:
+        """Completes a model of which all layers were wanted; what became of each.
+
+        Raises:
+            ConvertError: weights never came; the message names them.
+        """
+        self.complete()
         gather_weights_(self._model)
         return report_on(self._model, self._left_alone)
 
@@ -146,6 +164,11 @@ class _Awaiting(Conversion):
     def objection(self, layer: Layer, ties: dict[nn.Module, str], scheme: Scheme) -> str:
         other = next((self._tied[key] for name in layer.names if (key := f"{name}.weight") in self._tied), None)
         return super().objection(layer, ties if other is None else {**ties, layer.module: other}, scheme)
+
+
+def _holder(decision: Decision) -> nn.Module:
+    """The layer whose weights it is about."""
+    return (decision.owner or decision.layer).module
 
 
 def _values(linear: nn.Linear) -> dict[str, Tensor]:

@@ -47,10 +47,14 @@ class Chain(ABC):
 
     def nbytes(self, first: int, last: int) -> int:
         """Bytes of what such a stage needs, packed layers as they are packed; on the meta device, as they would be."""
-        modules = {
-            name: module for name, module in self.model.named_modules() if name and self.keeps(first, last, name)
-        }
-        return nbytes_of(modules.values())
+        return nbytes_of(self._needed(first, last))
+
+    def largest(self, first: int, last: int) -> int:
+        """Bytes of the largest layer among them, as it is."""
+        return max((nbytes_of([module]) for module in self._needed(first, last)), default=0)
+
+    def _needed(self, first: int, last: int) -> list[nn.Module]:
+        return [module for name, module in self.model.named_modules() if name and self.keeps(first, last, name)]
 
 
 class SequentialStage(Stage):

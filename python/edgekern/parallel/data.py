@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from edgekern import train
 from edgekern.config import FitConfig
 from edgekern.parallel.errors import ParallelError
 from edgekern.parallel.group import Group
+from edgekern.parallel.norms import SharedNorms
 from edgekern.parallel.reduce import sum_over
 from edgekern.prune import MaskLock
 from edgekern.train import Callback, FitResult, KeepZeros, PruneGradually, Run
@@ -41,8 +43,9 @@ def fit(
     """:func:`edgekern.fit` on all ranks of a group: the same weights on all of them, at the start and at the end.
 
     Every rank goes through the same batches, and computes with its own rows of each, so that a step is that of one rank
-    with the whole batch. The loss that is logged is the mean over ranks, and so are metrics; a loss that is not
-    finite on one rank stops all. Where weights are pruned, masks and weights are those of rank 0.
+    with the whole batch: batch norms go by the rows of all ranks. The loss that is logged is the mean over ranks, and
+    so are metrics; a loss that is not finite on one rank stops all. Where weights are pruned, masks and weights are
+    those of rank 0, and so are buffers.
 
     Args:
         model, batches, loss, config, callbacks, evaluate: as for ``edgekern.fit``, the same on all ranks. The rows of a
@@ -66,7 +69,7 @@ def fit(
         group_state = _digest(model)
     group.agree("the weights to begin with", group_state)
     group.agree("the options of the training", repr(config.to_dict()))
-    step = _Step(model, loss)
+    step = _Step(model, loss, group)
     shared = DistributedDataParallel(step, find_unused_parameters=find_unused_parameters) if group.size > 1 else step
     own = _Own(checkpoint, group)
     follow = _Follow(group, callbacks)
@@ -83,6 +86,8 @@ def fit(
         progress=progress and group.rank == 0,
     )
     own.remove()
+    for buffer in model.buffers():
+        group.broadcast(buffer)
     group.agree("the weights in the end", _digest(model))
     group.agree("masks in the end", follow.masks())
     return result
@@ -135,13 +140,15 @@ def _rows_of(batch: Any, group: Group) -> Any:
 class _Step(nn.Module):
     """Model and loss as one module, so that DDP sees the parameters of both, and the loss a model with plain names."""
 
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, group: Group) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
+        self._group = group
 
     def forward(self, batch: Any) -> Tensor | Mapping[str, Tensor]:
-        return self.loss(self.model, batch)
+        with SharedNorms(self._group) if self._group.size > 1 else nullcontext():
+            return self.loss(self.model, batch)
 
 
 class _MeanLoss(nn.Module):

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekern.checkpoint.part import load_part
+from edgekern.config import Config
 from edgekern.fuse import fuse_blocks_
 from edgekern.parallel.chain import Chain, Stage, check_batch, cut
+from edgekern.parallel.checkpoints import check_scheme, checksum_of, load_own
 from edgekern.parallel.errors import RankMismatchError
 from edgekern.parallel.group import Group
 from edgekern.parallel.planning import Plan
@@ -30,25 +31,37 @@ class Divided:
         model: the whole model, the same on all ranks; on the meta device with ``checkpoint``.
         plan: what :func:`plan` has made for as many ranks.
         group: the ranks.
-        checkpoint: a folder that ``edgekern.save`` wrote. The rank reads its own layers from it, layer by layer.
+        checkpoint: a folder that ``edgekern.save`` wrote, or a Hugging Face folder. The rank reads its own layers from
+            it, layer by layer.
+        scheme: what to convert layers of a Hugging Face folder to, as ``convert_`` would, each as soon as it is read.
 
     Raises:
-        RankMismatchError: the plan is for another number of ranks or another model, or ranks have other plans or other
-            checkpoints: on all ranks.
+        RankMismatchError: the plan is for another number of ranks or another model, or ranks have other plans,
+            checkpoints or schemes: on all ranks.
+        TypeError, ValueError: a scheme that is none, or no Hugging Face folder to convert by it.
         RankFailedError: another rank cannot load its part; that one raises what load raises.
     """
 
     def __init__(
-        self, model: nn.Module, plan: Plan, group: Group, checkpoint: str | os.PathLike[str] | None = None
+        self,
+        model: nn.Module,
+        plan: Plan,
+        group: Group,
+        checkpoint: str | os.PathLike[str] | None = None,
+        *,
+        scheme: Config | None = None,
     ) -> None:
         with group.together("dividing the model"):
+            check_scheme(checkpoint, scheme)
             chain = cut(model)
             _check_plan(plan, chain, group)
         group.agree("the plan", "; ".join(f"{stage.first} to {stage.last}" for stage in plan.stages))
         own = plan.stages[group.rank]
         if checkpoint is not None:
+            group.agree("the scheme", repr(scheme))
             with group.together("loading its part of the model"):
-                checksum = load_part(model, checkpoint, partial(chain.keeps, own.first, own.last))
+                load_own(model, checkpoint, partial(chain.keeps, own.first, own.last), scheme)
+                checksum = checksum_of(checkpoint)
             group.agree("the checkpoint", checksum)
         with group.together("making its stage"):
             self.stage: Stage = chain.stage(own.first, own.last)

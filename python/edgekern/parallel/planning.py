@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from edgekern.calibration.observe import inference
-from edgekern.checkpoint.part import load_part
+from edgekern.config import Config
 from edgekern.parallel.chain import Chain, cut
+from edgekern.parallel.checkpoints import check_scheme, load_own
 from edgekern.parallel.errors import ParallelError
 from edgekern.parallel.group import Group
 from edgekern.parallel.memory import free_memory
@@ -56,6 +57,8 @@ class Cost:
     nbytes: int
     cache: float
     """Bytes of keys and values for a token."""
+    reading: int = 0
+    """Bytes of its largest layer as floats, where it is converted when it is read; they come on top for a moment."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ def plan(
     data: Any,
     *,
     checkpoint: str | os.PathLike[str] | None = None,
+    scheme: Config | None = None,
     cache_tokens: int = 0,
     repeats: int = 3,
 ) -> Plan:
@@ -141,8 +145,9 @@ def plan(
             ``checkpoint``.
         world: the number of ranks, all like this machine; or what is known of each; or the group, which is asked.
         data: one batch: what the model is called with, for a language model token ids int64 [B, T].
-        checkpoint: a folder that ``edgekern.save`` wrote: units are read from it one at a time, so that the model need
-            not fit into this machine's memory.
+        checkpoint: a folder that ``edgekern.save`` wrote, or a Hugging Face folder: units are read from it one at a
+            time, so that the model need not fit into this machine's memory.
+        scheme: what layers of a Hugging Face folder will be converted to.
         cache_tokens: of a language model: all tokens whose keys and values are kept at a time, those of every row of a
             batch; they count as memory of the stages.
         repeats: of each measurement; the median counts.
@@ -161,20 +166,26 @@ def plan(
         raise ValueError(f"cache_tokens >= 0 and repeats >= 1 are expected, got {cache_tokens} and {repeats}")
     if isinstance(world, Group):
         with world.together("measuring the model"):
-            costs = measure(model, data, checkpoint=checkpoint, repeats=repeats)
+            costs = measure(model, data, checkpoint=checkpoint, scheme=scheme, repeats=repeats)
         said = [json.loads(text) for text in world.gather(_said(costs))]
         table = [[Cost(*cost) for cost in each["costs"]] for each in said]
         return divide(chain, table, [each["memory"] for each in said], cache_tokens)
     ranks = _ranks(world)
-    costs = measure(model, data, checkpoint=checkpoint, repeats=repeats)
+    costs = measure(model, data, checkpoint=checkpoint, scheme=scheme, repeats=repeats)
     table = [[dataclasses.replace(cost, seconds=cost.seconds / rank.speed) for cost in costs] for rank in ranks]
     return divide(chain, table, [rank.memory for rank in ranks], cache_tokens)
 
 
 def measure(
-    model: nn.Module, data: Any, *, checkpoint: str | os.PathLike[str] | None = None, repeats: int = 3
+    model: nn.Module,
+    data: Any,
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    scheme: Config | None = None,
+    repeats: int = 3,
 ) -> list[Cost]:
-    """What each unit takes on this machine; arguments as for :func:`plan`."""
+    """What each unit takes on this machine; arguments and errors as for :func:`plan`."""
+    check_scheme(checkpoint, scheme)
     whole, costs = cut(model), []
     x = _first_input(data)
     rows = math.prod(x.shape[:2]) if x.ndim > 1 else len(x)
@@ -182,7 +193,7 @@ def measure(
         chain = whole
         if checkpoint is not None:
             chain = cut(copy.deepcopy(model))  # on the meta device: its unit is let go with it
-            load_part(chain.model, checkpoint, partial(chain.keeps, number, number + 1), verify=number == 0)
+            load_own(chain.model, checkpoint, partial(chain.keeps, number, number + 1), scheme, verify=number == 0)
         stage, times = chain.stage(number, number + 1), []
         if any(tensor.is_meta for tensor in (*stage.parameters(), *stage.buffers())):
             raise ValueError("model: it is on the meta device and has no values; give checkpoint= to measure with")
@@ -192,7 +203,8 @@ def measure(
                 y, cache = stage.run(x, logits=1)
                 times.append(time.perf_counter() - start)
         held = _cache_bytes(cache)
-        costs.append(Cost(median(times[1:]), chain.nbytes(number, number + 1), held / rows))
+        reading = 0 if scheme is None else whole.largest(number, number + 1)
+        costs.append(Cost(median(times[1:]), chain.nbytes(number, number + 1), held / rows, reading))
         x = y
     return costs
 
@@ -222,7 +234,7 @@ def divide(chain: Chain, costs: Sequence[Sequence[Cost]], memory: Sequence[int |
                 cost = costs[rank][begin]
                 seconds += cost.seconds
                 needed += cost.nbytes + cost.cache * cache_tokens
-                largest = max(largest, cost.nbytes)
+                largest = max(largest, cost.nbytes, cost.reading)
                 limit = memory[rank]
                 if limit is not None and needed + largest > limit:  # what is being read comes on top
                     break
@@ -246,7 +258,7 @@ def divide(chain: Chain, costs: Sequence[Sequence[Cost]], memory: Sequence[int |
 
 def _too_large(costs: Sequence[Sequence[Cost]], memory: Sequence[int | None], cache_tokens: int) -> str:
     weights, cache = sum(cost.nbytes for cost in costs[0]), sum(cost.cache for cost in costs[0]) * cache_tokens
-    largest = max(cost.nbytes for cost in costs[0])
+    largest = max(max(cost.nbytes, cost.reading) for cost in costs[0])
     there = ", ".join("no limit" if limit is None else f"{limit / 1e6:.1f} MB" for limit in memory)
     return (
         f"the model does not fit: {weights / 1e6:.1f} MB of weights and {cache / 1e6:.1f} MB of cache, and on each "

@@ -9,12 +9,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from edgekern.checkpoint.part import load_part
+from edgekern.config import Config
 from edgekern.fuse import fuse_blocks_
 from edgekern.match import match
 from edgekern.nn import NativeLinear
 from edgekern.nn.swap import return_freed_memory
 from edgekern.parallel.causal import KINDS
+from edgekern.parallel.checkpoints import check_scheme, checksum_of, load_own
 from edgekern.parallel.group import Group
 from edgekern.parallel.reduce import highest_over, sum_over
 from edgekern.parallel.slices import grain_of, needs_range, some_inputs, some_outputs
@@ -53,6 +54,7 @@ def tensor_parallel_(
     rules: Mapping[str, str] | None = None,
     compress: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
+    scheme: Config | None = None,
 ) -> list[str]:
     """Leaves this rank its part of each linear layer, in place. All ranks then call the model with the same inputs.
 
@@ -67,8 +69,9 @@ def tensor_parallel_(
             of the Llama family: attention by heads, and the inner features of each MLP. Embedding, norms and head stay
             whole.
         compress: send partial results as int8, with a scale for each 32 values.
-        checkpoint: a folder that ``edgekern.save`` wrote. Each layer is read, and all but the rank's part is let go
-            before the next one is: no rank holds more than its part and a layer.
+        checkpoint: a folder that ``edgekern.save`` wrote, or a Hugging Face folder. Each layer is read, and all but the
+            rank's part is let go before the next one is: no rank holds more than its part and a layer.
+        scheme: what to convert layers of a Hugging Face folder to, as ``convert_`` would, before they are divided.
 
     Returns:
         Names of the layers that were divided.
@@ -76,11 +79,12 @@ def tensor_parallel_(
     Raises:
         TypeError, ValueError: no model, rules that match nothing, more ranks than heads, or a layer that cannot be
             divided; the model may be divided in part.
-        RankMismatchError: other checkpoints on other ranks; RankFailedError: another rank cannot load.
+        RankMismatchError: other checkpoints or schemes on other ranks; RankFailedError: another rank cannot load.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     with group.together("dividing the layers"):
+        check_scheme(checkpoint, scheme)
         spans = _spans(model, group, rules)
     group.agree("how layers are divided", "; ".join(f"{name} {how}" for name, (how, _, _) in spans.items()))
 
@@ -98,9 +102,10 @@ def tensor_parallel_(
         )
 
     if checkpoint is not None:
+        group.agree("the scheme", repr(scheme))
         with group.together("loading its part of the model"):
-            change = cast("Any", part)
-            checksum = load_part(model, checkpoint, lambda name: True, change=change)
+            load_own(model, checkpoint, lambda name: True, scheme, change=part)
+            checksum = checksum_of(checkpoint)
         group.agree("the checkpoint", checksum)
     with group.together("dividing the layers"):
         for name in spans:
