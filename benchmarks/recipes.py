@@ -96,8 +96,11 @@ def minilm(recipe: str) -> dict[str, Any]:
     text = text_file("paragraphs.txt", "\n".join(paragraphs))
     found = compress(recipe, teacher.model.config.name_or_path, "--data", text)
     run = RUNS / recipe
+    whole = copy.deepcopy(teacher.model)
+    ek.convert_(whole, ek.Int8("dense"))
     models = {
         "MiniLM-L6": teacher.model,
+        "MiniLM-L6, int8": whole,
         **{name: make(teacher.model, run) for name, make in (untaught, taught)},
         f"{taught[0]}, int8": type(teacher.model).from_pretrained(run / "model").eval(),
     }
