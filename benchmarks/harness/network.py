@@ -111,7 +111,8 @@ class Network:
                 for end in (client, other):
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 trip = min(_round_trip(client, other) for _ in range(20))
-                return trip, max(_rate(client, other, int(self._rate / 8 / 10)) for _ in range(3))
+                nbytes = int(self._rate / 8 / 10)
+                return trip, max(_rate(client, other, nbytes, trip / 2) for _ in range(3))
 
 
 def _run(*command: str) -> None:
@@ -133,14 +134,13 @@ def _round_trip(one: socket.socket, other: socket.socket) -> float:
     return time.perf_counter() - start
 
 
-def _rate(one: socket.socket, other: socket.socket, nbytes: int) -> float:
-    """Bits a second of a message, between its first bytes and its last."""
+def _rate(one: socket.socket, other: socket.socket, nbytes: int, way: float) -> float:
+    """Bits a second of a message, without the seconds of the way; less, never more, where this process is held up."""
     sending = threading.Thread(target=one.sendall, args=(bytes(nbytes),))
+    start, left = time.perf_counter(), nbytes
     sending.start()
-    left = nbytes - len(other.recv(1 << 20))
-    start, first = time.perf_counter(), left
     while left:
         left -= len(other.recv(1 << 20))
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start - way
     sending.join()
-    return 8 * first / seconds
+    return 8 * nbytes / seconds
