@@ -203,6 +203,13 @@ def test_autocast_computes_in_bfloat16():
     assert set(seen) == {torch.bfloat16}
 
 
+def test_autocast_of_the_caller_stays():
+    seen = []
+    with torch.autocast("cpu", torch.bfloat16):
+        train(make(), of=lambda model, batch: seen.append(model(batch[0]).dtype) or loss(model, batch))
+    assert set(seen) == {torch.bfloat16}
+
+
 @pytest.mark.parametrize("capability", ["avx512_bf16", "bf16", "avx512_vnni", None])
 def test_autocast_is_left_to_the_processor(monkeypatch, capability):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True}, raising=False)

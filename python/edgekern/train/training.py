@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -62,7 +63,10 @@ class Training:
         self.evaluated_at = -1
         device = self.parameters[0].device.type
         self.autocast = autocast_dtype(device, config.autocast)
-        self._cast = partial(torch.autocast, device, self.autocast, enabled=self.autocast is not None)
+        # One that the caller is in stays, where none is asked for.
+        self._cast: Callable[[], AbstractContextManager[Any]] = (
+            nullcontext if self.autocast is None else partial(torch.autocast, device, self.autocast)
+        )
 
     def _count_steps(self) -> int | None:
         config = self.config
