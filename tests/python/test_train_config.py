@@ -29,7 +29,7 @@ def test_files_hold_the_options(tmp_path):
     assert config.early_stop == EarlyStop(3, "accuracy", "max")
     assert FitConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     path.write_text("steps = 3\noptimiser = 'adam'")
-    with pytest.raises(ValueError, match=r"fit.toml: FitConfig: there is no option 'optimiser'; there are steps"):
+    with pytest.raises(ValueError, match=r"fit.toml: FitConfig has no option 'optimiser'; it has steps"):
         FitConfig.read(path)
     path.write_text("steps = ")
     with pytest.raises(ValueError, match=r"fit.toml: "):
@@ -58,7 +58,7 @@ def test_a_name_alone_will_do():
         ({"train_mode": 1}, TypeError, "train_mode must be a bool"),
         ({"early_stop": 3}, TypeError, r"early_stop must be EarlyStop\(...\) or None, got int"),
         ({"early_stop": {"patience": 0}}, ValueError, "EarlyStop: patience must be 1 or more"),
-        ({"early_stop": {}}, ValueError, "EarlyStop: it needs patience"),
+        ({"early_stop": {}}, ValueError, "EarlyStop needs patience"),
         ({"early_stop": {"patience": 1, "mode": "up"}}, ValueError, "unknown mode 'up'; this version knows min, max"),
     ],
 )

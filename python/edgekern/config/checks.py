@@ -49,15 +49,20 @@ def from_options(kind: type[Any], options: object, owner: str) -> Any:
     """
     if not isinstance(options, Mapping):
         raise TypeError(f"{owner}: expected a table of options, got {kind_of(options)}")
+    check_options(kind, options, owner)
+    return kind(**options)
+
+
+def check_options(kind: type[Any], options: Mapping[str, Any], owner: str) -> None:
+    """ValueError for options that a dataclass has not, or that it needs and are not there."""
     fields = dataclasses.fields(kind)
     known = [field.name for field in fields]
     if unknown := sorted(options.keys() - set(known)):
         said = ", ".join(map(repr, unknown))
-        raise ValueError(f"{owner}: there is no option {said}; there are {', '.join(known)}")
-    needed = [field.name for field in fields if field.default is dataclasses.MISSING]
+        raise ValueError(f"{owner} has no option {said}; it has {', '.join(known)}")
+    needed = [field.name for field in fields if field.default is field.default_factory is dataclasses.MISSING]
     if missing := [name for name in needed if name not in options]:
-        raise ValueError(f"{owner}: it needs {' and '.join(missing)}")
-    return kind(**options)
+        raise ValueError(f"{owner} needs {' and '.join(missing)}")
 
 
 def kind_of(value: object) -> str:

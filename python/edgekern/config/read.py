@@ -5,12 +5,11 @@ A format is looked up in a closed table, so a string from a file can never name 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from edgekern.config.calibrated import AWQ, GPTQ, SmoothQuant
-from edgekern.config.checks import kind_of
+from edgekern.config.checks import check_options, kind_of
 from edgekern.config.formats import Float16, Float32, Int4, Int8
 from edgekern.config.per_layer import PER_LAYER, Config, PerLayer
 from edgekern.config.prune import Prune
@@ -50,10 +49,7 @@ def scheme_from_dict(data: Mapping[str, Any]) -> Scheme:
     scheme = _SCHEMES.get(name) if isinstance(name, str) else None
     if scheme is None:
         raise ValueError(f"scheme_from_dict: unknown format {name!r}; this version knows {', '.join(sorted(_SCHEMES))}")
-    known = [field.name for field in dataclasses.fields(scheme)]  # type: ignore[arg-type]
-    if unknown := sorted(options.keys() - set(known)):
-        said = ", ".join(map(repr, unknown))
-        raise ValueError(f"scheme_from_dict: format {name!r} has no option {said}; it has {', '.join(known)}")
+    check_options(scheme, options, f"scheme_from_dict: format {name!r}")
     return scheme(
         **{key: scheme_from_dict(value) if isinstance(value, Mapping) else value for key, value in options.items()}
     )

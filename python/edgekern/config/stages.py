@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgekern.config.checks import check_count, check_number, from_options, kind_of
+from edgekern.config.checks import check_count, check_number, check_options, from_options, kind_of
 from edgekern.config.fit import FitConfig
 from edgekern.config.gradual import AGP
 from edgekern.config.per_layer import Config, check_config, needing_data, schemes_in
@@ -151,14 +150,7 @@ def stage_from_dict(data: object) -> Stage:
     made = STAGES.get(kind) if isinstance(kind, str) else None
     if made is None:
         raise ValueError(f"unknown kind {kind!r}; this version knows {', '.join(STAGES)}")
-    fields = dataclasses.fields(made)
-    known = [field.name for field in fields]
-    if unknown := sorted(options.keys() - set(known)):
-        said = ", ".join(map(repr, unknown))
-        raise ValueError(f"{kind!r} has no option {said}; it has {', '.join(known)}")
-    needed = [field.name for field in fields if field.default is dataclasses.MISSING]
-    if missing := [name for name in needed if name not in options]:
-        raise ValueError(f"{kind!r} needs {' and '.join(missing)}")
+    check_options(made, options, repr(kind))
     for name in _SCHEMES:
         if name in options:
             options[name] = config_from_toml(options[name])
