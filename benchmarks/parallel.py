@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from statistics import median
 
 import torch
 from harness.network import Network, obstacle
+from harness.ranks import environments
 from harness.slow_link import enter
 from torch import nn
 
@@ -141,19 +141,13 @@ class Subject:
     """
 
     def __init__(self, role: str, arguments: list[str], world: int, network: Network | None = None) -> None:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = str(listener.getsockname()[1])
-        where = {"MASTER_ADDR": "127.0.0.1"} if network is None else network.environment
+        where = {} if network is None else network.environment
         namespaces = [] if network is None else ["--namespaces", *network.namespaces]
         self.processes = []
-        for rank in range(world):
-            env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_PORT": port, **where}
-            env |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        for env in environments(world):
             command = [sys.executable, __file__, "--role", role, *arguments, *namespaces]
-            self.processes.append(
-                subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            )
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            self.processes.append(subprocess.Popen(command, env={**env, **where}, text=True, **pipes))
         self.busy = 0.0
         self.ready = self._line().removeprefix("ready").strip()
 

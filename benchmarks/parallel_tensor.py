@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from harness.ranks import environments
 from torch import Tensor, nn
 
 import edgekern as ek
@@ -83,13 +83,8 @@ def main() -> None:
         return
     if len(os.sched_getaffinity(0)) < RANKS:
         raise SystemExit("two cores are needed, one for each process")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
     processes = []
-    for rank in range(RANKS):
-        env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1"}
-        env |= {"MASTER_PORT": port, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    for rank, env in enumerate(environments(RANKS)):
         command = [sys.executable, __file__, "--windows", str(options.windows)]
         processes.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE if rank == 0 else None, text=True))
     rows = []

@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from harness.ranks import environments
 from torch import Tensor
 
 import edgekern as ek
@@ -152,14 +151,8 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 def on_ranks(norms: str, effort: Effort, folder: Path) -> list[dict[str, Any]]:
     """What each of the ranks has to say, which are processes of one thread."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    processes = []
-    for rank in range(RANKS):
-        env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1"}
-        command = [sys.executable, __file__, "--rank", json.dumps([norms, asdict(effort), str(folder)])]
-        processes.append(subprocess.Popen(command, env={**env, "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}))
+    command = [sys.executable, __file__, "--rank", json.dumps([norms, asdict(effort), str(folder)])]
+    processes = [subprocess.Popen(command, env=env) for env in environments(RANKS)]
     codes = [process.wait() for process in processes]
     if any(codes):
         raise SystemExit("a rank has failed; its error stands above")
