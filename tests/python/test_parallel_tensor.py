@@ -157,6 +157,20 @@ def test_batch_norms_go_by_the_rows_of_all_ranks(ranks):
     assert one["own"] != alone["own"]  # rank 0 has seen half of the rows
 
 
+def test_shared_norms_add_up_bfloat16_as_floats():
+    """As under autocast, which leaves a norm's parameters float32."""
+    x = (torch.randn(16, 5, 33, 31, generator=torch.Generator().manual_seed(0)) * 2 + 10).bfloat16()
+    ours, theirs = nn.BatchNorm2d(5), nn.BatchNorm2d(5)
+    for _ in range(3):
+        with SharedNorms(SimpleNamespace(size=1)):
+            found = ours(x)
+        expected = theirs(x)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, rtol=0.01, atol=0.01)
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean, rtol=1e-5, atol=0)
+    torch.testing.assert_close(ours.running_var, theirs.running_var, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("shape", [(32, 5), (8, 5, 3, 4)])
 @pytest.mark.parametrize(
     "options", [{}, {"affine": False}, {"track_running_stats": False}, {"momentum": None}], ids=str

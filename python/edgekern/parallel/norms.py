@@ -52,9 +52,11 @@ def _batch_norm(
         return values.view(1, -1, *[1] * (input.ndim - 2))
 
     # Mean and variance in one message: squares are those of distances from what is about the mean, or digits would go.
-    near = input.new_zeros(input.shape[1]) if running_mean is None else running_mean.to(input.dtype)
-    away = input - row(near)
-    count = input.new_full((1,), input.numel() / input.shape[1])
+    # All of it as floats at least: under autocast the input is bfloat16, which cannot even count the rows.
+    x = input.to(torch.promote_types(input.dtype, torch.float32))
+    near = x.new_zeros(x.shape[1]) if running_mean is None else running_mean.to(x.dtype)
+    away = x - row(near)
+    count = x.new_full((1,), x.numel() / x.shape[1])
     sums = _Sum.apply(group, torch.cat([away.sum(dims), away.square().sum(dims), count]))
     total = sums[-1].detach()
     shift, squares = (sums[:-1] / total).chunk(2)
@@ -65,7 +67,7 @@ def _batch_norm(
             running_var.lerp_((variance * (total / (total - 1))).to(running_var.dtype), momentum)
     scale = (variance + eps).rsqrt() if weight is None else (variance + eps).rsqrt() * weight
     normal = (away - row(shift)) * row(scale)
-    return normal if bias is None else normal + row(bias)
+    return (normal if bias is None else normal + row(bias)).to(input.dtype)
 
 
 class _Sum(torch.autograd.Function):
